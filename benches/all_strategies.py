@@ -1,42 +1,58 @@
-"""Every strategy on the same default problems with the default model: what it solved, and what it took.
+"""Every strategy on the default model, run as its paper runs it: what it solved, and what it took.
 
-`python -m benches.all_strategies` runs them one after the other, as `tts-decode compare` does, and writes
-each down as it ends: called again, it goes on with those that are missing. The figures then go into the
-tables of docs/strategies.md.
+`python -m benches.all_strategies` runs them one after the other, each with its setup
+(`benches/strategies/setups.py`), and writes each down as it ends: called again, it goes on with those that
+are missing or whose setup changed. The figures then go into the tables of docs/strategies.md.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import transformers
 import typer
-from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.cli.problems import Settings, run_problems
-from tts_decode.cli.scorers import ScorerOf
-from tts_decode.cli.tables import Row, as_json
+from tts_decode import SamplingParams, TreeDecoder, gather
+from tts_decode.cli.problems import Outcome, Settings, make_prompt
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
-from tts_decode.search import STRATEGIES
-from tts_decode.tasks import default_tasks
+from tts_decode.search import STRATEGIES, Strategy
+from tts_decode.tasks import Task
+
+from benches.strategies.kit import Kit
+from benches.strategies.page import cells, fill
+from benches.strategies.problems import problems as problems_of
+from benches.strategies.setups import NOT_RUN, SETUPS, Setup, described
 
 Record = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benches/results/all_strategies.json"
 PAGE = ROOT / "docs/strategies.md"
-HEADS = ("solved", "tokens", "KV MiB")
-ABOUT = ("model", "problems", "n", "temperature", "seed", "max_tokens", "max_step_tokens", "versions")
+MODELS = ROOT / "build/peers/models"  # where the second model's file is, or is put
+ABOUT = (
+    "model",
+    "dtype",
+    "problems",
+    "n",
+    "temperature",
+    "seed",
+    "max_tokens",
+    "max_step_tokens",
+    "versions",
+)
 
 
 def run(record: Record, path: Path) -> None:
     """Adds the strategies that `record` lacks, and writes it to `path` after each."""
-    model, tokenizer = load_model(record["model"])
+    model, tokenizer = load_model(record["model"], record["dtype"], weights="file", pack_weights=True)
     sampling = SamplingParams(
         record["temperature"],
         seed=record["seed"],
@@ -44,59 +60,81 @@ def run(record: Record, path: Path) -> None:
         max_tokens=record["max_tokens"],
         max_step_tokens=record["max_step_tokens"],
     )
-    tasks = default_tasks(record["problems"])
+    decoder = TreeDecoder(model, tokenizer)
+    kit = Kit(decoder, record["model"], sampling, MODELS)
     for number, strategy in enumerate(STRATEGIES.values(), start=1):
-        if strategy.name in record["strategies"]:
+        setup = setup_of(strategy, record["n"])
+        known = record["strategies"].get(strategy.name)
+        if strategy.name in NOT_RUN or (known and known["setup"] == described(setup)):
             continue
-        options = {strategy.size: min(record["n"], strategy.parameters[strategy.size].default)}
-        decoder = TreeDecoder(model, tokenizer)
-        outcomes, stats = run_problems(
-            decoder, tasks, strategy, options, Settings(sampling), ScorerOf(None), parallel=len(tasks)
-        )
-        row = Row(strategy.name, None, outcomes, stats)
-        kept = as_json(row, row) | {"options": options}
-        del kept["outcomes"], kept["against_first"], kept["sparse"], kept["strategy"]
-        kept["errors"] = [f"{o.task.name}: {o.error!r}" for o in row.failures]
+        tasks = problems_of(setup.problems, record["problems"])
+        began = time.perf_counter()
+        own = replace(sampling, **setup.sampling)
+        outcomes = decoder.run(searches(decoder, strategy, setup, tasks, kit, own))
+        kept = figures(outcomes) | {"setup": described(setup), "date": date.today().isoformat()}
         record["strategies"][strategy.name] = kept
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"{number:3} {strategy.name}: {cells(kept)}, {stats.seconds:.0f} s", file=sys.stderr)
+        seconds = time.perf_counter() - began
+        print(f"{number:3} {strategy.name}: {cells(kept)}, {seconds:.0f} s", file=sys.stderr, flush=True)
         for error in kept["errors"]:
             print(f"    {error}", file=sys.stderr)
 
 
-def cells(kept: Record) -> tuple[str, str, str]:
-    """As `HEADS`: problems solved of all, tokens generated for a problem, a search's KV averaged over its
-    time and over the problems."""
-    tokens = kept["generated_tokens"] / kept["problems"]
-    return f"{kept['solved']}/{kept['problems']}", f"{tokens:,.0f}", f"{kept['mean_kv_bytes'] / 2**20:.1f}"
+def setup_of(strategy: Strategy[...], n: int) -> Setup:
+    """With the size of the search and what scores it filled in: size `n`, or the default where that is less,
+    and `mean_probability` where a scorer is needed and none is named."""
+    setup = SETUPS.get(strategy.name, Setup())
+    size = {strategy.size: min(n, strategy.parameters[strategy.size].default)}
+    scorer = setup.scorer or ("mean_probability" if strategy.needs_scorer else None)
+    return Setup(setup.problems, scorer, size | dict(setup.options), setup.sampling)
 
 
-def fill(page: str, record: Record) -> str:
-    """The page with the last three columns of its tables of strategies replaced, or added."""
-    measured = {f"[`{name}`]": cells(kept) for name, kept in record["strategies"].items()}
+async def searches(
+    decoder: TreeDecoder,
+    strategy: Strategy[...],
+    setup: Setup,
+    tasks: Sequence[Task],
+    kit: Kit,
+    sampling: SamplingParams,
+) -> list[Outcome]:
+    """All tasks in one batch, each with what the setup means for it."""
+    given = [await kit.options(setup, task) for task in tasks]
 
-    def columns(line: str) -> str:
-        row = [cell.strip() for cell in line.strip("|").split("|")]
-        if row[0] == "strategy":
-            return _line([*row[:4], *HEADS])
-        if name := re.match(r"\[`\w+`\]", row[0]):
-            return _line([*row[:4], *measured.get(name[0], ("", "", ""))])
-        return line
+    async def solve(task: Task, options: dict[str, Any]) -> Outcome:
+        try:
+            root = await decoder.root(make_prompt(task.prompt, decoder, Settings(sampling)), sampling)
+            try:
+                return Outcome(task, await strategy(root, **options))
+            finally:
+                root.release()
+        except Exception as error:  # of whatever kind: it is this problem's
+            return Outcome(task, None, error)
 
-    lines = page.split("\n")
-    for i, line in enumerate(lines):
-        if line.startswith("|---") and lines[i - 1].startswith("| strategy |"):
-            lines[i] = "|---" * 4 + "|---:" * 3 + "|"
-    return "\n".join(columns(line) if line.startswith("| ") else line for line in lines)
+    return await gather(solve(task, options) for task, options in zip(tasks, given, strict=True))
 
 
-def _line(row: list[str]) -> str:
-    return f"| {' | '.join(row)} |"
+def figures(outcomes: Sequence[Outcome]) -> Record:
+    """Of the searches of a strategy. generated_tokens: of all models together, a search. KV: of all models
+    that the search holds branches of, averaged over its time and over the searches, bytes."""
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    count = max(len(results), 1)
+    return {
+        "problems": len(outcomes),
+        "solved": sum(bool(outcome.solved) for outcome in outcomes),
+        "generated_tokens": sum(result.stats.generated_tokens for result in results) / count,
+        "mean_kv_bytes": sum(result.stats.mean_bytes for result in results) / count,
+        "peak_kv_bytes": sum(result.stats.peak_bytes for result in results) / count,
+        "ended_early": sorted({result.stopped for result in results if result.stopped}),
+        "errors": [f"{o.task.name}: {o.error!r}" for o in outcomes if o.error is not None],
+    }
 
 
 def main(
     model: str = DEFAULT_MODEL,
-    problems: int = 12,
+    dtype: Annotated[
+        str, typer.Option(help="of activations and KV; weights stay as in the file")
+    ] = "bfloat16",
+    problems: int = 8,
     n: Annotated[int, typer.Option(help="size of each search, or the strategy's default if less")] = 8,
     seed: int = 0,
     temperature: float = 0.8,
@@ -106,11 +144,11 @@ def main(
     page: Annotated[Path, typer.Option(help="whose tables are filled")] = PAGE,
 ) -> None:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    about = (model, problems, n, temperature, seed, max_tokens, max_step_tokens, versions)
+    about = (model, dtype, problems, n, temperature, seed, max_tokens, max_step_tokens, versions)
     record: Record = dict(zip(ABOUT, about, strict=True)) | {"strategies": {}}
     if results.exists():
         before = json.loads(results.read_text(encoding="utf-8"))
-        if any(before[key] != record[key] for key in ABOUT):
+        if any(before.get(key) != record[key] for key in ABOUT):
             raise typer.BadParameter(f"{results} is of other settings; remove it, or give another --results")
         record = before
     run(record, results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from tts_decode.search import STRATEGIES
-
-from benches.all_strategies import RESULTS, fill
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -88,37 +85,3 @@ def test_every_strategy_is_in_the_table() -> None:
         not in table
     ]
     assert missing == []
-
-
-NOT_MEASURED = {
-    "atlas",
-    "atts",
-    "beam_search",
-    "compute_optimal",
-    "ets",
-    "fetch",
-    "forest_of_thought",
-    "lookahead",
-    "multi_verifier",
-    "no_thinking",
-    "r2_retrieval",
-    "r_mcts",
-    "rebase",
-    "repeated_sampling",
-    "revisions",
-    "s_star",
-    "selective_answer",
-    "sleep_time",
-    "st_bon",
-    "swift",
-}
-"""Strategies without figures of what they are now; `python -m benches.all_strategies` measures them."""
-
-
-def test_the_tables_of_strategies_hold_what_was_measured() -> None:
-    page = (ROOT / "docs/strategies.md").read_text(encoding="utf-8")
-    record = json.loads(RESULTS.read_text(encoding="utf-8"))
-    ours = {s.name for s in STRATEGIES.values() if s.family != "own"}
-    assert set(record["strategies"]) | NOT_MEASURED == ours
-    assert not set(record["strategies"]) & NOT_MEASURED
-    assert fill(page, record) == page
