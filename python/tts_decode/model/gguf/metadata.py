@@ -127,7 +127,8 @@ def _read(data: mmap.mmap) -> tuple[dict[str, Any], list[Place], int]:
 def _alignment(metadata: Mapping[str, Any]) -> int:
     """1 for what is no alignment: such a file is refused by that key."""
     alignment = metadata.get("general.alignment", 32)
-    return alignment if is_integer(alignment) and alignment > 0 else 1
+    right = is_integer(alignment) and alignment > 0 and not alignment & (alignment - 1)
+    return alignment if right else 1
 
 
 def _place(cursor: _Cursor) -> Place:
