@@ -291,6 +291,9 @@ def test_the_copy_of_an_older_version_is_not_read(
     (old,) = cache.iterdir()
     config = json.loads((old / "config.json").read_text())
     (old / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    facts, changed = json.loads((old / "files.json").read_text()), (old / "config.json").stat()
+    facts["config.json"] = [changed.st_size, changed.st_mtime_ns]
+    (old / "files.json").write_text(json.dumps(facts))
     assert load_model(file, "float32")[0].config.rms_norm_eps == 0.5  # the version it is of reads it
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))

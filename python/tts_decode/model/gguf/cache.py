@@ -1,15 +1,18 @@
 """Converted copies of GGUF files in the user's cache folder: each a folder that is there whole or not at all.
 
-A copy is named by the digest of its file's bytes, so an updated file is converted again. The digest of a file
-that did not change is not computed again: it is kept by what the system says of the file, its inode, size and
-times among it. That is trusted only where the file's last change is seconds older than its digest, as another
-change in the same tick of the clock would not show.
+A copy is named by the digest of its file's bytes, so an updated file is converted again. It says when each
+file in it was written and how long that is, so a damaged one is known without reading it.
+
+The digest of a file that did not change is not computed again: it is kept by what the system says of the
+file, its inode, size and times among it. That is trusted only where the file's last change is seconds older
+than its digest, as another change in the same tick of the clock would not show.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,11 +20,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ...errors import ModelLoadError
 
 _LONGEST_STEM = 100  # of the file's name in that of its copy: file systems take 255 bytes
 _PARTIAL = ".partial-"
+_FACTS = "files.json"
 _STALE_SECONDS = 24 * 3600.0
 _SETTLED_SECONDS = 5.0  # since a file's last change
 
@@ -40,17 +45,63 @@ def copy_of(file: Path, version: str) -> Path:
     return cache_folder() / f"{stem}-{_digest(file)}-{version}"
 
 
-def store(copy: Path, fill: Callable[[Path], None]) -> None:
-    """Makes the folder `copy`: `fill` fills a new one beside it, which is renamed then."""
+def store(copy: Path, file: Path, fill: Callable[[Path], None]) -> None:
+    """Makes the folder `copy` of a file: `fill` fills a new one beside it, which is renamed then.
+
+    Raises OSError where it cannot be kept, and ModelLoadError where the file changed meanwhile.
+    """
     copy.parent.mkdir(parents=True, exist_ok=True)
     _sweep(copy.parent)
     with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=copy.parent, ignore_cleanup_errors=True) as partial:
         whole = Path(partial) / copy.name
         whole.mkdir()
         fill(whole)
+        (whole / _FACTS).write_text(json.dumps(_facts_of(whole)), encoding="utf-8")
+        require_unchanged(copy, file)
         # Another process may have finished first: its copy is as good as ours.
         with contextlib.suppress(FileExistsError):
             _rename(whole, copy)
+
+
+def require_unchanged(copy: Path, file: Path) -> None:
+    """Raises ModelLoadError where the file is no longer the one that `copy_of` gave this name for."""
+    if copy_of(file, copy.name.rpartition("-")[2]) != copy:
+        raise ModelLoadError(f"model: {file} changed while it was read; load it again when it is complete")
+
+
+def require_whole(copy: Path) -> None:
+    """Raises ModelLoadError unless its files are as they were written, by their sizes and times."""
+    try:
+        kept = json.loads((copy / _FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as cause:
+        raise ModelLoadError(f"model: the converted copy {copy} is damaged") from cause
+    if kept != _facts_of(copy):
+        raise ModelLoadError(f"model: the converted copy {copy} was changed or is damaged")
+
+
+def discard(copy: Path) -> None:
+    """Removes a damaged copy, if it can be removed. What a link leads to stays."""
+    with contextlib.suppress(OSError):
+        if copy.is_symlink():
+            copy.unlink()
+        else:
+            shutil.rmtree(copy)
+
+
+def save_into(folder: Path, saved: Any) -> None:
+    """`saved.save_pretrained`. Raises OSError, in place of what writers in Rust raise for a full disk."""
+    try:
+        saved.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as cause:
+        raise OSError(str(cause)) from cause
+
+
+def _facts_of(folder: Path) -> dict[str, list[int]]:
+    """Sizes and times of its files: reading all of them would take too long."""
+    found = {entry.name: entry.stat() for entry in folder.iterdir() if entry.name != _FACTS}
+    return {name: [facts.st_size, facts.st_mtime_ns] for name, facts in found.items()}
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ...errors import ModelLoadError
 from .header import Header
 from .keys import NEUTRAL, REFUSED_NAMESPACES
-from .metadata import shown
 from .names import tensor_names
 from .particulars import of_architecture
 from .rope import rope_parameters
+from .text import shown
 from .vocabulary import Vocabulary
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")

@@ -7,7 +7,6 @@ copy holds float32, what dequantising yields, and serves every dtype that a mode
 from __future__ import annotations
 
 import contextlib
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..assembly import assembled, skeleton
 from ..checkpoints.floats import load_floats
 from ..memory import refuse_beyond_memory
 from ..transformers_output import first_line
-from .cache import copy_of, store
+from .cache import copy_of, discard, require_unchanged, require_whole, save_into, store
 from .header import Header
 from .quantised import load_quantised, quantised_copy
 from .reading import checked_config, parsing
@@ -52,6 +51,7 @@ def load_gguf_config(file: Path) -> Any:
     for copy in (_dequantised_copy(file), quantised_copy(file)):
         if copy.is_dir():
             with contextlib.suppress(Exception):  # a damaged copy is no loss: the GGUF is still there
+                require_whole(copy)
                 return AutoConfig.from_pretrained(copy)
     with parsing(file):
         return checked_config(Header.read(file))
@@ -66,16 +66,21 @@ def _load_dequantised(
         try:
             return _read(copy, dtype)
         except Exception:  # a damaged copy is no loss: the GGUF is still there
-            shutil.rmtree(copy, ignore_errors=True)
+            discard(copy)
     report(f"converting {file.name} (only once; some 20 s for each 100M parameters)")
     model, tokenizer = _convert(file)
     try:
-        store(copy, lambda folder: _save(folder, model, tokenizer))
-        return _read(copy, dtype)
+        store(copy, file, lambda folder: _save(folder, model, tokenizer))
     except OSError as cause:
         _warn_unkept(copy, cause)
-        torch.nn.Module.to(model, dtype=dtype)  # in place
-        return model, tokenizer
+    else:
+        try:
+            return _read(copy, dtype)
+        except Exception as cause:  # of a damaged copy that could not be removed
+            _warn_unkept(copy, cause)
+    require_unchanged(copy, file)
+    torch.nn.Module.to(model, dtype=dtype)  # in place
+    return model, tokenizer
 
 
 def _dequantised_copy(file: Path) -> Path:
@@ -83,11 +88,11 @@ def _dequantised_copy(file: Path) -> Path:
 
 
 def _save(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_into(folder, model)
+    save_into(folder, tokenizer)
 
 
-def _warn_unkept(copy: Path, cause: OSError) -> None:
+def _warn_unkept(copy: Path, cause: Exception) -> None:
     warnings.warn(
         f"cannot keep a converted copy in {copy} ({first_line(cause)}); the file will be converted again "
         "next time",
@@ -96,6 +101,7 @@ def _warn_unkept(copy: Path, cause: OSError) -> None:
 
 
 def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    require_whole(copy)
     model = load_floats(copy, AutoConfig.from_pretrained(copy), dtype)
     if model is None:
         model = AutoModelForCausalLM.from_pretrained(copy, dtype=dtype, use_safetensors=True)

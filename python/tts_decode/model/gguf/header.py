@@ -15,7 +15,8 @@ from tts_kernels.checks import is_integer, is_real
 from ...errors import ModelLoadError
 from .architectures import ARCHITECTURES, MIXTURES, ROUTER
 from .keys import Architecture
-from .metadata import read_metadata, shown
+from .metadata import read_metadata
+from .text import shown
 
 _LARGEST = 2**31 - 1  # of the integers in llama.cpp
 

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tts_kernels import TTSError
+from tts_kernels.checks import is_integer
 
 from ...errors import ModelLoadError
+from .places import Place, first_unknown, why_misplaced
+from .text import shown
 
 _VERSIONS = (2, 3)
 _TEXT, _ARRAY = 8, 9  # kinds of values without a size of their own
@@ -26,9 +30,18 @@ def read_metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Values by key, arrays as lists; and the names of the tensors. Raises ModelLoadError."""
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return _read(data)
+            metadata, places, begin = _read(data)
+            if (unknown := first_unknown(places)) is not None:
+                raise ModelLoadError(
+                    f"model: {file} holds {shown(unknown.name)} in numbers of the kind {unknown.kind}, which "
+                    "the package gguf does not know here; take a file of another kind, or a newer gguf"
+                )
+            wrong = why_misplaced(places, len(data) - begin, _alignment(metadata))
+            if wrong is not None:
+                raise _DamagedError(wrong)
         except _DamagedError as cause:
             raise ModelLoadError(f"model: {file} is damaged: {cause}; fetch it again") from None
+    return metadata, tuple(place.name for place in places)
 
 
 class _DamagedError(TTSError):
@@ -92,7 +105,8 @@ class _Cursor:
             raise _DamagedError(f"{self.what} ends behind the end of the file")
 
 
-def _read(data: mmap.mmap) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _read(data: mmap.mmap) -> tuple[dict[str, Any], list[Place], int]:
+    """Values by key, the tensors, and where the weights begin."""
     cursor = _Cursor(data)
     cursor.at = 4  # behind the magic bytes
     version, tensors, keys = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
@@ -106,22 +120,22 @@ def _read(data: mmap.mmap) -> tuple[dict[str, Any], tuple[str, ...]]:
         if key in metadata:
             raise _DamagedError(f"it holds a key twice: {cursor.what}")
         metadata[key] = cursor.value(cursor.number("I"))
-    names = []
-    for _ in range(tensors):
-        cursor.what = "the name of a tensor"
-        names.append(cursor.text())
-        cursor.what = f"the tensor {shown(names[-1])}"
-        dimensions = cursor.number("I")
-        if dimensions > _MOST_DIMENSIONS:
-            raise _DamagedError(
-                f"{cursor.what} has {dimensions} dimensions, expected at most {_MOST_DIMENSIONS}"
-            )
-        cursor.numbers("Q", dimensions)
-        cursor.number("I")  # the kind of its values
-        cursor.number("Q")  # its place among the weights
-    return metadata, tuple(names)
+    places = [_place(cursor) for _ in range(tensors)]
+    return metadata, places, cursor.at + -cursor.at % _alignment(metadata)
 
 
-def shown(name: str) -> str:
-    """A name from a file for a message of one line: nothing in it acts on a terminal."""
-    return repr(name[:100])[1:-1]
+def _alignment(metadata: Mapping[str, Any]) -> int:
+    """1 for what is no alignment: such a file is refused by that key."""
+    alignment = metadata.get("general.alignment", 32)
+    right = is_integer(alignment) and alignment > 0 and not alignment & (alignment - 1)
+    return alignment if right else 1
+
+
+def _place(cursor: _Cursor) -> Place:
+    cursor.what = "the name of a tensor"
+    name = cursor.text()
+    cursor.what = f"the tensor {shown(name)}"
+    dimensions = cursor.number("I")
+    if dimensions > _MOST_DIMENSIONS:
+        raise _DamagedError(f"{cursor.what} has {dimensions} dimensions, expected at most {_MOST_DIMENSIONS}")
+    return Place(name, tuple(cursor.numbers("Q", dimensions)), cursor.number("I"), cursor.number("Q"))

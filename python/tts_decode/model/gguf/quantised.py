@@ -7,7 +7,6 @@ the time of making the modules, and processes that load the same file share its 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +22,10 @@ from transformers import (
 
 from tts_kernels import QuantForm, QuantisedWeight
 
-from ...errors import ModelLoadError
 from ..assembly import Kept, assembled, skeleton
 from ..memory import refuse_beyond_memory
 from ..tensor_file import map_tensors, write_tensors
-from .cache import copy_of, store
+from .cache import copy_of, discard, require_unchanged, require_whole, save_into, store
 from .header import Header
 from .reading import checked_config, parsing
 from .tensors import Plan, QuantisedPart, plan_of
@@ -51,7 +49,7 @@ def quantised_copy(file: Path) -> Path:
 
 
 def load_quantised(
-    file: Path, dtype: torch.dtype, report: Callable[[str], None], unkept: Callable[[Path, OSError], None]
+    file: Path, dtype: torch.dtype, report: Callable[[str], None], unkept: Callable[[Path, Exception], None]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
     """The model and tokenizer of a GGUF file. None where its weights cannot stay quantised, or are not.
 
@@ -63,7 +61,7 @@ def load_quantised(
         try:
             return _read(copy, dtype)
         except Exception:  # a damaged copy is no loss: the GGUF is still there
-            shutil.rmtree(copy, ignore_errors=True)
+            discard(copy)
     with parsing(file):
         header = Header.read(file)
         config = checked_config(header)
@@ -75,11 +73,16 @@ def load_quantised(
     report(f"packing {file.name} (only once)")
     try:
         _store(copy, file, config, tokenizer, plan)
-        return _read(copy, dtype)
     except OSError as cause:
         unkept(copy, cause)
+    else:
+        try:
+            return _read(copy, dtype)
+        except Exception as cause:  # of a damaged copy that could not be removed
+            unkept(copy, cause)
     with parsing(file):
         tensors = {part.name: part.make() for part in plan.parts}
+        require_unchanged(copy, file)
     return _model_of(_Source(config, plan.modules, tensors), dtype), tokenizer
 
 
@@ -88,7 +91,7 @@ def _store(copy: Path, file: Path, config: Any, tokenizer: PreTrainedTokenizerBa
     failed: OSError | None = None
     with parsing(file):
         try:
-            store(copy, lambda folder: _write(folder, config, tokenizer, plan))
+            store(copy, file, lambda folder: _write(folder, config, tokenizer, plan))
         except OSError as cause:
             failed = cause
     if failed is not None:
@@ -96,25 +99,17 @@ def _store(copy: Path, file: Path, config: Any, tokenizer: PreTrainedTokenizerBa
 
 
 def _write(folder: Path, config: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_into(folder, config)
+    save_into(folder, tokenizer)
     write_tensors(folder / _TENSORS, plan.parts)
     modules = {name: part._asdict() for name, part in plan.modules.items()}
-    text = json.dumps({"file": _facts(folder / _TENSORS), "modules": modules})
-    (folder / _MODULES).write_text(text, encoding="utf-8")
-
-
-def _facts(file: Path) -> list[int]:
-    """By which a file of tensors is known to be as it was written: reading all of it would take its time."""
-    found = file.stat()
-    return [found.st_size, found.st_mtime_ns]
+    (folder / _MODULES).write_text(json.dumps(modules), encoding="utf-8")
 
 
 def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    require_whole(copy)
     kept = json.loads((copy / _MODULES).read_text(encoding="utf-8"))
-    if kept["file"] != _facts(copy / _TENSORS):
-        raise ModelLoadError(f"model: {copy / _TENSORS} was changed or is damaged")
-    modules = {name: QuantisedPart(**part) for name, part in kept["modules"].items()}
+    modules = {name: QuantisedPart(**part) for name, part in kept.items()}
     source = _Source(AutoConfig.from_pretrained(copy), modules, map_tensors(copy / _TENSORS))
     return _model_of(source, dtype), PreTrainedTokenizerFast.from_pretrained(copy)
 
