@@ -1,0 +1,137 @@
+"""What `sweep` found, as tables and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ..select import Interval
+from ..sweeps import Budget, Estimate, Search
+from .display import Screen, mib, short
+from .problems import told
+
+_RULES = ("pass", "maj", "weighted", "naive")
+
+
+@dataclass(frozen=True)
+class Report:
+    """failed: cells that could not be run, and why."""
+
+    searches: Sequence[Search]
+    estimates: Sequence[Estimate]
+    budgets: Sequence[Budget]
+    failed: Mapping[str, Exception]
+
+    def of(self, strategy: str, width: int, sparse: bool) -> list[Search]:
+        return [search for search in self.searches if search.setting == (strategy, width, sparse)]
+
+
+def print_report(title: str, report: Report) -> None:
+    screen = Screen()
+    table = _table(title, "width", "solved", *(f"{rule}@k" for rule in _RULES), "tokens", "KV MiB")
+    solved = [found for found in report.estimates if found.measure == "solved"]
+    for found in solved:
+        own = report.of(found.strategy, found.width, found.sparse)
+        at_width = {e.measure: f"{e.interval.value:.0%}" for e in report.estimates if _of(e, found)}
+        done = [search for search in own if search.error is None]
+        table.add_row(
+            _label(found.strategy, found.sparse),
+            str(found.width),
+            _share(found.interval),
+            *(at_width.get(rule, "-") for rule in _RULES),
+            _mean([search.tokens for search in done]),
+            mib(sum(search.peak_kv_bytes for search in done) / max(1, len(done))),
+        )
+    screen.print(table)
+    screen.print(
+        "solved: by the strategy's own choice (95 % interval over problems). @k: k of a search's\n"
+        "candidates, k the width. pass: one of them is right; maj, weighted: their vote is;\n"
+        "naive: the best-scored one is. tokens, KV at its highest: mean of a search."
+    )
+    for target in dict.fromkeys(budget.target for budget in report.budgets):
+        screen.print(_budget_table(target, [b for b in report.budgets if b.target == target]))
+    if report.budgets:
+        screen.print("The cheapest width measured that solves so much; *: its interval does, too.")
+    for found in solved:
+        _print_troubles(screen, report.of(found.strategy, found.width, found.sparse))
+
+
+def _of(estimate: Estimate, found: Estimate) -> bool:
+    """Whether it is that of the same setting with the width as k."""
+    ours = (estimate.strategy, estimate.width, estimate.sparse)
+    return estimate.k == found.width and ours == (found.strategy, found.width, found.sparse)
+
+
+def _budget_table(target: float, budgets: Sequence[Budget]) -> Table:
+    table = _table(
+        f"{target:.0%} solved takes", "tokens", "seconds", "KV MiB\nmean", "KV MiB\npeak", "eTFLOP"
+    )
+    rows: dict[str, list[str]] = {}
+    for budget in budgets:
+        cells = rows.setdefault(_label(budget.strategy, budget.sparse), [])
+        if budget.amount is None:
+            cells.append("-")
+            continue
+        amount = {
+            "mean_kv_bytes": mib,
+            "peak_kv_bytes": mib,
+            "eflops": lambda value: short(value / 1e12),
+        }.get(budget.unit, short)(budget.amount)
+        cells.append(f"{amount}{'*' * budget.sure} at {budget.width}")
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
+    return table
+
+
+def _print_troubles(screen: Screen, searches: Sequence[Search]) -> None:
+    label = f"{_label(searches[0].strategy, searches[0].sparse)} {searches[0].width}"
+    failed = [search for search in searches if search.error is not None]
+    stopped = [search for search in searches if search.stopped is not None]
+    for what, troubled in (("failed", failed), ("ended early", stopped)):
+        if troubled:
+            first = troubled[0]
+            why = first.error or first.stopped
+            text = f"{label}: {len(troubled)} of {len(searches)} {what}, first {first.task}: {why}"
+            screen.print(text, soft_wrap=True)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
+    table.add_column("strategy", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _label(strategy: str, sparse: bool) -> str:
+    return f"{strategy}, sparse" if sparse else strategy
+
+
+def _share(share: Interval) -> str:
+    if share.low != share.low:  # NaN: nothing is known
+        return f"{share.value:.0%}"
+    return f"{share.value:.0%} ({share.low:.0%}-{share.high:.0%})"
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):,.0f}" if values else "-"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """JSON-ready; searches without their samples, which are in the tables."""
+    searches = [asdict(search) | {"samples": len(search.samples)} for search in report.searches]
+    return {
+        "estimates": [
+            asdict(e) | {"name": e.name, "interval": e.interval.to_dict()} for e in report.estimates
+        ],
+        "budgets": [
+            asdict(budget) | {"accuracy": budget.accuracy and budget.accuracy.to_dict()}
+            for budget in report.budgets
+        ],
+        "searches": searches,
+        "failed": {cell: told(error) for cell, error in report.failed.items()},
+    }
