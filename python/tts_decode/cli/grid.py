@@ -103,8 +103,8 @@ def write_grid(
         lacking = [name for name in known if name not in {cell["name"] for cell in cells}]
         if lacking:
             raise UsageError(
-                f"--resume: {folder} holds {lacking[0]}, which is not in this grid; give all of its strategies, "
-                "widths and seeds, and more if you like"
+                f"--resume: {folder} holds {lacking[0]}, which is not in this grid; give all of its "
+                "strategies, widths and seeds, and more if you like"
             )
         told = {"schema": _SCHEMA, "version": _VERSION, **about, "seeds": list(seeds), "cells": cells}
         write_whole(path, seal(told)[0].encode())

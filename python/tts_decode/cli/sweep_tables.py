@@ -14,6 +14,7 @@ from ..sweeps import Budget, Estimate, Search
 from .display import Screen, mib, short
 from .problems import told
 
+Setting = tuple[str, int, bool]  # strategy, width, whether sparse
 _RULES = ("pass", "maj", "weighted", "naive")
 
 
@@ -26,44 +27,45 @@ class Report:
     budgets: Sequence[Budget]
     failed: Mapping[str, Exception]
 
-    def of(self, strategy: str, width: int, sparse: bool) -> list[Search]:
-        return [search for search in self.searches if search.setting == (strategy, width, sparse)]
+    def by_setting(self) -> dict[Setting, list[Search]]:
+        """In the order in which they ran."""
+        found: dict[Setting, list[Search]] = {}
+        for search in self.searches:
+            found.setdefault(search.setting, []).append(search)
+        return found
 
 
 def print_report(title: str, report: Report) -> None:
     screen = Screen()
-    table = _table(title, "width", "solved", *(f"{rule}@k" for rule in _RULES), "tokens", "KV MiB")
-    solved = [found for found in report.estimates if found.measure == "solved"]
-    for found in solved:
-        own = report.of(found.strategy, found.width, found.sparse)
-        at_width = {e.measure: f"{e.interval.value:.0%}" for e in report.estimates if _of(e, found)}
-        done = [search for search in own if search.error is None]
+    table = _table(title, "width", "solved", *(f"{rule}\n@k" for rule in _RULES), "tokens", "KV\nMiB")
+    figures: dict[Setting, list[Estimate]] = {}
+    for found in report.estimates:
+        figures.setdefault((found.strategy, found.width, found.sparse), []).append(found)
+    for (strategy, width, sparse), group in report.by_setting().items():
+        found = {
+            e.measure: e.interval for e in figures.get((strategy, width, sparse), ()) if e.k in (None, width)
+        }
+        done = [search for search in group if search.error is None]
         table.add_row(
-            _label(found.strategy, found.sparse),
-            str(found.width),
-            _share(found.interval),
-            *(at_width.get(rule, "-") for rule in _RULES),
-            _mean([search.tokens for search in done]),
-            mib(sum(search.peak_kv_bytes for search in done) / max(1, len(done))),
+            _label(strategy, sparse),
+            str(width),
+            _share(found["solved"]) if found else "failed",
+            *(f"{found[rule].value:.0%}" if rule in found else "-" for rule in _RULES),
+            f"{_mean([search.tokens for search in done]):,.0f}" if done else "-",
+            mib(_mean([search.peak_kv_bytes for search in done])) if done else "-",
         )
     screen.print(table)
     screen.print(
-        "solved: by the strategy's own choice (95 % interval over problems). @k: k of a search's\n"
-        "candidates, k the width. pass: one of them is right; maj, weighted: their vote is;\n"
-        "naive: the best-scored one is. tokens, KV at its highest: mean of a search."
+        "solved: by the strategy's own choice (95 % interval over problems). @k: of k of a\n"
+        "search's candidates, k the width, pass: one is right; maj, weighted: their vote\n"
+        "is; naive: the best-scored one is. tokens, highest KV: mean of a search."
     )
     for target in dict.fromkeys(budget.target for budget in report.budgets):
         screen.print(_budget_table(target, [b for b in report.budgets if b.target == target]))
     if report.budgets:
         screen.print("The cheapest width measured that solves so much; *: its interval does, too.")
-    for found in solved:
-        _print_troubles(screen, report.of(found.strategy, found.width, found.sparse))
-
-
-def _of(estimate: Estimate, found: Estimate) -> bool:
-    """Whether it is that of the same setting with the width as k."""
-    ours = (estimate.strategy, estimate.width, estimate.sparse)
-    return estimate.k == found.width and ours == (found.strategy, found.width, found.sparse)
+    for group in report.by_setting().values():
+        _print_troubles(screen, group)
 
 
 def _budget_table(target: float, budgets: Sequence[Budget]) -> Table:
@@ -117,8 +119,8 @@ def _share(share: Interval) -> str:
     return f"{share.value:.0%} ({share.low:.0%}-{share.high:.0%})"
 
 
-def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):,.0f}" if values else "-"
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def as_json(report: Report) -> dict[str, Any]:

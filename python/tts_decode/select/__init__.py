@@ -59,9 +59,9 @@ from .votes import elect, vote, vote_weights
 __all__ = [
     "AGG_STRATEGIES",
     "ALLOCATIONS",
-    "AtK",
     "EXPLORATION_RULES",
     "MEASURES",
+    "AtK",
     "Beta",
     "ExplorationRule",
     "Gaussian",

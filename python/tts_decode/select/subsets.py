@@ -1,12 +1,13 @@
 """What a rule would choose from k of n samples: its accuracy, averaged over all subsets of k.
 
-An average over all subsets is unbiased for what the rule does with k fresh samples where the n are independent
-draws of the same distribution (Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution",
-1948); `coverage.pass_at_k` is that of the rule "any of them". The rules have the names that Hugging Face's
-search-and-learn gave them: Beeching, Tunstall and Rush, "Scaling Test-Time Compute with Open Models", 2024.
+The average over all subsets is unbiased for what the rule does with k fresh samples where the n are
+independent draws of one distribution (Hoeffding, "A Class of Statistics with Asymptotically Normal
+Distribution", 1948); `coverage.pass_at_k` is that of the rule "any of them". The names of the rules are those
+of Hugging Face's search-and-learn: Beeching, Tunstall and Rush, "Scaling Test-Time Compute with Open Models",
+2024.
 
-Ties go to what was drawn first, the subset's order being random, as `votes.vote` gives them to the answer seen
-first. A vote is right as often as the samples that gave its answer are.
+Ties go to what was drawn first, a subset's order being random, as `votes.vote` gives them to the answer seen
+first. A vote is right as often as the samples are that gave its answer.
 """
 
 from __future__ import annotations
@@ -119,12 +120,11 @@ def weighted_at_k(
     belongs = np.zeros((n, len(groups)))
     for at, members in enumerate(groups):
         belongs[members, at] = 1.0
-    shares = belongs.T @ right / np.maximum(belongs.sum(0), 1)
     exact = math.comb(n, k) <= MOST_SUBSETS
     drawn = _all_subsets(n, k) if exact else _drawn_subsets(n, k, seed)
     values = np.concatenate(
         [
-            _weighted_votes(drawn[begin : begin + _BLOCK], belongs, np.asarray(weights), shares, right)
+            _weighted_votes(drawn[begin : begin + _BLOCK], belongs, np.asarray(weights), right)
             for begin in range(0, len(drawn), _BLOCK)
         ]
     )
@@ -132,10 +132,10 @@ def weighted_at_k(
     return AtK(float(values.mean()), error)
 
 
-def _weighted_votes(drawn: Array, belongs: Array, weights: Array, shares: Array, right: Array) -> Array:
+def _weighted_votes(drawn: Array, belongs: Array, weights: Array, right: Array) -> Array:
     """For each subset, a row of indices, the probability that its choice is right.
 
-    belongs: [n, answers], 1 where a sample gave the answer. shares: [answers], how many of those are right.
+    belongs: [n, answers], 1 where a sample gave the answer.
     """
     there = np.zeros((len(drawn), len(right)))
     np.put_along_axis(there, drawn, 1.0, axis=1)
@@ -144,10 +144,11 @@ def _weighted_votes(drawn: Array, belongs: Array, weights: Array, shares: Array,
         return np.asarray(any_of_them)
     counts = there @ belongs
     sums = np.where(counts > 0, there @ (belongs * weights[:, None]), -1.0)
-    # Of tied answers, one with c samples in the subset is the first drawn in c of the sum of all such c.
-    tied = np.where((counts > 0) & (sums >= sums.max(1, keepdims=True) * (1 - _TIE)), counts, 0.0)
-    total = tied.sum(1)
-    return np.where(total > 0, tied @ shares / np.maximum(total, 1), any_of_them)
+    tied = (counts > 0) & (sums >= sums.max(1, keepdims=True) * (1 - _TIE))
+    # The first one drawn of the samples that gave a tied answer says which of them wins.
+    backers = (tied * counts).sum(1)
+    right_ones = (tied * (there @ (belongs * right[:, None]))).sum(1)
+    return np.where(backers > 0, right_ones / np.maximum(backers, 1), any_of_them)
 
 
 def naive_at_k(scores: Sequence[float | None], correct: Sequence[bool], k: int) -> AtK:

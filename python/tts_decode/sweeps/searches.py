@@ -54,11 +54,16 @@ class Search:
 
 
 def by_setting(searches: Sequence[Search]) -> dict[tuple[str, int, bool], list[Search]]:
-    """In the order in which the settings come."""
+    """In the order in which the settings come, without those of which all searches failed: a wrong option
+    says nothing of a strategy."""
     found: dict[tuple[str, int, bool], list[Search]] = {}
     for search in searches:
         found.setdefault(search.setting, []).append(search)
-    return found
+    return {
+        setting: group
+        for setting, group in found.items()
+        if not all(search.error is not None for search in group)
+    }
 
 
 def by_problem(searches: Sequence[Search]) -> list[list[Search]]:

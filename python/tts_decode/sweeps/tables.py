@@ -70,8 +70,8 @@ def write_tables(
     estimates: Sequence[Estimate],
     budgets: Sequence[Budget] = (),
 ) -> None:
-    """Writes sweep-searches.parquet, sweep-samples.parquet, sweep-estimates.parquet and sweep-budgets.parquet,
-    each whole or not at all. docs/sweeps.md lists the columns.
+    """Writes sweep-NAME.parquet of searches, samples, estimates and budgets, each whole or not at all.
+    docs/sweeps.md lists the columns.
 
     Raises ResultFileError where a file cannot be written, MissingExtraError without pyarrow.
     """
