@@ -91,9 +91,10 @@ def test_a_sweep_goes_on_after_a_crash_and_is_extended(
         return await score(search, *arguments)
 
     out = tmp_path / "out"
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr(SearchRun, "score", crashes)
+    monkeypatch.setattr(SearchRun, "score", crashes)
+    with pytest.raises(Crash):
         sweep(folder, out, *GRID, "--parallel", "1")
+    monkeypatch.setattr(SearchRun, "score", score)
     assert len(list(out.glob("*/*.journal"))) == 1
     capsys.readouterr()
 

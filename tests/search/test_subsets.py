@@ -68,9 +68,9 @@ def test_the_best_scored_is_that_of_all_subsets():
 
 
 def test_by_hand():
-    """Two right ones, and two different wrong ones. k = 2, of 6 pairs: both right in 1; one right in 4, a tie,
-    won in half; none in 1. k = 3, of 4: two right in 2, won; one right and both wrong in 2, a tie of three.
-    k = 4: two right votes against one and one."""
+    """Two right ones, and two different wrong ones. k = 2, of 6 pairs: both right in 1; one right in 4, a
+    tie, won in half; none in 1. k = 3, of 4: two right in 2, won; one right and both wrong in 2, a tie of
+    three. k = 4: two right votes against one and one."""
     values = [majority_at_k(["x", "x", "y", "z"], [True, True, False, False], k).value for k in (1, 2, 3, 4)]
     assert values == pytest.approx([1 / 2, (1 + 4 / 2) / 6, (2 + 2 / 3) / 4, 1])
     assert naive_at_k([0.1, 0.9, 0.5], [False, True, False], 2).value == pytest.approx(2 / 3)

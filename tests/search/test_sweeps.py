@@ -142,7 +142,7 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
         read_sweep(tmp_path)
     write_tables(tmp_path, [], [])
     (tmp_path / "sweep-samples.parquet").write_bytes((tmp_path / "sweep-budgets.parquet").read_bytes())
-    with pytest.raises(ResultFileError, match="has no column .*, so it is no table of a sweep"):
+    with pytest.raises(ResultFileError, match="so it is no table of a sweep"):
         read_sweep(tmp_path)
     (tmp_path / "sweep-samples.parquet").write_text("no Parquet")
     with pytest.raises(ResultFileError, match="cannot be read"):

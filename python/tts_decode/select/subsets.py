@@ -77,12 +77,13 @@ def _wins(size: int, others: Sequence[int], abstain: int, k: int) -> float:
     total = 0.0
     for votes in range(1, min(size, k) + 1):
         left = k - votes
-        ways = np.zeros((left // votes + 1, left + 1))  # [tied others, votes given]
-        first = [float(math.comb(abstain, u)) for u in range(min(abstain, left) + 1)]
-        ways[0, : len(first)] = first
-        for other in others:
+        rivals = [other for other in others if other >= votes]
+        free = abstain + sum(others) - sum(rivals)  # samples of which no answer can have so many votes
+        ways = np.zeros((min(left // votes, len(rivals)) + 1, left + 1))  # [tied others, samples drawn]
+        ways[0] = [float(math.comb(free, u)) for u in range(left + 1)]
+        for other in rivals:
             grown = np.zeros_like(ways)
-            for u in range(min(other, votes, left) + 1):
+            for u in range(min(votes, left) + 1):
                 kept = ways[:, : left + 1 - u] * float(math.comb(other, u))
                 if u < votes:
                     grown[:, u:] += kept
