@@ -49,9 +49,9 @@ def majority_at_k(answers: Sequence[object | None], correct: Sequence[bool], k: 
     answers: one a sample, equal where they mean the same; None abstains. Where all of a subset abstain, the
         first one drawn is the choice. correct: whether each sample is right.
 
-    An answer with m of n samples has u votes in C(m, u) of the subsets. The polynomial whose coefficient of
-    x**v y**r counts subsets with v votes, of which r other answers have as many as the winner, is a product
-    over the answers (multivariate hypergeometric). Its terms are not negative, so float64 keeps their digits.
+    An answer that m samples gave has u votes in C(m, u) ways. For a winner with so many votes, the polynomial
+    whose coefficient of x**v y**r counts the ways to draw v others, of which r answers tie with it, is a
+    product over the other answers. Its terms are not negative, so float64 keeps their digits.
     """
     n = _checked(answers, correct, k)
     if n > MOST_SAMPLES:

@@ -61,6 +61,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
         "sure": "bool",
     },
 }
+_ABOUT = {"schema": "tts-decode/sweep-tables", "version": "1"}
 _PREFIX = "sweep-"  # searches.parquet and others are those of `search.write_parquet`
 
 
@@ -93,7 +94,9 @@ def write_tables(
         ],
     }
     for name, columns in _COLUMNS.items():
-        schema = pyarrow.schema([(column, pyarrow.type_for_alias(kind)) for column, kind in columns.items()])
+        schema = pyarrow.schema(
+            [(column, pyarrow.type_for_alias(kind)) for column, kind in columns.items()], metadata=_ABOUT
+        )
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[name], schema), sink)
         path = _path(folder, name)
