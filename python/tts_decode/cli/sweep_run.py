@@ -141,7 +141,8 @@ def measured(setting: Setting, seed: int, problem: int, outcome: Outcome) -> Sea
     )
     result = outcome.result
     if result is None:
-        return Search(*about, eflops=outcome.cost, error=outcome.error and told(outcome.error))
+        error = None if outcome.error is None else told(outcome.error)
+        return Search(*about, eflops=outcome.cost, error=error)
     voters = any(candidate.complete for candidate in result.candidates)
     answers = group([extract_answer(c.text) if c.complete or not voters else None for c in result.candidates])
     return Search(

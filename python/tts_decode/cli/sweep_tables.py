@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ from .display import Screen, mib, short
 from .problems import told
 
 Setting = tuple[str, int, bool]  # strategy, width, whether sparse
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "mean_kv_bytes": mib,
+    "peak_kv_bytes": mib,
+    "eflops": lambda value: short(value / 1e12),
+}
 _RULES = ("pass", "maj", "weighted", "naive")
 
 
@@ -38,13 +43,14 @@ class Report:
 def print_report(title: str, report: Report) -> None:
     screen = Screen()
     table = _table(title, "width", "solved", *(f"{rule}\n@k" for rule in _RULES), "tokens", "KV\nMiB")
-    figures: dict[Setting, list[Estimate]] = {}
-    for found in report.estimates:
-        figures.setdefault((found.strategy, found.width, found.sparse), []).append(found)
-    for (strategy, width, sparse), group in report.by_setting().items():
-        found = {
-            e.measure: e.interval for e in figures.get((strategy, width, sparse), ()) if e.k in (None, width)
-        }
+    figures: dict[Setting, dict[str, Interval]] = {}
+    for estimate in report.estimates:
+        if estimate.k in (None, estimate.width):
+            setting = (estimate.strategy, estimate.width, estimate.sparse)
+            figures.setdefault(setting, {})[estimate.measure] = estimate.interval
+    for setting, group in report.by_setting().items():
+        strategy, width, sparse = setting
+        found = figures.get(setting, {})
         done = [search for search in group if search.error is None]
         table.add_row(
             _label(strategy, sparse),
@@ -78,11 +84,7 @@ def _budget_table(target: float, budgets: Sequence[Budget]) -> Table:
         if budget.amount is None:
             cells.append("-")
             continue
-        amount = {
-            "mean_kv_bytes": mib,
-            "peak_kv_bytes": mib,
-            "eflops": lambda value: short(value / 1e12),
-        }.get(budget.unit, short)(budget.amount)
+        amount = _SHOWN.get(budget.unit, short)(budget.amount)
         cells.append(f"{amount}{'*' * budget.sure} at {budget.width}")
     for label, cells in rows.items():
         table.add_row(label, *cells)

@@ -149,7 +149,7 @@ def _weighted_votes(drawn: Array, belongs: Array, weights: Array, right: Array) 
     # The first one drawn of the samples that gave a tied answer says which of them wins.
     backers = (tied * counts).sum(1)
     right_ones = (tied * (there @ (belongs * right[:, None]))).sum(1)
-    return np.where(backers > 0, right_ones / np.maximum(backers, 1), any_of_them)
+    return np.asarray(np.where(backers > 0, right_ones / np.maximum(backers, 1), any_of_them))
 
 
 def naive_at_k(scores: Sequence[float | None], correct: Sequence[bool], k: int) -> AtK:
