@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from cli_commands import SMALL, compare, write_files
+from tts_decode.cli.app import run
 
 WHOLE = "from tts_decode.cli import main; main()"
 STUB = """if True:
@@ -206,3 +207,28 @@ def test_a_run_goes_on_after_a_signal(
     assert compare(tmp_path, *asked, "--json") == 0
     whole = json.loads(capsys.readouterr().out)["strategies"][0]
     assert [o["answer"] for o in resumed["outcomes"]] == [o["answer"] for o in whole["outcomes"]]
+
+
+def test_a_sweep_goes_on_after_ctrl_c(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """In the middle of its second setting; until then the terminal shows how it goes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    write_files(tmp_path)
+    asked = ["sweep", "-m", str(tmp_path / "tiny.gguf"), *SMALL, "--limit", "2", "-s", "rebase"]
+    asked += ["--widths", "2,4", "--stop", "zzz", "--max-tokens", "200"]
+    out = ["--save", str(tmp_path / "out")]
+    journals = tmp_path / "out" / "rebase-width4-seed0"
+    with terminal(WHOLE, *asked, *out) as command:
+        command.wait_for_text("2/4 · solved ".encode())
+        command.wait_for(lambda: any(j.stat().st_size > 2000 for j in journals.glob("*.journal")))
+        command.process.send_signal(signal.SIGINT)
+        assert command.ended() == (130, "tts-decode: interrupted\r\n")
+        assert b" left" in command.output
+    assert run([*asked, *out, "--resume", "--json"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert run([*asked, "--save", str(tmp_path / "whole"), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert resumed["estimates"] == whole["estimates"]
+    assert [s["tokens"] for s in resumed["searches"]] == [s["tokens"] for s in whole["searches"]]

@@ -61,7 +61,9 @@ def test_every_registered_operator_is_listed() -> None:
     assert listed == {name for name in dir(torch.ops.tts_kernels) if name[0] != "_"} - {"name"}
 
 
-@pytest.mark.parametrize("module", ["", ".search", ".rewards", ".select", ".cost", ".tasks", ".view"])
+@pytest.mark.parametrize(
+    "module", ["", ".search", ".rewards", ".select", ".cost", ".tasks", ".sweeps", ".view"]
+)
 def test_public_modules_list_what_they_export(module: str) -> None:
     face = import_module(f"tts_decode{module}")
     assert len(set(face.__all__)) == len(face.__all__)

@@ -44,12 +44,13 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
+        "sweeps": {"errors", "extras", "records", "select"},
         "view": {"version", "records", "search"},
         "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
             *("grading", "sandbox"),
-            *("model", "decoding", "completions", "rewards", "search", "bench", "serve", "view"),
+            *("model", "decoding", "completions", "rewards", "search", "bench", "serve", "view", "sweeps"),
         },
         "__main__": {"cli"},
     },
@@ -90,6 +91,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "decoding": {"tts_kernels", "torch", "numpy"},
         "rewards": {"tts_kernels", "torch", "transformers", "safetensors"},
         "search": {"tts_kernels", "torch", "numpy"},
+        "sweeps": {"numpy"},
         "bench": {"tts_kernels", "torch", "numpy"},
         "serve": {"tts_kernels", "torch", "fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
         "integrations": {"torch", "numpy", "tts_kernels", "its_hub", "reasoners"},
@@ -108,6 +110,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "model": {"gguf"},
         "rewards": {"huggingface_hub"},
         "search": {"pyarrow", "sentence_transformers"},
+        "sweeps": {"scipy", "pyarrow"},
         "bench": {"matplotlib"},
     },
 }

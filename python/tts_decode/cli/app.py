@@ -41,6 +41,9 @@ COMMANDS = {
         "Run several strategies on the same problems and print what each solved and what it cost.",
         True,
     ),
+    "sweep": _Command(
+        "sweep", "Run strategies x widths x seeds on the same problems: accuracy against compute.", True
+    ),
     "view": _Command(
         "view", "Show saved searches in the browser: trees, texts, probabilities, KV over time."
     ),

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from ..core.budget import Budget
 from ..core.checks import checked_positive
@@ -30,7 +30,7 @@ _WATCH_SECONDS = 0.02  # between looks at the decoder; a forward takes about as 
 _BUDGET_OPTIONS = {f"max_{unit}": f"--budget-{unit}" for unit in ("tokens", "seconds", "cost")}
 # What errors of a search begin with, beside options of its strategy.
 _SEARCH_OPTIONS = {"text": "prompt", "pattern": "--regex", "schema": "--json-schema", "grammar": "--grammar"}
-_CORRECT = 0.99  # verifier scores from here on count as solved
+CORRECT = 0.99  # verifier scores from here on count as solved
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class Outcome:
         verify = self.task.verify
         if verify is None or self.result is None:
             return None if verify is None else False
-        return verify(self.result.answer) >= _CORRECT
+        return verify(self.result.answer) >= CORRECT
 
     @property
     def found(self) -> bool | None:
         """Whether any candidate is correct."""
         if self.task.verify is None:
             return None
-        return any(score >= _CORRECT for score in self.scores or ())
+        return any(score >= CORRECT for score in self.scores or ())
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def describe(outcome: Outcome) -> dict[str, Any]:
         "answer": result.answer,
         "stopped": result.stopped,
         "candidates": len(result.candidates),
-        "correct_candidates": None if outcome.scores is None else sum(s >= _CORRECT for s in outcome.scores),
+        "correct_candidates": None if outcome.scores is None else sum(s >= CORRECT for s in outcome.scores),
         "generated_tokens": result.stats.generated_tokens,
         "seconds": result.stats.seconds,
         "mean_kv_bytes": result.stats.mean_bytes,
@@ -198,16 +198,32 @@ def told(error: Exception) -> str:
 
 
 def require_one(outcomes: Sequence[Outcome], options: Iterable[str]) -> None:
-    """Raises the first error if no search came to a result, as one of usage where an argument was refused.
+    """Raises the first error if no search came to a result (`raise_first`)."""
+    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+    if errors and len(errors) == len(outcomes):
+        raise_first(errors, options)
+
+
+def raise_first(errors: Sequence[Exception], options: Iterable[str]) -> NoReturn:
+    """Raises the first error of searches that all failed, as one of usage where an argument was refused.
 
     options: those of the strategies that ran.
     """
-    errors = [outcome.error for outcome in outcomes if outcome.error is not None]
-    if errors and len(errors) == len(outcomes):
-        if type(errors[0]) not in (ValueError, PromptTooLongError, ConstraintError):
-            raise errors[0]
-        own = {name: f"--option {name}" for name in options}
-        raise UsageError(named(str(errors[0]), _SEARCH_OPTIONS | own))
+    if type(errors[0]) not in (ValueError, PromptTooLongError, ConstraintError):
+        raise errors[0]
+    own = {name: f"--option {name}" for name in options}
+    raise UsageError(named(str(errors[0]), _SEARCH_OPTIONS | own))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search of a batch. index: its number in `saved`, where outcomes are kept, and come from if they are
+    there."""
+
+    index: int
+    task: Task
+    settings: Settings
+    saved: Saved | None = None
 
 
 def run_problems(
@@ -222,10 +238,27 @@ def run_problems(
     saved: Saved | None = None,
     on_stats: Callable[[DecoderStats, int], None] = lambda stats, done: None,
 ) -> tuple[list[Outcome], RunStats]:
-    """Solves the tasks, at most `parallel` at a time. One that fails has its error as outcome; others go on.
+    """Solves the tasks as `run_jobs` does, all under the same settings."""
+    jobs = [Job(index, task, settings, saved) for index, task in enumerate(tasks)]
+    return run_jobs(decoder, jobs, strategy, options, scorer, parallel=parallel, on_stats=on_stats)
 
-    scorer: the strategy's scorer for a task. saved: where outcomes are kept, and come from if they are there.
-    on_stats: called some 50 times a second with the decoder's state and the number of tasks done.
+
+def run_jobs(
+    decoder: TreeDecoder,
+    jobs: Sequence[Job],
+    strategy: Strategy[...],
+    options: dict[str, Any],
+    scorer: ScorerOf,
+    *,
+    parallel: int = 1,
+    on_stats: Callable[[DecoderStats, int], None] = lambda stats, done: None,
+    on_end: Callable[[Outcome, bool], None] = lambda outcome, ran: None,
+) -> tuple[list[Outcome], RunStats]:
+    """Searches, at most `parallel` at a time. One that fails has its error as outcome; others go on.
+
+    scorer: the strategy's scorer for a task.
+    on_stats: called some 50 times a second with the decoder's state and the number of searches done.
+    on_end: called with each outcome as it comes, and whether its search ran rather than was saved.
     """
     done = 0
     ran: list[Outcome] = []
@@ -233,14 +266,15 @@ def run_problems(
     read_before = scorer.cost
     slots = asyncio.Semaphore(parallel)
 
-    async def search(index: int, task: Task) -> Outcome:
+    async def search(job: Job) -> Outcome:
+        task, settings, saved = job.task, job.settings, job.saved
         budget = settings.budget()
         try:
             root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
             try:
                 run = SearchRun(
                     root,
-                    journal=None if saved is None else saved.journal(index),
+                    journal=None if saved is None else saved.journal(job.index),
                     scorer_timeout=settings.scorer_timeout,
                 )
                 result = await strategy(run, **options, **scorer.argument(strategy, task, decoder))
@@ -250,19 +284,22 @@ def run_problems(
             return Outcome(task, None, error, budget.cost_used)
         return Outcome(task, result, None, budget.cost_used, await asyncio.to_thread(_verified, task, result))
 
-    async def solve(index: int, task: Task) -> Outcome:
+    async def solve(job: Job) -> Outcome:
         nonlocal done
+        saved = job.saved
         async with slots:
-            if saved is not None and (known := saved.results.get(index)) is not None:
+            known = None if saved is None else saved.results.get(job.index)
+            if known is not None:
                 result, cost = known
-                scores = await asyncio.to_thread(_verified, task, result)
-                outcome = Outcome(task, result, None, cost, scores)
+                scores = await asyncio.to_thread(_verified, job.task, result)
+                outcome = Outcome(job.task, result, None, cost, scores)
             else:
-                outcome = await search(index, task)
+                outcome = await search(job)
                 ran.append(outcome)
                 if saved is not None:
-                    saved.add(index, describe(outcome), outcome.result)
+                    saved.add(job.index, describe(outcome), outcome.result)
         done += 1
+        on_end(outcome, known is None)
         return outcome
 
     async def watch() -> None:
@@ -276,7 +313,7 @@ def run_problems(
     async def all_tasks() -> list[Outcome]:
         watcher = asyncio.create_task(watch())
         try:
-            return await gather(solve(index, task) for index, task in enumerate(tasks))
+            return await gather(map(solve, jobs))
         finally:
             watcher.cancel()
             with suppress(asyncio.CancelledError):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 from ..errors import ResultFileError
 from ..extras import require
 from ..records.strict_json import loads, seal, unseal
+from ..records.whole_file import write_whole
 from .result import SCHEMA, VERSION, SearchResult
 
 
@@ -145,15 +144,7 @@ def _type(pyarrow: Any, kind: str) -> Any:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with open(beside, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
+        write_whole(path, content)
     except OSError as cause:
         raise ResultFileError(f"{path}: cannot be written: {cause.strerror}; nothing was changed") from cause
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()

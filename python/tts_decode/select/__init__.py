@@ -48,6 +48,7 @@ from .statistics import (
     paired_proportion_difference,
     wilson_interval,
 )
+from .subsets import AtK, majority_at_k, naive_at_k, weighted_at_k
 from .thompson import Beta, Gaussian, generate_or_continue, thompson
 from .tournament import bracket, match_winner, wins_of, within
 from .uct import puct, self_refine_uct, uct
@@ -60,6 +61,7 @@ __all__ = [
     "ALLOCATIONS",
     "EXPLORATION_RULES",
     "MEASURES",
+    "AtK",
     "Beta",
     "ExplorationRule",
     "Gaussian",
@@ -109,6 +111,7 @@ __all__ = [
     "lexical_similarity",
     "logit",
     "longest_path",
+    "majority_at_k",
     "majority_probability",
     "match_winner",
     "mixed_choice",
@@ -117,6 +120,7 @@ __all__ = [
     "most_central",
     "most_similar",
     "multinomial",
+    "naive_at_k",
     "next_question",
     "ngram_distances",
     "paired_difference",
@@ -151,6 +155,7 @@ __all__ = [
     "vote_confidence",
     "vote_weights",
     "walk_ceilings",
+    "weighted_at_k",
     "wilson_interval",
     "wins_of",
     "within",

@@ -1,0 +1,93 @@
+"""How a sweep goes: a line on the terminal, or JSON lines on stderr for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from ..core.stats import DecoderStats
+from .display import Display, Rate, mib
+from .problems import Outcome
+
+
+class Progress:
+    """Counts the searches of a sweep.
+
+    total: searches. work: the sum of their widths, in whose proportion time is foretold. as_json: tells each
+    search that ends in a line on stderr, unless that is a terminal.
+    """
+
+    def __init__(self, display: Display, total: int, work: int, *, as_json: bool) -> None:
+        self._display = display
+        self._total, self._work = total, work
+        self._as_json = as_json and not sys.stderr.isatty()
+        self._done = self._solved = 0
+        self._work_done = self._work_ran = 0
+        self._label, self._width = "", 1
+        self._rate = Rate()
+        self._tokens_per_second, self._resident_bytes = 0.0, 0
+        self._seconds, self._began = 0.0, 0.0  # of the batches before; when this one began
+
+    def begin(self, label: str, width: int) -> None:
+        """A batch begins, with a decoder of its own."""
+        self._label, self._width = label, width
+        self._rate = Rate()
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """The batch is over; what comes before the next one is not the searches' time."""
+        self._seconds += time.monotonic() - self._began
+
+    def skip(self, count: int) -> None:
+        """So many searches of the batch's width will not be run."""
+        self._done += count
+        self._work_done += count * self._width
+
+    def seen(self, stats: DecoderStats, done: int) -> None:
+        """The state of the batch's decoder."""
+        self._tokens_per_second = self._rate(stats.generated_tokens)
+        self._resident_bytes = stats.resident_bytes
+        self._display.update(self.line())
+
+    def ended(self, outcome: Outcome, ran: bool) -> None:
+        """A search ended. ran: it was not saved before."""
+        self._done += 1
+        self._solved += bool(outcome.solved)
+        self._work_done += self._width
+        self._work_ran += self._width * ran
+        if self._as_json:
+            print(json.dumps(self.told() | {"task": outcome.task.name}), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        left = self.seconds_left()
+        time_left = "" if left is None else f" · {_minutes(left)} left"
+        return (
+            f"{self._done}/{self._total} · solved {self._solved} · {self._label} · "
+            f"{self._tokens_per_second:.0f} tok/s · KV {mib(self._resident_bytes)} MiB{time_left}"
+        )
+
+    def told(self) -> dict[str, object]:
+        """The same, JSON-ready."""
+        return {
+            "done": self._done,
+            "total": self._total,
+            "solved": self._solved,
+            "setting": self._label,
+            "tokens_per_second": self._tokens_per_second,
+            "kv_bytes": self._resident_bytes,
+            "seconds_left": self.seconds_left(),
+        }
+
+    def seconds_left(self) -> float | None:
+        """As if a search took time in proportion to its width; None until one has ended."""
+        if not self._work_ran:
+            return None
+        elapsed = self._seconds + time.monotonic() - self._began
+        return elapsed * (self._work - self._work_done) / self._work_ran
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

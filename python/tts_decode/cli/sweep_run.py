@@ -1,0 +1,162 @@
+"""Runs the settings of a sweep one after the other, each as one batch over problems and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.prompts import PromptReader
+from ..decoding.decoder import TreeDecoder
+from ..errors import TTSError
+from ..grading import group
+from ..select import extract_answer
+from ..sweeps import Sample, Search
+from ..tasks import Task
+from .errors import CommandError, UsageError
+from .grid import Setting
+from .problems import CORRECT, Job, Outcome, Settings, make_prompt, run_jobs, run_settings, told
+from .progress import Progress
+from .saving import Saved
+from .scorers import ScorerOf
+from .session import Session
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one setting came to. searches: in the order of seeds, then problems. failed: cells that could not
+    be run, and why. errors: of searches that failed."""
+
+    setting: Setting
+    searches: list[Search]
+    failed: dict[str, Exception]
+    errors: list[Exception]
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """What all settings have in common. by_seed: how searches from each seed sample."""
+
+    folder: Path
+    session: Session
+    problems: Sequence[Task]
+    by_seed: Mapping[int, Settings]
+    scorer: str | None
+    scores: ScorerOf
+    parallel: int
+    progress: Progress
+
+    def run(self, setting: Setting) -> Batch:
+        """Searches all problems from all seeds, or reads what was saved of them. A cell whose file cannot be
+        used, and a decoder that cannot be made, fail alone."""
+        failed: dict[str, Exception] = {}
+        with ExitStack() as files:
+            opened: dict[int, Saved] = {}
+            for seed in self.by_seed:
+                try:
+                    opened[seed] = files.enter_context(self._saved(setting, seed))
+                except CommandError as error:
+                    failed[setting.cell(seed)] = error
+            jobs = [
+                Job(index, task, self.by_seed[seed], saved)
+                for seed, saved in opened.items()
+                for index, task in enumerate(self.problems)
+            ]
+            self.progress.begin(setting.label, setting.width)
+            self.progress.skip(len(failed) * len(self.problems))
+            try:
+                outcomes = self._outcomes(setting, jobs) if jobs else []
+            except (UsageError, CommandError):
+                raise  # of options that all settings share, or of the folder
+            except TTSError as error:
+                failed |= {setting.cell(seed): error for seed in opened}
+                self.progress.skip(len(jobs))
+                outcomes, jobs = [], []
+            finally:
+                self.progress.end()
+        seeds = [job.settings.sampling.seed for job in jobs]
+        searches = [
+            measured(setting, seed, job.index, outcome)
+            for seed, job, outcome in zip(seeds, jobs, outcomes, strict=True)
+        ]
+        errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+        return Batch(setting, searches, failed, errors)
+
+    def _saved(self, setting: Setting, seed: int) -> Saved:
+        about = run_settings(
+            self.session.describe(),
+            setting.strategy.name,
+            dict(setting.options),
+            self.scorer,
+            setting.sparse,
+            self.problems,
+            self.by_seed[seed],
+        )
+        return Saved(self.folder, setting.cell(seed), about | {"width": setting.width}, len(self.problems))
+
+    def _outcomes(self, setting: Setting, jobs: Sequence[Job]) -> list[Outcome]:
+        decoder = self.session.decoder(setting.sparse)
+        try:
+            outcomes, _ = run_jobs(
+                decoder,
+                jobs,
+                setting.strategy,
+                dict(setting.options),
+                self.scores,
+                parallel=min(self.parallel, most_in_flight(decoder, setting.width, jobs)),
+                on_stats=self.progress.seen,
+                on_end=self.progress.ended,
+            )
+        finally:
+            self.scores.close()
+        return outcomes
+
+
+def most_in_flight(decoder: TreeDecoder, width: int, jobs: Sequence[Job]) -> int:
+    """How many searches of a width the KV pages hold, if each has one prompt, the longest, and its `width`
+    branches are as long as they may be; at least 1."""
+    reader = PromptReader(decoder.tokenizer, decoder.vocab_size)
+    try:
+        prompts = {job.task.prompt: make_prompt(job.task.prompt, decoder, job.settings) for job in jobs}
+        longest = max(len(reader.prompt(prompt)[1]) for prompt in prompts.values())
+    except (ValueError, TypeError):
+        return len(jobs)  # the searches say what is wrong with a prompt
+    page = decoder.page_size
+    branch = max(job.settings.sampling.max_tokens for job in jobs) + page  # its copy of a page of the prompt
+    tokens = -(-longest // page) * page + width * -(-branch // page) * page
+    return max(1, decoder.max_kv_tokens // tokens)
+
+
+def measured(setting: Setting, seed: int, problem: int, outcome: Outcome) -> Search:
+    """An outcome without its tree and texts."""
+    about = (
+        setting.cell(seed),
+        setting.strategy.name,
+        setting.width,
+        seed,
+        setting.sparse is not None,
+        problem,
+        outcome.task.name,
+    )
+    result = outcome.result
+    if result is None:
+        error = None if outcome.error is None else told(outcome.error)
+        return Search(*about, eflops=outcome.cost, error=error)
+    voters = any(candidate.complete for candidate in result.candidates)
+    answers = group([extract_answer(c.text) if c.complete or not voters else None for c in result.candidates])
+    return Search(
+        *about,
+        solved=bool(outcome.solved),
+        found=bool(outcome.found),
+        tokens=result.stats.generated_tokens,
+        seconds=result.stats.seconds,
+        mean_kv_bytes=result.stats.mean_bytes,
+        peak_kv_bytes=float(result.stats.peak_bytes),
+        eflops=outcome.cost,
+        stopped=result.stopped,
+        samples=tuple(
+            Sample(score >= CORRECT, answer, candidate.score)
+            for score, answer, candidate in zip(outcome.scores or (), answers, result.candidates, strict=True)
+        ),
+    )
