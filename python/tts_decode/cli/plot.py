@@ -146,11 +146,11 @@ def _draw(file: Path, theme: str, runs: list[SavedRun], x: Axis, problem: int | 
         return
     measure = MEASURES[x.value]
     lines = lines_of(runs, measure)
-    notes = [f"Bars: 95 % intervals, Wilson's of accuracy, bootstrap over problems of {measure.title}."]
+    notes = [f"Bars: 95 % intervals (accuracy: Wilson; {measure.title}: bootstrap over problems)."]
     if pareto:
         notes.append("Ringed: the Pareto front.")
     if any(line.sparse for line in lines):
-        notes.append("Dashed: sparse attention; at equal cost: paired by problem, with 95 % intervals.")
+        notes.append("Dashed: sparse attention, with the pages read; differences are paired by problem.")
     about = caption(f"Accuracy against {measure.title}", runs, notes)
     draw_accuracy(file, lines, measure, about, theme=theme, pareto=pareto)
 

@@ -68,17 +68,11 @@ def draw_accuracy(
         if pairs:
             _draw_differences(panels[1], pairs, groups, looks)
         figure.canvas.draw()
-        ends = [(line.label, *_at(line.points[-1]), _colour(groups.index(line.name), looks)) for line in lines]
-        label_ends(axes, ends, looks)
-        label_points(
-            axes,
-            [
-                (p.width, p, _colour(groups.index(line.name), looks))
-                for line in lines
-                for p in line.points
-            ],
-            looks,
+        colours = [_colour(groups.index(line.name), looks) for line in lines]
+        label_ends(
+            axes, [(line.label, *_at(line.points[-1]), c) for line, c in zip(lines, colours, strict=True)]
         )
+        label_points(axes, list(zip(lines, colours, strict=True)))
 
 
 def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: str = "light") -> None:
@@ -107,7 +101,7 @@ def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: st
             name = f"{one.label}: " if len(held) > 1 else ""
             ends.append((f"{name}resident", one.seconds[-1], one.resident[-1], colour))
             ends.append((f"{name}unshared", one.seconds[-1], one.unshared[-1], colour))
-        label_ends(axes, ends, looks)
+        label_ends(axes, ends)
 
 
 def _require_few(names: Sequence[str]) -> None:
@@ -131,14 +125,14 @@ def _figure(
     notes = fill(" ".join(caption.notes), _NOTE_COLUMNS)
     subtitle = fill(caption.subtitle, 100)
     head = 0.42 + 0.17 * (subtitle.count("\n") + 1)
-    foot = 0.62 + 0.14 * (notes.count("\n") + 1)
+    foot = 0.58 + 0.14 * (notes.count("\n") + 1)
     middle = 3.1 + 1.35 * (panels - 1)
     with matplotlib.rc_context(settings(theme)):
         figure = Figure(figsize=(_WIDTH, head + middle + foot), dpi=_DPI)
         FigureCanvasAgg(figure)
         height = figure.get_figheight()
         # The right margin is the lines' labels'.
-        box = {"left": 0.095, "right": 0.76, "top": 1 - head / height, "bottom": foot / height, "hspace": 0.12}
+        box = {"left": 0.095, "right": 0.76, "top": 1 - head / height, "bottom": foot / height, "hspace": 0.16}
         ratios = [3.1, 1.2][:panels]
         made = figure.subplots(panels, sharex=True, squeeze=False, gridspec_kw=box | {"height_ratios": ratios})
         figure.text(0.02, 1 - 0.1 / height, caption.title, va="top", weight="bold", size=11)
@@ -146,7 +140,7 @@ def _figure(
         figure.text(0.02, 0.08 / height, notes, va="bottom", size=7, color=theme.faint)
         axes = [row[0] for row in made]
         for one in axes:
-            one.tick_params(length=0)
+            one.tick_params(which="both", length=0)
         yield figure, axes
         told = {"Title": caption.title, "Description": " ".join((caption.subtitle, *caption.notes))}
         figure.savefig(path, metadata=told | ({"Date": None} if path.suffix == ".svg" else {}))
@@ -199,7 +193,7 @@ def _draw_line(axes: Axes, line: Line, group: int, theme: Theme) -> None:
 def _draw_front(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
     """A ring around each point of it, and the best accuracy that any cost buys."""
     xs, ys = map(list, zip(*map(_at, pareto_front(points)), strict=True))
-    axes.plot(xs, ys, "o", ms=12, mfc="none", mec=theme.text, mew=1.1, zorder=5)
+    axes.plot(xs, ys, "o", ms=11, mfc="none", mec=theme.text, mew=1.1, zorder=5)
     edge = axes.get_xlim()[1]
     axes.plot([*xs, edge], [*ys, ys[-1]], color=theme.text, lw=0.9, ls=":", drawstyle="steps-post", zorder=1)
 
@@ -214,7 +208,8 @@ def _draw_differences(
     axes: Axes, pairs: Sequence[tuple[Line, Line]], groups: Sequence[str], theme: Theme
 ) -> None:
     axes.axhline(0, color=theme.faint, lw=0.9)
-    axes.set_ylabel("sparse − dense,\npoints")
+    axes.set_title("sparse − dense at equal cost, points", size=8, loc="left", pad=3, color=theme.text)
+    axes.yaxis.set_major_formatter("{x:+.0f}")
     drawn = False
     for sparse, dense in pairs:
         found = at_equal_cost(sparse, dense)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING
 
-from .lines import Point
-from .placing import Box, beside, spread
-from .themes import Theme
+from .lines import Line
+from .placing import Box, along, beside, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ _COLUMNS = 24  # characters of a label in a line
 _LINE = 10.0  # points that a line of text takes
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], theme: Theme) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
     """ends: label, x, y and colour of each. Labels are right of the axes, each with a thin line from its end,
     in the order of the ends' heights."""
     per_point = axes.figure.dpi / 72
@@ -42,24 +42,32 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]], theme:
         )
 
 
-def label_points(axes: Axes, points: Sequence[tuple[str, Point, str]], theme: Theme) -> None:
-    """points: label, point and colour of each. A label for which no place near its point is free is left
-    out."""
+def label_points(axes: Axes, lines: Sequence[tuple[Line, str]]) -> None:
+    """The widths beside the points of each line, in its colour. A label for which no place near its point is
+    free is left out."""
     per_point = axes.figure.dpi / 72
     inside = Box(*axes.get_window_extent().extents)
+
+    def at(cost: float, accuracy: float) -> tuple[float, float]:
+        x, y = axes.transData.transform((cost, accuracy))
+        return float(x), float(y)
+
     taken = []
-    for _, point, _ in points:
-        x, y = axes.transData.transform((point.cost.value, point.accuracy.value))
-        taken.append(Box(x, y, x, y).grown(4 * per_point))
-        low, high = (axes.transData.transform((point.cost.value, end))[1] for end in point.accuracy[1:])
-        taken.append(Box(x, low, x, high).grown(0.5 * per_point))
-    for text, point, colour in points:
-        anchor = axes.transData.transform((point.cost.value, point.accuracy.value))
-        size = per_point * 4.6 * len(text), per_point * 8
-        box = beside((anchor[0], anchor[1]), size, 4 * per_point, taken, inside)
-        if box is None or not text:
-            continue
-        taken.append(box)
-        middle = (box.left + box.right) / 2, (box.bottom + box.top) / 2
-        x, y = axes.transData.inverted().transform(middle)
-        axes.text(x, y, text, ha="center", va="center", size=7, color=colour, zorder=6)
+    for line, _ in lines:
+        ways = [at(point.cost.value, point.accuracy.value) for point in line.points]
+        for start, end in pairwise(ways):
+            taken += along(start, end, 2 * per_point)
+        for point, (x, y) in zip(line.points, ways, strict=True):
+            taken.append(Box(x, y, x, y).grown(4 * per_point))
+            low, high = (at(point.cost.value, end)[1] for end in point.accuracy[1:])
+            taken.append(Box(x, low, x, high).grown(0.5 * per_point))
+    for line, colour in lines:
+        for point in line.points:
+            size = per_point * 4.4 * len(point.width), per_point * 7
+            box = beside(at(point.cost.value, point.accuracy.value), size, 4 * per_point, taken, inside)
+            if box is None or not point.width:
+                continue
+            taken.append(box)
+            middle = (box.left + box.right) / 2, (box.bottom + box.top) / 2
+            x, y = axes.transData.inverted().transform(middle)
+            axes.text(x, y, point.width, ha="center", va="center", size=7, color=colour, zorder=6)

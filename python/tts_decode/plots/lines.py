@@ -42,8 +42,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """name: the strategy, with the settings that tell it from other lines. sparse: what a sparse line's pages
-    are, as "1/8 of pages"; None of a dense one. points: by width."""
+    """name: the strategy, with the settings that tell it from other lines. sparse: which pages a sparse
+    one reads, "1/8" or "64 pages"; None of a dense one. points: by width."""
 
     name: str
     sparse: str | None
@@ -158,9 +158,7 @@ def _shown(name: str | None, value: Any) -> str:
 
 
 def _pages(budget: Any) -> str:
-    if isinstance(budget, float):
-        return f"{Fraction(budget).limit_denominator(1000)} of pages"
-    return f"{budget} pages"
+    return str(Fraction(budget).limit_denominator(1000)) if isinstance(budget, float) else f"{budget} pages"
 
 
 def _point(runs: list[SavedRun], measure: Measure, width: str) -> Point:

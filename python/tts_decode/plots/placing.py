@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,6 +58,16 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return found
 
 
+def along(start: tuple[float, float], end: tuple[float, float], step: float) -> list[Box]:
+    """Boxes of that side over a straight line, so that what meets none of them does not meet the line."""
+    count = max(1, math.ceil(math.dist(start, end) / step * 2))
+    places = [
+        (start[0] + (end[0] - start[0]) * i / count, start[1] + (end[1] - start[1]) * i / count)
+        for i in range(count + 1)
+    ]
+    return [Box(x, y, x, y).grown(step / 2) for x, y in places]
+
+
 def beside(
     anchor: tuple[float, float],
     size: tuple[float, float],
@@ -64,13 +75,14 @@ def beside(
     taken: Sequence[Box],
     inside: Box,
 ) -> Box | None:
-    """A box of that size near the anchor, in the first of its corners, then above and below, that is free;
-    None where none is."""
+    """A box of that size near the anchor, `distance` away or a little more: the first free one of those at its
+    corners, then of those on its sides; None where none is free."""
     (x, y), (width, height) = anchor, size
-    for dx, dy in ((-1, 1), (1, -1), (1, 1), (-1, -1), (0, 2), (0, -2)):
-        left = x - width / 2 + dx * (width / 2 + distance)
-        bottom = y - height / 2 + dy * (height / 2 + distance)
-        box = Box(left, bottom, left + width, bottom + height)
-        if box.within(inside) and not any(box.meets(other) for other in taken):
-            return box
+    for away in (distance, 2 * distance):
+        for dx, dy in ((-1, 1), (1, -1), (1, 1), (-1, -1), (0, 1), (0, -1), (-1, 0), (1, 0)):
+            left = x - width / 2 + dx * (width / 2 + away)
+            bottom = y - height / 2 + dy * (height / 2 + away)
+            box = Box(left, bottom, left + width, bottom + height)
+            if box.within(inside) and not any(box.meets(other) for other in taken):
+                return box
     return None
