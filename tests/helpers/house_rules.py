@@ -45,11 +45,12 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
         "view": {"version", "records", "search"},
+        "plots": {"extras", "version", "select", "search"},
         "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
             *("grading", "sandbox"),
-            *("model", "decoding", "completions", "rewards", "search", "bench", "serve", "view"),
+            *("model", "decoding", "completions", "rewards", "search", "bench", "serve", "view", "plots"),
         },
         "__main__": {"cli"},
     },
@@ -109,6 +110,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "rewards": {"huggingface_hub"},
         "search": {"pyarrow", "sentence_transformers"},
         "bench": {"matplotlib"},
+        "plots": {"matplotlib"},
     },
 }
 

@@ -38,8 +38,8 @@ def save_run(
     search: Mapping[str, Any] | None = None,
     made: Mapping[str, str] | None = MADE,
 ) -> Path:
-    """A search for each entry of `solved`: with t tokens it took t / 10 seconds, t * 1e9 eFLOPs, t KiB of KV on
-    average and 2 t KiB at most."""
+    """A search for each entry of `solved`: with t tokens it took t / 10 seconds, t * 1e9 eFLOPs, t KiB of KV
+    on average and 2 t KiB at most."""
     file.parent.mkdir(parents=True, exist_ok=True)
     record = RecordFile(file, "tts-decode/saved", 2, resume=True, error=ValueError)
     record.write({"settings": about} | ({} if made is None else {"made": made}))

@@ -51,8 +51,8 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="What --save FOLDER of compare, search or sweep wrote: folders, searched with all folders in "
-            "them, or NAME.jsonl files.",
+            help="What --save FOLDER of compare or search wrote: folders, searched with all folders in them, or "
+            "NAME.jsonl files.",
             show_default=False,
         ),
     ],
@@ -60,8 +60,8 @@ def plot(
         Axis,
         typer.Option(
             "--x",
-            help="What accuracy is drawn against: a search's tokens, seconds, eFLOPs (docs/cost.md), its KV on "
-            "average or at most. time: not accuracy, but the KV that one problem's searches held.",
+            help="What accuracy is drawn against: a search's tokens, seconds, eFLOPs (docs/cost.md), its KV "
+            "on average or at most. time: not accuracy, but the KV that one problem's searches held.",
         ),
     ] = Axis.tokens,
     strategy: Annotated[
@@ -172,7 +172,8 @@ def _memory(runs: list[SavedRun], problem: int | None) -> tuple[list[Held], Capt
         asked = shown.problem.task
     what = f"KV held by {held[0].label}" if len(held) == 1 else "KV held by a search"
     notes = [
-        "Resident (filled): each KV page once. Unshared (dashed): if each branch held its own copy of its tokens."
+        "Resident (filled): each KV page once. "
+        "Unshared (dashed): if each branch held its own copy of its tokens."
     ]
     return held, caption(f"{what}, problem {index} ({asked:.40})", runs, notes)
 
@@ -210,7 +211,8 @@ def _require_same(runs: Sequence[SavedRun]) -> None:
             found.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
         if len(found) > 1:
             told = "; ".join(
-                f"{key[0]}{' problems' * (what == 'problems')} ({_paths(group)})" for key, group in found.items()
+                f"{key[0]}{' problems' * (what == 'problems')} ({_paths(group)})"
+                for key, group in found.items()
             )
             raise CommandError(f"RUN: the runs are of different {what}: {told}; give those of one")
 

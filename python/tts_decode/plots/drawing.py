@@ -97,18 +97,17 @@ def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: st
         figure.canvas.draw()
         ends = []
         for number, one in enumerate(held):
-            colour = _colour(number, looks)
-            name = f"{one.label}: " if len(held) > 1 else ""
-            ends.append((f"{name}resident", one.seconds[-1], one.resident[-1], colour))
-            ends.append((f"{name}unshared", one.seconds[-1], one.unshared[-1], colour))
+            at_end = [("resident", one.resident[-1]), ("unshared", one.unshared[-1])]
+            told = at_end if len(held) == 1 else [(one.label, one.resident[-1])]
+            ends += [(label, one.seconds[-1], mib, _colour(number, looks)) for label, mib in told]
         label_ends(axes, ends)
 
 
 def _require_few(names: Sequence[str]) -> None:
     if len(names) > MOST_LINES:
         raise ValueError(
-            f"{len(names)} lines ({', '.join(names[:3])}, ...), but a figure tells {MOST_LINES} apart; choose "
-            "with --strategy, or give fewer runs"
+            f"{len(names)} lines ({', '.join(names[:3])}, ...), but a figure tells {MOST_LINES} apart; give "
+            "fewer runs or strategies"
         )
 
 
@@ -132,9 +131,17 @@ def _figure(
         FigureCanvasAgg(figure)
         height = figure.get_figheight()
         # The right margin is the lines' labels'.
-        box = {"left": 0.095, "right": 0.76, "top": 1 - head / height, "bottom": foot / height, "hspace": 0.16}
+        box = {
+            "left": 0.095,
+            "right": 0.76,
+            "top": 1 - head / height,
+            "bottom": foot / height,
+            "hspace": 0.16,
+        }
         ratios = [3.1, 1.2][:panels]
-        made = figure.subplots(panels, sharex=True, squeeze=False, gridspec_kw=box | {"height_ratios": ratios})
+        made = figure.subplots(
+            panels, sharex=True, squeeze=False, gridspec_kw=box | {"height_ratios": ratios}
+        )
         figure.text(0.02, 1 - 0.1 / height, caption.title, va="top", weight="bold", size=11)
         figure.text(0.02, 1 - 0.34 / height, subtitle, va="top", size=8, color=theme.faint)
         figure.text(0.02, 0.08 / height, notes, va="bottom", size=7, color=theme.faint)
@@ -186,7 +193,13 @@ def _draw_line(axes: Axes, line: Line, group: int, theme: Theme) -> None:
             axes.plot(point.cost[1:], [y, y], **bars)
         inner = theme.ground if point.unfinished else colour
         axes.plot(
-            [x], [y], MARKS[group], ms=6, mfc=inner, mec=colour if point.unfinished else theme.ground, zorder=4
+            [x],
+            [y],
+            MARKS[group],
+            ms=6,
+            mfc=inner,
+            mec=colour if point.unfinished else theme.ground,
+            zorder=4,
         )
 
 
@@ -208,8 +221,8 @@ def _draw_differences(
     axes: Axes, pairs: Sequence[tuple[Line, Line]], groups: Sequence[str], theme: Theme
 ) -> None:
     axes.axhline(0, color=theme.faint, lw=0.9)
-    axes.set_title("sparse − dense at equal cost, points", size=8, loc="left", pad=3, color=theme.text)
-    axes.yaxis.set_major_formatter("{x:+.0f}")
+    axes.set_title("sparse less dense at equal cost, points", size=8, loc="left", pad=3, color=theme.text)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.0f}" if value else "0")
     drawn = False
     for sparse, dense in pairs:
         found = at_equal_cost(sparse, dense)
@@ -223,6 +236,12 @@ def _draw_differences(
         axes.plot(costs, mean, color=colour, lw=1.4, ls=(0, (4, 2)), marker=".")
     if not drawn:
         axes.text(
-            0.5, 0.5, "no cost in common", ha="center", va="center", transform=axes.transAxes, color=theme.faint
+            0.5,
+            0.5,
+            "no cost in common",
+            ha="center",
+            va="center",
+            transform=axes.transAxes,
+            color=theme.faint,
         )
         axes.set_yticks([])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from textwrap import fill
@@ -38,7 +39,15 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> Non
             weight="bold",
             size=8,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "alpha": 0.5, "shrinkA": 2, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.6,
+                "alpha": 0.5,
+                "shrinkA": 2,
+                "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
         )
 
 
@@ -61,6 +70,9 @@ def label_points(axes: Axes, lines: Sequence[tuple[Line, str]]) -> None:
             taken.append(Box(x, y, x, y).grown(4 * per_point))
             low, high = (at(point.cost.value, end)[1] for end in point.accuracy[1:])
             taken.append(Box(x, low, x, high).grown(0.5 * per_point))
+            if math.isfinite(point.cost.low):
+                left, right = (at(end, point.accuracy.value)[0] for end in point.cost[1:])
+                taken.append(Box(left, y, right, y).grown(0.5 * per_point))
     for line, colour in lines:
         for point in line.points:
             size = per_point * 4.4 * len(point.width), per_point * 7

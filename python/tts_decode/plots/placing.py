@@ -75,7 +75,7 @@ def beside(
     taken: Sequence[Box],
     inside: Box,
 ) -> Box | None:
-    """A box of that size near the anchor, `distance` away or a little more: the first free one of those at its
+    """A box of that size near the anchor, `distance` away or twice that: the first free one of those at its
     corners, then of those on its sides; None where none is free."""
     (x, y), (width, height) = anchor, size
     for away in (distance, 2 * distance):

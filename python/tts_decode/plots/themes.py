@@ -10,8 +10,8 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 @dataclass(frozen=True)
 class Theme:
-    """colours: those of Okabe and Ito (jfly.uni-koeln.de/color), which all kinds of eyes tell apart, lighter or
-    darker where the ground needs it."""
+    """colours: after those of Okabe and Ito (jfly.uni-koeln.de/color), which all kinds of eyes tell apart,
+    lighter or darker where the ground needs it."""
 
     ground: str
     text: str
