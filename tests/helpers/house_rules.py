@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
         "view": {"version", "records", "search"},
-        "plots": {"extras", "version", "select", "search"},
+        "plots": {"extras", "version", "core", "select", "search"},
         "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),

@@ -101,7 +101,7 @@ def test_kv_over_time(runs: Path) -> None:
 
 def test_names_are_no_markup(tmp_path: Path) -> None:
     """Neither XML nor matplotlib's formulas."""
-    about = settings(model="<b>&$x_1$") | {"strategy": "my$_strategy$<i>"}
+    about = settings(model="<b>&$x_1$\x1b") | {"strategy": "my$_strategy$<i>"}
     save_run(tmp_path / "a.jsonl", about, *FOUR)
     assert run(["plot", str(tmp_path)]) == 0
     assert all(part in texts(tmp_path / "plot-tokens.svg") for part in ("<b>&$x_1$", "my$_strategy$<i>"))
@@ -163,6 +163,21 @@ def test_runs_that_do_not_go_together(
     assert run(["plot", str(runs)]) == 1
     assert message in last_error(capsys)
     assert sorted(runs.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("name", "value"), [("model", [1]), ("strategy", {}), ("problems", "4")])
+def test_settings_of_another_type(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: object
+) -> None:
+    save_run(tmp_path / "a.jsonl", settings() | {name: value}, *FOUR)
+    assert run(["plot", str(tmp_path)]) == 1
+    assert f"a.jsonl: line 1 is damaged: it does not tell what ran ({name}: got " in last_error(capsys)
+
+
+def test_runs_without_kv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_run(tmp_path / "a.jsonl", settings(), FOUR[0], [0] * 4)
+    assert run(["plot", str(tmp_path), "--x", "mean-kv"]) == 1
+    assert "RUN: no run tells its mean KV memory; choose another --x" in last_error(capsys)
 
 
 def test_too_many_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

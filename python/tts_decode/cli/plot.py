@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.visible import one_line
 from ..extras import require
 from ..plots import (
     MEASURES,
@@ -51,8 +52,8 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="What --save FOLDER of compare or search wrote: folders, searched with all folders in them, or "
-            "NAME.jsonl files.",
+            help="What --save FOLDER of compare or search wrote: folders, searched with all folders in them, "
+            "or NAME.jsonl files.",
             show_default=False,
         ),
     ],
@@ -146,6 +147,8 @@ def _draw(file: Path, theme: str, runs: list[SavedRun], x: Axis, problem: int | 
         return
     measure = MEASURES[x.value]
     lines = lines_of(runs, measure)
+    if not any(point.cost.value for line in lines for point in line.points):
+        raise CommandError(f"RUN: no run tells its {measure.title}; choose another --x")
     notes = [f"Bars: 95 % intervals (accuracy: Wilson; {measure.title}: bootstrap over problems)."]
     if pareto:
         notes.append("Ringed: the Pareto front.")
@@ -175,7 +178,7 @@ def _memory(runs: list[SavedRun], problem: int | None) -> tuple[list[Held], Capt
         "Resident (filled): each KV page once. "
         "Unshared (dashed): if each branch held its own copy of its tokens."
     ]
-    return held, caption(f"{what}, problem {index} ({asked:.40})", runs, notes)
+    return held, caption(f"{what}, problem {index} ({one_line(asked):.40})", runs, notes)
 
 
 def _read(paths: Sequence[Path]) -> list[SavedRun]:
@@ -206,9 +209,9 @@ def _chosen(runs: list[SavedRun], strategies: Sequence[str]) -> list[SavedRun]:
 def _require_same(runs: Sequence[SavedRun]) -> None:
     """One figure is of one model on one set of problems."""
     for what, keys in (("models", ("model",)), ("problems", ("problems", "problems_crc32"))):
-        found: dict[tuple[object, ...], list[SavedRun]] = {}
+        found: dict[tuple[str, ...], list[SavedRun]] = {}
         for run in runs:
-            found.setdefault(tuple(run.settings.get(key) for key in keys), []).append(run)
+            found.setdefault(tuple(str(run.settings.get(key)) for key in keys), []).append(run)
         if len(found) > 1:
             told = "; ".join(
                 f"{key[0]}{' problems' * (what == 'problems')} ({_paths(group)})"

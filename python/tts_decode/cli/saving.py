@@ -234,9 +234,12 @@ def read_run(path: Path) -> SavedRun:
     if not isinstance(settings, dict):
         raise damaged(1, "has no settings")
     try:
+        for name, kind in (("model", str), ("strategy", str), ("problems", int)):
+            if name in settings:
+                read_as(kind, settings[name], name)
         made: dict[str, str] = read_as(dict[str, str], header.get("made", {}), "made")
     except ValueError as cause:
-        raise damaged(1, f"does not tell where it ran ({cause})") from cause
+        raise damaged(1, f"does not tell what ran ({cause})") from cause
     return SavedRun(path, settings, tuple(found[index] for index in sorted(found)), made)
 
 

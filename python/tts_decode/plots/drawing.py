@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from ..core.visible import visible
 from ..extras import require
 from .captions import Caption
 from .labels import label_ends, label_points
@@ -27,7 +28,7 @@ MOST_LINES = len(MARKS)
 
 _WIDTH, _DPI = 7.0, 200  # inches; a PNG is 1,400 pixels wide
 _LOGARITHMIC = 4  # costs that are so many times apart or more
-_NOTE_COLUMNS = 118  # characters of a note in a line
+_SUBTITLE_COLUMNS, _NOTE_COLUMNS = 100, 118  # characters in a line
 
 
 def draw_accuracy(
@@ -121,8 +122,9 @@ def _figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    notes = fill(" ".join(caption.notes), _NOTE_COLUMNS)
-    subtitle = fill(caption.subtitle, 100)
+    title = visible(caption.title)
+    notes = fill(visible(" ".join(caption.notes)), _NOTE_COLUMNS)
+    subtitle = fill(visible(caption.subtitle), _SUBTITLE_COLUMNS)
     head = 0.42 + 0.17 * (subtitle.count("\n") + 1)
     foot = 0.58 + 0.14 * (notes.count("\n") + 1)
     middle = 3.1 + 1.35 * (panels - 1)
@@ -142,14 +144,14 @@ def _figure(
         made = figure.subplots(
             panels, sharex=True, squeeze=False, gridspec_kw=box | {"height_ratios": ratios}
         )
-        figure.text(0.02, 1 - 0.1 / height, caption.title, va="top", weight="bold", size=11)
+        figure.text(0.02, 1 - 0.1 / height, title, va="top", weight="bold", size=11)
         figure.text(0.02, 1 - 0.34 / height, subtitle, va="top", size=8, color=theme.faint)
         figure.text(0.02, 0.08 / height, notes, va="bottom", size=7, color=theme.faint)
         axes = [row[0] for row in made]
         for one in axes:
             one.tick_params(which="both", length=0)
         yield figure, axes
-        told = {"Title": caption.title, "Description": " ".join((caption.subtitle, *caption.notes))}
+        told = {"Title": title, "Description": f"{subtitle}\n{notes}"}
         figure.savefig(path, metadata=told | ({"Date": None} if path.suffix == ".svg" else {}))
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+from ..core.visible import visible
 from .lines import Line
 from .placing import Box, along, beside, spread
 
@@ -23,7 +24,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> Non
     in the order of the ends' heights."""
     per_point = axes.figure.dpi / 72
     box = axes.get_window_extent()
-    texts = [fill(label, _COLUMNS) for label, *_ in ends]
+    texts = [fill(visible(label), _COLUMNS) for label, *_ in ends]
     gap = per_point * _LINE * (max(text.count("\n") for text in texts) + 1.2)
     heights = [float(axes.transData.transform((x, y))[1]) for _, x, y, _ in ends]
     placed = spread(heights, gap, box.y0 + gap / 2, box.y1 - gap / 2)
@@ -82,4 +83,4 @@ def label_points(axes: Axes, lines: Sequence[tuple[Line, str]]) -> None:
             taken.append(box)
             middle = (box.left + box.right) / 2, (box.bottom + box.top) / 2
             x, y = axes.transData.inverted().transform(middle)
-            axes.text(x, y, point.width, ha="center", va="center", size=7, color=colour, zorder=6)
+            axes.text(x, y, visible(point.width), ha="center", va="center", size=7, color=colour, zorder=6)

@@ -52,7 +52,8 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interva
     """The mean, with the bootstrap's bias-corrected and accelerated interval (BCa) of 2,000 resamples.
 
     values: one number a problem, such as tokens. For skewed ones; of few problems, some 20 and less, it is
-    too narrow. Of one, or of equal ones, it is not stated: its ends are NaN. The same values give the same ends.
+    too narrow. Of one, or of equal ones, it is not stated: its ends are NaN. The same values give the same
+    ends.
     Efron, "Better Bootstrap Confidence Intervals", JASA 82 (1987). Needs the package scipy.
     """
     _quantile(confidence)
