@@ -158,7 +158,7 @@ def test_errors(
 def test_runs_that_do_not_go_together(
     runs: Path, capsys: pytest.CaptureFixture[str], other: dict[str, Any], message: str
 ) -> None:
-    save_run(runs / "a" / "best_of_n.jsonl", settings(n=2) | other, *FOUR)
+    save_run(runs / "other" / "best_of_n.jsonl", settings(n=2) | other, *FOUR)
     before = sorted(runs.rglob("*"))
     assert run(["plot", str(runs)]) == 1
     assert message in last_error(capsys)

@@ -18,6 +18,7 @@ from tts_decode.plots import (
     SavedRun,
     at_equal_cost,
     caption,
+    draw_accuracy,
     kv_over_time,
     lines_of,
     pareto_front,
@@ -163,6 +164,15 @@ def test_no_equal_cost() -> None:
     dear = Line("ets", None, (point(3, 1, 0), point(4, 1, 0)))
     assert at_equal_cost(cheap, dear) == []
     assert at_equal_cost(Line("ets", None, (point(1, 1, 0),)), Line("ets", None, (point(1, 1, 0),))) == []
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    about = caption("", [saved(tmp_path, settings())], [])
+    lines = lines_of([saved(tmp_path, settings())], TOKENS)
+    for given, theme, message in (([], "light", "nothing to draw"), (lines, "grey", "theme: got 'grey'")):
+        with pytest.raises(ValueError, match=message):
+            draw_accuracy(tmp_path / "a.svg", given, TOKENS, about, theme=theme)
+    assert not (tmp_path / "a.svg").exists()
 
 
 def test_kv_over_time() -> None:

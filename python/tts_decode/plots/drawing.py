@@ -45,11 +45,11 @@ def draw_accuracy(
 
     path: of an .svg or a .png, which is overwritten. theme: "light" or "dark". pareto: marks the front.
 
-    Raises ValueError where there are more lines than `MOST_LINES`, OSError where the file cannot be written.
+    Raises ValueError where there are no lines, or more than `MOST_LINES`; OSError where the file cannot be
+    written.
     """
     groups = list(dict.fromkeys(line.name for line in lines))
-    _require_few(groups)
-    looks = THEMES[theme]
+    looks = _looks(theme, groups)
     pairs = _pairs(lines)
     with _figure(path, caption, looks, panels=2 if pairs else 1) as (figure, panels):
         axes = panels[0]
@@ -79,8 +79,7 @@ def draw_accuracy(
 def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: str = "light") -> None:
     """KV over the time of searches: resident filled, unshared dashed. Arguments and errors as of
     `draw_accuracy`."""
-    _require_few([one.label for one in held])
-    looks = THEMES[theme]
+    looks = _looks(theme, [one.label for one in held])
     with _figure(path, caption, looks) as (figure, panels):
         axes = panels[0]
         for number, one in enumerate(held):
@@ -104,12 +103,18 @@ def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: st
         label_ends(axes, ends)
 
 
-def _require_few(names: Sequence[str]) -> None:
+def _looks(theme: str, names: Sequence[str]) -> Theme:
+    """The theme, where it can show lines of those names."""
+    if theme not in THEMES:
+        raise ValueError(f"theme: got {theme!r}, expected {' or '.join(THEMES)}")
+    if not names:
+        raise ValueError("there is nothing to draw; give a run in which a search has ended")
     if len(names) > MOST_LINES:
         raise ValueError(
             f"{len(names)} lines ({', '.join(names[:3])}, ...), but a figure tells {MOST_LINES} apart; give "
             "fewer runs or strategies"
         )
+    return THEMES[theme]
 
 
 @contextmanager

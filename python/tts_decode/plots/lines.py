@@ -135,7 +135,8 @@ def _width(runs: Sequence[SavedRun], differing: Sequence[str]) -> str | None:
     for name in _WIDTHS:
         if name in differing:
             return name
-    numbers = [n for n in differing if all(_is_number(run.flat.get(n)) for run in runs)]
+    dense = [name for name in differing if not name.startswith("sparse.")]
+    numbers = [name for name in dense if all(_is_number(run.flat.get(name)) for run in runs)]
     if len(numbers) == 1:
         return numbers[0]
     return _WIDTHS[0] if all(_is_number(run.flat.get(_WIDTHS[0])) for run in runs) else None
