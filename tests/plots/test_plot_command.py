@@ -149,7 +149,7 @@ def test_errors(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"model": "large"}, "different models: large ("),
+        ({"model": "large"}, "different models: tiny ("),
         ({"problems": 5}, "different problems: 4 problems ("),
         ({"problems_crc32": 8}, "different problems: 4 problems ("),
         ({}, "have the same settings and seed; give one of them"),
