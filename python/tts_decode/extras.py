@@ -30,7 +30,7 @@ INSTALLS = {
     "reasoning_gym": "tts-kernels[demo]",
     "datasets": "datasets",
     "pyarrow": "tts-kernels[results]",
-    "matplotlib": "tts-kernels[bench]",
+    "matplotlib": "tts-kernels[plot]",
     "sentence_transformers": "sentence-transformers",
     "its_hub": "its_hub[lm]",
     "reasoners": "--no-deps llm-reasoners",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_commands import search_tasks
 from tts_decode.cli.errors import CommandError
+from tts_decode.cli.machine import device_name
 from tts_decode.cli.saving import Saved
 from tts_decode.records.strict_json import seal
+from tts_decode.version import package_version
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -39,6 +42,12 @@ def opened(tmp_path: Path, text: str, settings: dict[str, Any]) -> Saved:
     (tmp_path / "best_of_n.jsonl").write_text(text)
     with Saved(tmp_path, "best_of_n", settings, 2) as found:
         return found
+
+
+def test_a_run_tells_where_and_when_it_began(saved: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
+    made = saved[0]["made"]
+    assert datetime.fromisoformat(made["date"]) <= datetime.now(timezone.utc)
+    assert (made["version"], made["machine"]) == (package_version(), device_name("cpu"))
 
 
 @pytest.mark.parametrize(

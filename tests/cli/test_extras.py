@@ -97,7 +97,7 @@ def test_a_search_over_a_server_needs_the_base_installation_only() -> None:
             ("matplotlib",),
             "from tts_decode.bench.plots import styled_pyplot as p; p()",
             "matplotlib",
-            command("bench"),
+            command("plot"),
         ),
         (
             ("sentence_transformers",),

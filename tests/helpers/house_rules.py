@@ -46,11 +46,23 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         },
         "sweeps": {"errors", "extras", "records", "select"},
         "view": {"version", "records", "search"},
+        "plots": {"extras", "version", "core", "select", "search"},
         "integrations": {"extras", "core", "decoding", "rewards"},
         "cli": {
             *("errors", "extras", "version", "default_model", "cost", "core", "records", "select", "tasks"),
             *("grading", "sandbox"),
-            *("model", "decoding", "completions", "rewards", "search", "bench", "serve", "view", "sweeps"),
+            *(
+                "model",
+                "decoding",
+                "completions",
+                "rewards",
+                "search",
+                "bench",
+                "serve",
+                "view",
+                "sweeps",
+                "plots",
+            ),
         },
         "__main__": {"cli"},
     },
@@ -112,6 +124,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "search": {"pyarrow", "sentence_transformers"},
         "sweeps": {"scipy", "pyarrow"},
         "bench": {"matplotlib"},
+        "plots": {"matplotlib"},
     },
 }
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tts_decode.select.statistics import (
+    bootstrap_mean,
     geometric_mean_ratio,
     paired_difference,
     paired_proportion_difference,
@@ -145,12 +146,38 @@ def test_student_covers_the_truth(size):
     assert 364 <= inside <= 396
 
 
+def test_bootstrap_of_the_mean():
+    """Of 400 normal numbers it is about the normal interval, mean -+ 1.96 s / 20; it leans to where a skewed
+    sample has its tail; equal numbers tell nothing."""
+    values = np.random.default_rng(3).normal(10, 2, 400)
+    mean, low, high = bootstrap_mean(values.tolist())
+    half = 1.96 * values.std(ddof=1) / 20
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
+    assert bootstrap_mean(values.tolist()) == (mean, low, high)
+    mean, low, high = bootstrap_mean(np.exp(values / 2).tolist())
+    assert high - mean > mean - low > 0
+    for equal in ([5.0], [0.1] * 3, [0.0, 0.0]):
+        assert bootstrap_mean(equal).value == pytest.approx(equal[0])
+        assert math.isnan(bootstrap_mean(equal).low)
+
+
+def test_wilson_counts_means_of_trials():
+    """2.5 in 5 is centred on a half; wider than 25 in 50."""
+    value, low, high = wilson_interval(2.5, 5)
+    assert (value, low + high) == (0.5, pytest.approx(1))
+    assert low < wilson_interval(25, 50).low
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: wilson_interval(3, 2), "successes: got 3 of 2 trials"),
         (lambda: wilson_interval(0, 0), "successes: got 0 of 0 trials"),
         (lambda: wilson_interval(1, 2, 1.0), "confidence: got 1.0"),
+        (lambda: bootstrap_mean([]), "values: got none, expected a number"),
+        (lambda: bootstrap_mean([1, math.nan]), r"values\[1\]: got nan"),
+        (lambda: bootstrap_mean([1, 2], 1.0), "confidence: got 1.0"),
         (lambda: paired_difference([1], [1, 2]), "ours: got 1 numbers beside 2 in theirs"),
         (lambda: paired_difference([], []), "at least one problem"),
         (lambda: paired_difference([math.nan], [1]), r"ours\[0\]: got nan"),

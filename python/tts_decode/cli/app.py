@@ -47,6 +47,9 @@ COMMANDS = {
     "view": _Command(
         "view", "Show saved searches in the browser: trees, texts, probabilities, KV over time."
     ),
+    "plot": _Command(
+        "plot", "Draw saved runs: accuracy against tokens, time, eFLOPs or KV, and KV over a search's time."
+    ),
     "serve": _Command(
         "serve", "Serve OpenAI's protocol: completions and chats, whole or streamed, and searches."
     ),

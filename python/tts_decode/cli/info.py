@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..model.footprint import packed_bytes, weight_bytes
 from ..model.gguf.cache import cache_folder
 from ..model.loading import resolve_dtype
 from .display import Screen, print_json
+from .machine import device_name
 from .options import Device, Dtype, Json, Weights
 from .session import open_session
 
@@ -73,8 +73,8 @@ def info(
 
 def collect() -> dict[str, Any]:
     """The facts, JSON-ready."""
-    devices = [f"cpu ({_cpu_name()}, {os.cpu_count()} cores)"]
-    devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    devices = [f"cpu ({device_name('cpu')})"]
+    devices += [f"cuda:{i} ({device_name(f'cuda:{i}')})" for i in range(torch.cuda.device_count())]
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "devices": devices,
@@ -144,14 +144,3 @@ def _default_model() -> str:
         return str(default_model_file())
     except ModelLoadError:
         return "not installed"
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -16,18 +16,22 @@ import platform
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..errors import ResultFileError
 from ..model.sparse import SparseConfig
+from ..plots import Ended, SavedRun
 from ..records.plain_data import read_as
 from ..records.record_file import RecordFile, open_locked, read_records
 from ..records.strict_json import dumps, loads
 from ..search import Journal, SearchResult, write_parquet
+from ..version import package_version
 from ..view import Problem, Shown
 from .errors import CommandError, UsageError
+from .machine import device_name
 
 _SCHEMA, _VERSION = "tts-decode/saved", 2
 
@@ -112,7 +116,7 @@ class Saved:
         self._file = RecordFile(_file(folder, name), _SCHEMA, _VERSION, resume=True, error=_SaveError)
         try:
             if self._file.header is None:
-                self._file.write({"settings": settings})
+                self._file.write({"settings": settings, "made": _made(settings)})
             else:
                 self._check(self._file.header.get("settings"), loads(dumps(settings).encode()))
             for number, record in enumerate(self._file.records, start=2):
@@ -173,6 +177,15 @@ class Saved:
                 )
 
 
+def _made(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Where and when a run began, for whoever looks at its results: nothing hangs on it."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "version": package_version(),
+        "machine": device_name(str(settings.get("device", "cpu"))),
+    }
+
+
 def holds_saved(path: Path) -> bool:
     """Whether the file is, or says to be, one of `Saved`: other files may lie in the folder."""
     try:
@@ -201,6 +214,33 @@ def read_saved(path: Path) -> list[Shown]:
         about = settings if isinstance(settings, dict) else {}
         found[problem.index] = Shown(path.stem, result, problem, about)
     return [found[index] for index in sorted(found)]
+
+
+def read_run(path: Path) -> SavedRun:
+    """A NAME.jsonl without the searches' trees, for a plot; a run may be writing it.
+
+    Raises CommandError: as of `read_saved`.
+    """
+    header, records, damaged = read_records(path, _SCHEMA, _VERSION, error=CommandError)
+    found: dict[int, Ended] = {}
+    for number, record in enumerate(records, start=2):
+        try:
+            told = {field.name: record.get(field.name) for field in fields(Ended)}
+            search: Ended = read_as(Ended, told, "record")
+        except ValueError as cause:
+            raise damaged(number, f"holds no result ({cause})") from cause
+        found[search.index] = search
+    settings = header.get("settings")
+    if not isinstance(settings, dict):
+        raise damaged(1, "has no settings")
+    try:
+        for name, kind in (("model", str), ("strategy", str), ("problems", int)):
+            if name in settings:
+                read_as(kind, settings[name], name)
+        made: dict[str, str] = read_as(dict[str, str], header.get("made", {}), "made")
+    except ValueError as cause:
+        raise damaged(1, f"does not tell what ran ({cause})") from cause
+    return SavedRun(path, settings, tuple(found[index] for index in sorted(found)), made)
 
 
 class _SaveError(CommandError):

@@ -43,6 +43,7 @@ from .selective import Selective, selective_utility
 from .similarity import lexical_similarity, most_similar
 from .statistics import (
     Interval,
+    bootstrap_mean,
     geometric_mean_ratio,
     paired_difference,
     paired_proportion_difference,
@@ -79,6 +80,7 @@ __all__ = [
     "attention_gradient",
     "b4_scores",
     "better_half",
+    "bootstrap_mean",
     "borda_weights",
     "bracket",
     "chain_of_embedding",

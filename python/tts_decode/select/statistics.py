@@ -30,11 +30,11 @@ class Interval(NamedTuple):
         return {name: end if math.isfinite(end) else None for name, end in self._asdict().items()}
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
     """The share of successes, with Wilson's score interval.
 
     Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927). Holds for
-    few trials and for shares near 0 and 1.
+    few trials and for shares near 0 and 1. successes: a trial that is itself a mean may count in part.
     """
     if not 0 <= successes <= trials or trials < 1:
         raise ValueError(
@@ -46,6 +46,31 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     middle = (share + z * z / (2 * trials)) / scale
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean, with the bootstrap's bias-corrected and accelerated interval (BCa) of 2,000 resamples.
+
+    values: one number a problem, such as tokens. For skewed ones; of few problems, some 20 and less, it is
+    too narrow. Of one, or of equal ones, it is not stated: its ends are NaN. The same values give the same
+    ends.
+    Efron, "Better Bootstrap Confidence Intervals", JASA 82 (1987). Needs the package scipy.
+    """
+    _quantile(confidence)
+    if not len(values):
+        raise ValueError("values: got none, expected a number each for at least one problem")
+    require_finite("values", values)
+    data = np.asarray(values, dtype=np.float64)
+    mean = float(data.mean())
+    if data.max() - data.min() <= 4 * np.finfo(np.float64).eps * np.abs(data).max():
+        return Interval(mean, math.nan, math.nan)
+    require("scipy")
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (data,), np.mean, n_resamples=2000, confidence_level=confidence, random_state=0
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high))
 
 
 def paired_proportion_difference(

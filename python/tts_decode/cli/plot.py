@@ -1,0 +1,232 @@
+"""`tts-decode plot`: figures of saved runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.visible import one_line
+from ..extras import require
+from ..plots import (
+    MEASURES,
+    Caption,
+    Held,
+    SavedRun,
+    caption,
+    draw_accuracy,
+    draw_memory,
+    kv_over_time,
+    lines_of,
+    places_of,
+)
+from .display import Screen
+from .errors import CommandError, UsageError
+from .saving import holds_saved, read_run, read_saved
+
+_SUFFIXES = (".svg", ".png")
+_MOST_NAMED = 3  # values that an error lists
+
+
+class Axis(str, Enum):
+    tokens = "tokens"
+    seconds = "seconds"
+    eflops = "eflops"
+    mean_kv = "mean-kv"
+    peak_kv = "peak-kv"
+    time = "time"
+
+
+class ThemeName(str, Enum):
+    light = "light"
+    dark = "dark"
+    both = "both"
+
+
+def plot(
+    run: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="What --save FOLDER of compare or search wrote: folders, searched with all folders in them, "
+            "or NAME.jsonl files.",
+            show_default=False,
+        ),
+    ],
+    x: Annotated[
+        Axis,
+        typer.Option(
+            "--x",
+            help="What accuracy is drawn against: a search's tokens, seconds, eFLOPs (docs/cost.md), its KV "
+            "on average or at most. time: not accuracy, but the KV that one problem's searches held.",
+        ),
+    ] = Axis.tokens,
+    strategy: Annotated[
+        list[str], typer.Option("--strategy", "-s", help="Only this strategy; may be repeated.")
+    ] = [],  # noqa: B006
+    problem: Annotated[
+        int | None,
+        typer.Option(
+            "--problem",
+            "-p",
+            help="With --x time: which problem, counted from 0. Default: the first that all runs have.",
+            show_default=False,
+        ),
+    ] = None,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Mark the points that no other beats in cost and accuracy.")
+    ] = False,
+    theme: Annotated[
+        ThemeName,
+        typer.Option(help="Of the ground. both: two files, FILE-light and FILE-dark."),
+    ] = ThemeName.light,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An .svg or a .png file. Default: plot-X.svg in the first RUN's folder.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Draw saved runs: accuracy against tokens, time, eFLOPs or KV, and KV over a search's time.
+
+    A point is a strategy with its settings; a line joins one strategy's widths, from several folders of the
+    same problems. Runs that differ in their seed alone are one point. Bars are intervals of 95 %.
+
+    Examples:
+
+      tts-decode compare -s best_of_n -s rebase -o n=4 --save runs/n4
+
+      tts-decode compare -s best_of_n -s rebase -o n=16 --save runs/n16
+
+      tts-decode plot runs --x eflops --pareto
+
+      tts-decode plot runs --x peak-kv --theme both --out kv.svg
+
+      tts-decode plot runs/n16 --x time --problem 3 --out held.png
+
+    Where a strategy ran dense and sparse, a second panel has their difference at equal cost. A run that is
+    still being written can be drawn: its points are hollow.
+    """
+    if out is not None and out.suffix not in _SUFFIXES:
+        raise UsageError(f"--out: got {out}, expected a .svg or .png file")
+    if problem is not None and x is not Axis.time:
+        raise UsageError("--problem: only with --x time; accuracy is over all problems")
+    if pareto and x is Axis.time:
+        raise UsageError("--pareto: not with --x time, which draws no accuracy")
+    require("matplotlib")
+    runs = _chosen(_read(run), strategy)
+    if empty := [one for one in runs if not one.searches]:
+        print(f"tts-decode: {_paths(empty)}: no search has ended yet, left out", file=sys.stderr)
+    runs = [one for one in runs if one.searches]
+    if not runs:
+        raise CommandError("RUN: no search has ended yet; wait for one, or give another folder")
+    _require_same(runs)
+    first = run[0] if run[0].is_dir() else run[0].parent
+    for name, file in _files(out or first / f"plot-{x.value}.svg", theme):
+        try:
+            _draw(file, name, runs, x, problem, pareto)
+        except ValueError as cause:
+            raise CommandError(f"RUN: {cause}") from cause
+        except OSError as cause:
+            raise CommandError(
+                f"--out: {file} cannot be written: {cause.strerror}; give another file"
+            ) from cause
+        Screen().print(str(file), soft_wrap=True)
+
+
+def _draw(file: Path, theme: str, runs: list[SavedRun], x: Axis, problem: int | None, pareto: bool) -> None:
+    if x is Axis.time:
+        held, about = _memory(runs, problem)
+        draw_memory(file, held, about, theme=theme)
+        return
+    measure = MEASURES[x.value]
+    lines = lines_of(runs, measure)
+    if not any(point.cost.value for line in lines for point in line.points):
+        raise CommandError(f"RUN: no run tells its {measure.title}; choose another --x")
+    notes = [f"Bars: 95 % intervals (accuracy: Wilson; {measure.title}: bootstrap over problems)."]
+    if pareto:
+        notes.append("Ringed: the Pareto front.")
+    if any(line.sparse for line in lines):
+        notes.append("Dashed: sparse attention, with the pages read; differences are paired by problem.")
+    about = caption(f"Accuracy against {measure.title}", runs, notes)
+    draw_accuracy(file, lines, measure, about, theme=theme, pareto=pareto)
+
+
+def _memory(runs: list[SavedRun], problem: int | None) -> tuple[list[Held], Caption]:
+    ended = [{search.index for search in run.searches if not search.failed} for run in runs]
+    common = set.intersection(*ended)
+    if problem is None and not common:
+        raise CommandError("RUN: no problem's search has ended in all runs; choose with --strategy")
+    index = min(common) if problem is None else problem
+    if index not in common:
+        lacking = next(run for run, found in zip(runs, ended, strict=True) if index not in found)
+        raise UsageError(f"--problem: got {index}, of which {lacking.path} has no result")
+    held, asked = [], ""
+    for place in places_of(runs):
+        (shown,) = (one for one in read_saved(place.run.path) if one.problem.index == index)
+        assert shown.result is not None
+        held.append(kv_over_time(place.label, shown.result))
+        asked = shown.problem.task
+    what = f"KV held by {held[0].label}" if len(held) == 1 else "KV held by a search"
+    notes = [
+        "Resident (filled): each KV page once. "
+        "Unshared (dashed): if each branch held its own copy of its tokens."
+    ]
+    return held, caption(f"{what}, problem {index} ({one_line(asked):.40})", runs, notes)
+
+
+def _read(paths: Sequence[Path]) -> list[SavedRun]:
+    files: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(
+                f"RUN: got {path}, which does not exist; expected a folder of --save, or a NAME.jsonl in it"
+            )
+        found = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+        saved = [file for file in found if holds_saved(file)]
+        if not saved:
+            raise CommandError(
+                f"{path}: holds no NAME.jsonl of --save; give the folder that --save named, or one above it"
+            )
+        files |= {file.resolve(): file for file in saved}
+    return [read_run(file) for file in files.values()]
+
+
+def _chosen(runs: list[SavedRun], strategies: Sequence[str]) -> list[SavedRun]:
+    known = dict.fromkeys(run.strategy for run in runs)
+    for name in strategies:
+        if name not in known:
+            raise UsageError(f"--strategy: got {name!r}, but the runs have {', '.join(known)}")
+    return [run for run in runs if not strategies or run.strategy in strategies]
+
+
+def _require_same(runs: Sequence[SavedRun]) -> None:
+    """One figure is of one model on one set of problems."""
+    for what, keys in (("models", ("model",)), ("problems", ("problems", "problems_crc32"))):
+        found: dict[tuple[str, ...], list[SavedRun]] = {}
+        for run in runs:
+            found.setdefault(tuple(str(run.settings.get(key)) for key in keys), []).append(run)
+        if len(found) > 1:
+            told = "; ".join(
+                f"{key[0]}{' problems' * (what == 'problems')} ({_paths(group)})"
+                for key, group in found.items()
+            )
+            raise CommandError(f"RUN: the runs are of different {what}: {told}; give those of one")
+
+
+def _paths(runs: Sequence[SavedRun]) -> str:
+    more = f" and {len(runs) - _MOST_NAMED} more" if len(runs) > _MOST_NAMED else ""
+    return ", ".join(str(run.path) for run in runs[:_MOST_NAMED]) + more
+
+
+def _files(file: Path, theme: ThemeName) -> list[tuple[str, Path]]:
+    """Theme and file of each figure."""
+    if theme is ThemeName.both:
+        return [(name, file.with_stem(f"{file.stem}-{name}")) for name in ("light", "dark")]
+    return [(theme.value, file)]

@@ -1,0 +1,188 @@
+"""Runs as points and lines: a point is a setting, a line joins the widths of one strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..select.statistics import Interval, bootstrap_mean, wilson_interval
+from .measures import Measure
+from .runs import SavedRun
+
+# Settings along which a line goes: the first of them that differs between the runs of a strategy.
+_WIDTHS = ("options.n", "budget_tokens", "budget_cost", "budget_seconds", "sampling.max_tokens")
+# What tells no two lines apart: the same for all runs, or pooled.
+_COMMON = ("strategy", "model", "problems", "problems_crc32", "sampling.seed", "sparse")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting, over all its seeds.
+
+    accuracy: the share solved, with Wilson's interval of as many trials as there are problems: seeds are
+        averaged within a problem, which makes it a little too wide rather than too narrow.
+    cost: mean over problems, with a bootstrap's interval over them; without ends where all cost the same.
+    solved, costs: by the problem's index, means over seeds.
+    width: such as "n=8"; "" where nothing says.
+    """
+
+    accuracy: Interval
+    cost: Interval
+    solved: Mapping[int, float]
+    costs: Mapping[int, float]
+    runs: tuple[SavedRun, ...]
+    width: str = ""
+
+    @property
+    def unfinished(self) -> bool:
+        return any(run.missing for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Line:
+    """name: the strategy, with the settings that tell it from other lines. sparse: which pages a sparse
+    one reads, "1/8" or "64 pages"; None of a dense one. points: by width."""
+
+    name: str
+    sparse: str | None
+    points: tuple[Point, ...]
+
+    @property
+    def label(self) -> str:
+        return self.name if self.sparse is None else f"{self.name}, sparse {self.sparse}"
+
+
+def lines_of(runs: Sequence[SavedRun], measure: Measure) -> list[Line]:
+    """The lines, in the order in which their first runs come.
+
+    Runs in which no search ended give no point. Runs that differ in their seed alone are one point.
+
+    Raises ValueError: a problem has no verifier, every search of a setting failed, or two runs have the same
+    settings and seed.
+    """
+    found: dict[tuple[str, str | None], dict[Any, list[SavedRun]]] = {}
+    widths: dict[str, str | None] = {}
+    for place in places_of([run for run in runs if run.searches]):
+        found.setdefault((place.name, place.sparse), {}).setdefault(place.value, []).append(place.run)
+        widths[place.name] = place.width
+    return [
+        Line(
+            name,
+            sparse,
+            tuple(
+                _point(by_value[value], measure, _shown(widths[name], value))
+                for value in sorted(by_value, key=_order)
+            ),
+        )
+        for (name, sparse), by_value in found.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run belongs: on the line of that name, at a value of the setting `width`, None without one."""
+
+    run: SavedRun
+    name: str
+    sparse: str | None
+    width: str | None
+    value: Any
+
+    @property
+    def label(self) -> str:
+        parts = (self.name, self.sparse and f"sparse {self.sparse}", _shown(self.width, self.value))
+        return ", ".join(part for part in parts if part)
+
+
+def places_of(runs: Sequence[SavedRun]) -> list[Place]:
+    """One for each run, in order."""
+    by_strategy: dict[str, list[SavedRun]] = {}
+    for run in runs:
+        by_strategy.setdefault(run.strategy, []).append(run)
+    differing = {name: _differing(group) for name, group in by_strategy.items()}
+    widths = {name: _width(group, differing[name]) for name, group in by_strategy.items()}
+    found = []
+    for run in runs:
+        width, differ = widths[run.strategy], differing[run.strategy]
+        rest = [key for key in differ if key != width]
+        told = [_shown(key, run.flat.get(key)) for key in rest if not key.startswith("sparse.")]
+        among = [
+            _shown(key, run.flat.get(key))
+            for key in rest
+            if key.startswith("sparse.") and key != "sparse.budget"
+        ]
+        sparse = None if run.sparse is None else ", ".join([_pages(run.sparse.get("budget")), *among])
+        value = None if width is None else run.flat.get(width)
+        found.append(Place(run, ", ".join([run.strategy, *told]), sparse, width, value))
+    return found
+
+
+def _differing(runs: Sequence[SavedRun]) -> list[str]:
+    """Names of settings that are not the same in all of a strategy's runs; those of sparse attention among
+    the sparse ones."""
+    names = dict.fromkeys(name for run in runs for name in run.flat if name not in _COMMON)
+    found = []
+    for name in names:
+        told = [run for run in runs if run.sparse is not None] if name.startswith("sparse.") else runs
+        if len({run.flat.get(name) for run in told}) > 1:
+            found.append(name)
+    return found
+
+
+def _width(runs: Sequence[SavedRun], differing: Sequence[str]) -> str | None:
+    for name in _WIDTHS:
+        if name in differing:
+            return name
+    dense = [name for name in differing if not name.startswith("sparse.")]
+    numbers = [name for name in dense if all(_is_number(run.flat.get(name)) for run in runs)]
+    if len(numbers) == 1:
+        return numbers[0]
+    return _WIDTHS[0] if all(_is_number(run.flat.get(_WIDTHS[0])) for run in runs) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _order(value: Any) -> tuple[bool, float]:
+    """No limit is more than any."""
+    return (False, float(value)) if _is_number(value) else (True, 0.0)
+
+
+def _shown(name: str | None, value: Any) -> str:
+    if name is None:
+        return ""
+    short = name.rpartition(".")[2]
+    return f"no {short}" if value is None else f"{short}={value}"
+
+
+def _pages(budget: Any) -> str:
+    return str(Fraction(budget).limit_denominator(1000)) if isinstance(budget, float) else f"{budget} pages"
+
+
+def _point(runs: list[SavedRun], measure: Measure, width: str) -> Point:
+    seeds: dict[Any, SavedRun] = {}
+    for run in runs:
+        other = seeds.setdefault(run.seed, run)
+        if other is not run:
+            raise ValueError(f"{other.path} and {run.path} have the same settings and seed; give one of them")
+    for run in runs:
+        if any(search.solved is None for search in run.searches):
+            raise ValueError(f"{run.path} has problems without an answer to compare with: no accuracy")
+    solved = _by_problem((s.index, float(bool(s.solved))) for run in runs for s in run.searches)
+    told = [(s.index, measure.of(s)) for run in runs for s in run.searches]
+    costs = _by_problem((index, cost) for index, cost in told if cost is not None)
+    if not costs:
+        raise ValueError(f"{runs[0].path}: every search failed; no cost to draw")
+    accuracy = wilson_interval(sum(solved.values()), len(solved))
+    return Point(accuracy, bootstrap_mean(list(costs.values())), solved, costs, tuple(runs), width)
+
+
+def _by_problem(values: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Means by index, in its order."""
+    found: dict[int, list[float]] = {}
+    for index, value in values:
+        found.setdefault(index, []).append(value)
+    return {index: sum(found[index]) / len(found[index]) for index in sorted(found)}

@@ -1,0 +1,90 @@
+"""A saved run as a plot needs it: settings, and what each search came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A search that ended.
+
+    index: the problem's place among the run's. solved: None where the problem has no verifier. eflops: as
+    docs/cost.md counts them. seconds, mean_kv_bytes, peak_kv_bytes: of this search; None of one that failed.
+    """
+
+    index: int
+    solved: bool | None
+    generated_tokens: int
+    eflops: float
+    seconds: float | None = None
+    mean_kv_bytes: float | None = None
+    peak_kv_bytes: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.seconds is None
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """One NAME.jsonl of `--save`: a strategy with its settings on a set of problems.
+
+    settings: of the file's header. made: its date, version and machine; empty in files of older versions.
+    searches: those that ended, one a problem at most.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+    searches: tuple[Ended, ...]
+    made: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def strategy(self) -> str:
+        return str(self.settings.get("strategy", self.path.stem))
+
+    @property
+    def sparse(self) -> Mapping[str, Any] | None:
+        """The settings of sparse attention, None of a dense run."""
+        found = self.settings.get("sparse")
+        return found if isinstance(found, Mapping) else None
+
+    @property
+    def seed(self) -> Any:
+        sampling = self.settings.get("sampling")
+        return sampling.get("seed") if isinstance(sampling, Mapping) else None
+
+    @property
+    def problems(self) -> int:
+        """How many the run was given."""
+        return int(self.settings.get("problems", len(self.searches)))
+
+    @property
+    def missing(self) -> int:
+        """How many have not ended."""
+        return self.problems - len(self.searches)
+
+    @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The settings by dotted names, options that were not given with the strategy's defaults."""
+        from ..search import STRATEGIES
+
+        strategy = STRATEGIES.get(self.strategy)
+        defaults = {} if strategy is None else {k: v for k, (_, v) in strategy.plain_options.items()}
+        options = self.settings.get("options")
+        given = options if isinstance(options, Mapping) else {}
+        return _flat({**self.settings, "options": {**defaults, **given}})
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = str(value) if isinstance(value, list) else value
+    return found
