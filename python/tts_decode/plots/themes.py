@@ -33,7 +33,7 @@ THEMES = {
 
 
 def settings(theme: Theme) -> dict[Any, Any]:
-    """matplotlib's, by name, for a figure that looks the same on every machine that has the fonts it comes with."""
+    """What matplotlib is told, by name: figures look the same wherever the fonts that it brings are."""
     return {
         "svg.fonttype": "none",  # text stays text: it can be searched, and files stay small
         "svg.hashsalt": "tts",  # with no date in the file: the same runs give the same file
