@@ -32,7 +32,7 @@ THEMES = {
 }
 
 
-def settings(theme: Theme) -> dict[str, Any]:
+def settings(theme: Theme) -> dict[Any, Any]:
     """matplotlib's, for a figure that looks the same on every machine that has the fonts it comes with."""
     return {
         "svg.fonttype": "none",  # text stays text: it can be searched, and files stay small
