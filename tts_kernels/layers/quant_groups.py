@@ -79,7 +79,7 @@ def _order_of(group_of: Tensor, groups: int) -> Tensor | None:
             f"{len(group_of) // groups} in each"
         )
     order = torch.argsort(group_of, stable=True)
-    return None if torch.equal(order, torch.arange(len(order))) else order.int()
+    return None if torch.equal(order, torch.arange(len(order), device=order.device)) else order.int()
 
 
 def _require_scales(scales: Tensor, bits: int) -> None:
