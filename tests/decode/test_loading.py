@@ -75,13 +75,14 @@ def test_a_crash_while_storing_leaves_nothing(
 
     reference, tokenizer = load_model(tiny, "float32")
     before = files(cache)
-    target = cache / "copy"
+    (copy,) = cache.iterdir()
+    target = copy.with_name(copy.name.rpartition("-")[0] + "-v0")  # of the same file
     if failing == "rename":
         monkeypatch.setattr(Path, "rename", crash)
     else:
         monkeypatch.setattr(type(reference if failing == "model" else tokenizer), "save_pretrained", crash)
     with pytest.raises(KeyboardInterrupt):
-        store(target, lambda folder: save(folder, reference, tokenizer))
+        store(target, tiny, lambda folder: save(folder, reference, tokenizer))
     assert files(cache) == before
 
 
@@ -100,7 +101,9 @@ def test_two_processes_converting_at_once(tiny: Path, cache: Path) -> None:
     model, tokenizer = load_model(tiny, "float32")
     (copy,) = cache.iterdir()
     before = files(cache)
-    store(copy, lambda folder: save(folder, model, tokenizer))  # the other one finished first: its copy stays
+    store(
+        copy, tiny, lambda folder: save(folder, model, tokenizer)
+    )  # the other one finished first: its copy stays
     assert files(cache) == before
 
 

@@ -87,7 +87,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "cost": {"tts_kernels", "numpy"},
         "core": {"tts_kernels", "torch", "numpy", "llguidance"},
         "sandbox": {"tts_kernels"},
-        "tasks": {"tts_kernels"},
+        "tasks": {"tts_kernels", "numpy"},
         "model": {
             *(
                 "tts_kernels",
