@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from tts_decode import Regex, SamplingParams, Step
 from tts_decode.errors import JournalError
 from tts_decode.records.strict_json import seal
-from tts_decode.search import STRATEGIES, Journal, SearchRun, strategy
+from tts_decode.search import STRATEGIES, Journal, SearchResult, SearchRun, strategy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,13 +57,14 @@ def searched(model: PreTrainedModel, path: Path, sampling: SamplingParams) -> tu
     steps: list[Step] = []
     decoder = make(model)
 
-    async def three_rounds(run: SearchRun) -> None:
+    async def three_rounds(run: SearchRun) -> SearchResult:
         branches = run.fork(run.root, 2)
         for _ in range(3):
             await run.step(branches)
         for branch in branches:
             steps.extend(branch.steps)
             run.end(branch)
+        return await run.result()
 
     made = strategy("for this test")(three_rounds)
     del STRATEGIES[made.name]
