@@ -146,27 +146,37 @@ def test_what_is_in_flight_is_put_in_order(tmp_path: Path) -> None:
 
 def outlives_the_first_signal(command: InTerminal) -> None:
     """Sends it two signals, the second one after it went on for a while."""
-    command.wait_for_text(b"ready")
     command.process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert command.process.poll() is None
     command.process.send_signal(signal.SIGTERM)
 
 
-def test_the_second_signal_ends_what_does_not_listen() -> None:
-    """As a long call into C, or cleaning up that hangs."""
-    for body in (
-        "hashlib.pbkdf2_hmac('sha256', b'', b'', 1 << 30)",
-        """
+def test_the_second_signal_ends_a_long_call_into_c() -> None:
+    def computed() -> float:
+        fields = Path(f"/proc/{command.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) / os.sysconf("SC_CLK_TCK")  # utime
+
+    with terminal(STUB.format(body="hashlib.pbkdf2_hmac('sha256', b'', b'', 1 << 30)")) as command:
+        command.wait_for_text(b"ready")
+        before = computed()
+        command.wait_for(lambda: computed() > before + 0.2)  # so it is in the call
+        outlives_the_first_signal(command)
+        assert command.ended() == (130, "tts-decode: interrupted\r\n")
+
+
+def test_the_second_signal_ends_cleaning_up_that_hangs() -> None:
+    body = """
         try:
+            print("inside", flush=True)
             time.sleep(60)
         finally:
             time.sleep(60)
-        """,
-    ):
-        with terminal(STUB.format(body=body)) as command:
-            outlives_the_first_signal(command)
-            assert command.ended() == (130, "tts-decode: interrupted\r\n")
+    """
+    with terminal(STUB.format(body=body)) as command:
+        command.wait_for_text(b"inside")
+        outlives_the_first_signal(command)
+        assert command.ended() == (130, "tts-decode: interrupted\r\n")
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
@@ -174,6 +184,7 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     with terminal(STUB.format(body="sys.stdin.read()"), before=ignored) as command:
+        command.wait_for_text(b"ready")
         outlives_the_first_signal(command)
         assert command.ended() == (143, "tts-decode: terminated\r\n")
 

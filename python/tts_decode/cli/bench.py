@@ -215,8 +215,8 @@ def search(
     ] = ["best_of_n", "beam_search", "rebase", "ets"],  # noqa: B006
     n: Annotated[int, typer.Option("--branches", "-n", help="Size of a search: its first option.")] = 64,
     limit: Annotated[int, typer.Option(help="Problems, one after the other.")] = 3,
-    max_tokens: opt.MaxTokens = 64,
-    max_step_tokens: opt.MaxStepTokens = 32,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
+    max_step_tokens: Annotated[int, typer.Option(help="Longest step, in tokens.")] = 32,
     temperature: opt.Temperature = 0.8,
     model: opt.Model = DEFAULT_MODEL,
     dtype: opt.Dtype = "auto",

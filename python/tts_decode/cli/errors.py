@@ -13,11 +13,21 @@ MIB = 1 << 20
 # Arguments inside, by which errors begin, and the options that they come from.
 _SAME = (
     *("model", "dtype", "weights", "device", "kv_dtype", "api_keys", "scorer_timeout"),
-    *("temperature", "frequency_penalty", "presence_penalty", "stop", "max_tokens", "max_step_tokens"),
+    *(
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+    ),
+    *("logit_bias", "stop", "max_tokens", "max_step_tokens"),
 )
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
 _ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # as Python has it
 _OPTIONS |= {"kv_bytes": "--kv-mib", "reward model": "--scorer"}
+_OPTIONS |= {"stop_token_ids": "--stop-token", "suppress_token_ids": "--suppress"}
 
 
 class UsageError(TTSError):

@@ -12,6 +12,7 @@ import typer
 
 from ..core.constraints.grammars import Grammar, JSONSchema, Regex
 from ..core.constraints.protocol import Constraint
+from ..core.stop_when import READY
 from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..search import STRATEGIES, Strategy
@@ -27,6 +28,7 @@ SPARSE_OPTIONS = {
     "sparse.dense_layers": "--sparse-dense-layers",
 }
 _MODEL, _SPARSE, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sparse attention", "Sampling", "Limits", "Output"
+_PROBLEMS = "Problems"
 
 Model = Annotated[
     str,
@@ -97,6 +99,7 @@ Tasks = Annotated[
         metavar="FILE",
         help='Problems: a .jsonl file, {"prompt": "...", "answer": "..."} a line; or .json, '
         ".csv, .parquet; or OWNER/NAME of a data set on the hub.",
+        rich_help_panel=_PROBLEMS,
     ),
 ]
 TaskFormat = Annotated[
@@ -105,6 +108,7 @@ TaskFormat = Annotated[
         "--format",
         help=f"Of --tasks: {', '.join(FORMATS)}. Default: what the hub's name says, else plain.",
         show_default=False,
+        rich_help_panel=_PROBLEMS,
     ),
 ]
 Fields = Annotated[
@@ -113,10 +117,16 @@ Fields = Annotated[
         "--field",
         metavar="PART=FIELD",
         help="What --tasks calls a part of a problem, as prompt=problem,answer=solution; may be repeated.",
+        rich_help_panel=_PROBLEMS,
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option(help="Of a data set of the hub. Default: the usual one.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Of a data set of the hub. Default: the usual one.",
+        show_default=False,
+        rich_help_panel=_PROBLEMS,
+    ),
 ]
 Verifier = Annotated[
     str | None,
@@ -125,6 +135,7 @@ Verifier = Annotated[
         help="Judges answers instead of the task's own check: a function of the text, or of the text and the "
         "expected answer, to a number from 0 to 1.",
         show_default=False,
+        rich_help_panel=_PROBLEMS,
     ),
 ]
 UnsafeTools = Annotated[
@@ -164,6 +175,28 @@ ScorerTimeout = Annotated[
     ),
 ]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_SAMPLING)]
+TopK = Annotated[
+    int, typer.Option(help="Draw among so many most probable tokens; 0: all.", rich_help_panel=_SAMPLING)
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Draw among the most probable tokens that reach this mass; 1: all.", rich_help_panel=_SAMPLING
+    ),
+]
+MinP = Annotated[
+    float,
+    typer.Option(
+        help="Draw among tokens at least so many times as probable as the best; 0: all.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+RepetitionPenalty = Annotated[
+    float,
+    typer.Option(
+        help="Above 1: makes tokens of the prompt and the answer less probable.", rich_help_panel=_SAMPLING
+    ),
+]
 FrequencyPenalty = Annotated[
     float,
     typer.Option(
@@ -191,12 +224,61 @@ GrammarFile = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same text.", rich_help_panel=_SAMPLING)]
-Stop = Annotated[
-    str,
-    typer.Option(help="Text that ends a step of the search; \\n is a line break.", rich_help_panel=_SAMPLING),
+LogitBias = Annotated[
+    list[str],
+    typer.Option(
+        metavar="ID=BIAS",
+        help="-100 to 100, added to a token's logit; may be repeated.",
+        rich_help_panel=_SAMPLING,
+    ),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", rich_help_panel=_LIMITS)]
-MaxStepTokens = Annotated[int, typer.Option(help="Longest step, in tokens.", rich_help_panel=_LIMITS)]
+Suppress = Annotated[
+    list[int],
+    typer.Option(
+        metavar="ID", help="A token that is never drawn; may be repeated.", rich_help_panel=_SAMPLING
+    ),
+]
+Stop = Annotated[
+    list[str],
+    typer.Option(
+        metavar="TEXT",
+        help="Text that ends a step of the search; \\n is a line break; may be repeated.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+StopToken = Annotated[
+    list[int],
+    typer.Option(
+        metavar="ID",
+        help="A token that ends a step of the search; may be repeated.",
+        rich_help_panel=_SAMPLING,
+    ),
+]
+StopWhenName = Annotated[
+    str | None,
+    typer.Option(
+        "--stop-when",
+        help=f"What ends an answer: {' or '.join(READY)}, a whole \\boxed{{}} or JSON object.",
+        show_default=False,
+        rich_help_panel=_SAMPLING,
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Longest answer, in tokens. Default: 256; 64 to the default problems.",
+        show_default=False,
+        rich_help_panel=_LIMITS,
+    ),
+]
+MaxStepTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="Longest step, in tokens. Default: 64; 32 to the default problems.",
+        show_default=False,
+        rich_help_panel=_LIMITS,
+    ),
+]
 BudgetTokens = Annotated[
     int | None, typer.Option(help="Tokens that one search may generate in all.", rich_help_panel=_LIMITS)
 ]
@@ -246,6 +328,18 @@ def constraint(json_schema: Path | None, regex: str | None, grammar: Path | None
     except (OSError, ValueError) as error:
         raise UsageError(f"{flags[0]}: {error}") from None
     return None if regex is None else Regex(regex)
+
+
+def parse_bias(pairs: Sequence[str]) -> dict[int, float]:
+    """Of --logit-bias: ID=BIAS."""
+    biases = {}
+    for pair in pairs:
+        token, _, bias = pair.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise UsageError(f"--logit-bias: got {pair!r}, expected ID=BIAS, such as 17=-100") from None
+    return biases
 
 
 def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:

@@ -12,39 +12,28 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ..core.params import SamplingParams
 from ..core.visible import one_line
-from ..default_model import DEFAULT_MODEL
 from ..search import SearchResult, render_tree
 from ..tasks import Task, final_answer
 from . import options as opt
 from .display import Screen, print_json
-from .errors import UsageError, usage_errors
-from .judging import judged_by, read_problems, refuse_task_options, unjudged_note
-from .problems import (
-    Outcome,
-    RunStats,
-    Settings,
-    describe,
-    require_one,
-    run_problems,
-    run_settings,
-    summary,
-    told,
-)
+from .errors import UsageError
+from .filled import filled
+from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
+from .judging import unjudged_note
+from .problems import Outcome, RunStats, describe, require_one, run_problems, run_settings, summary, told
 from .saving import Saved, open_folder, saved_name
 from .scorers import check_scorer, is_reward_model, open_scorer
-from .session import open_session
 
 
+@filled
 def search(
+    chosen_problems: ProblemOptions,
+    model: ModelOptions,
+    sparse: SparseOptions,
+    sampling: SamplingOptions,
+    limits: LimitOptions,
     prompt: Annotated[str | None, typer.Argument(help="What to ask the model.", show_default=False)] = None,
-    tasks: opt.Tasks = None,
-    task_format: opt.TaskFormat = None,
-    field: opt.Fields = [],  # noqa: B006
-    split: opt.Split = None,
-    verifier: opt.Verifier = None,
-    unsafe_tools: opt.UnsafeTools = False,
     strategy: Annotated[
         str, typer.Option("--strategy", "-s", help="How to search: see the list below.")
     ] = "ets",
@@ -53,30 +42,7 @@ def search(
     raw: Annotated[
         bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
     ] = False,
-    model: opt.Model = DEFAULT_MODEL,
-    dtype: opt.Dtype = "auto",
-    weights: opt.Weights = "auto",
-    device: opt.Device = "cpu",
-    kv_mib: opt.KvMib = None,
-    kv_dtype: opt.KvDtype = "auto",
-    sparse: opt.Sparse = None,
-    sparse_share: opt.SparseShare = "branch",
-    sparse_summaries: opt.SparseSummaries = "mean",
-    sparse_dense_layers: opt.SparseDenseLayers = 2,
-    temperature: opt.Temperature = 0.8,
-    frequency_penalty: opt.FrequencyPenalty = 0.0,
-    presence_penalty: opt.PresencePenalty = 0.0,
-    json_schema: opt.JSONSchemaFile = None,
-    regex: opt.RegexOption = None,
-    grammar: opt.GrammarFile = None,
     seed: opt.Seed = 0,
-    stop: opt.Stop = "\\n",
-    max_tokens: opt.MaxTokens = 256,
-    max_step_tokens: opt.MaxStepTokens = 64,
-    budget_tokens: opt.BudgetTokens = None,
-    budget_seconds: opt.BudgetSeconds = None,
-    budget_cost: opt.BudgetCost = None,
-    scorer_timeout: opt.ScorerTimeout = None,
     save: opt.Save = None,
     resume: opt.Resume = False,
     json_output: opt.Json = False,
@@ -99,47 +65,20 @@ def search(
 
       tts-decode search --tasks gsm8k.parquet --format gsm8k -s my.py:my_strategy --scorer my.py:score
     """
-    if (prompt is None) == (tasks is None):
+    if (prompt is None) == (chosen_problems.tasks is None):
         raise UsageError("give either a prompt or --tasks FILE")
     chosen = opt.get_strategy(strategy)
-    (options,) = opt.parse_options([chosen], option, unsafe_tools=unsafe_tools)
-    fields = opt.parse_fields(field)
-    if tasks is None:
-        refuse_task_options(format=task_format, field=field, split=split)
+    (options,) = opt.parse_options([chosen], option, unsafe_tools=chosen_problems.unsafe_tools)
     check_scorer(scorer)
-    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
-    with usage_errors():
-        settings = Settings(
-            SamplingParams(
-                temperature,
-                seed=seed,
-                stop=(opt.unescape(stop),),
-                max_tokens=max_tokens,
-                max_step_tokens=max_step_tokens,
-                frequency_penalty=frequency_penalty,
-                presence_penalty=presence_penalty,
-                constraint=opt.constraint(json_schema, regex, grammar),
-            ),
-            budget_tokens,
-            budget_seconds,
-            budget_cost,
-            scorer_timeout,
-            chat=not raw,
-        )
-    problems = [Task("prompt", prompt)] if prompt is not None else []
-    if tasks is not None:
-        problems = read_problems(
-            tasks, format=task_format, fields=fields, split=split, seed=seed, unsafe_tools=unsafe_tools
-        )
-    problems = judged_by(verifier, problems)
+    sparse_config = sparse.config()
+    settings = limits.settings(sampling.params(seed), chat=not raw)
+    problems = chosen_problems.read(seed, [] if prompt is None else [Task("prompt", prompt)])
     name = saved_name(chosen.name, sparse_config)
     with (
         open_folder(save, [name], resume=resume),
-        open_session(
-            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=is_reward_model(scorer)
-        ) as session,
+        model.open(shared=is_reward_model(scorer)) as session,
     ):
-        scores = open_scorer(scorer, chat=not raw, device=device, kv_bytes=session.kv_bytes)
+        scores = open_scorer(scorer, chat=not raw, device=model.device, kv_bytes=session.kv_bytes)
         about = run_settings(
             session.describe(), chosen.name, options, scorer, sparse_config, problems, settings
         )

@@ -13,15 +13,14 @@ import typer
 from tts_kernels.checks import shown
 
 from ..decoding.decoder import TreeDecoder
-from ..default_model import DEFAULT_MODEL
 from ..extras import require
 from ..rewards import Scorer, load_reward_model
-from . import options as opt
 from .display import Screen
 from .errors import MIB, CommandError, UsageError, usage_errors
 from .filled import filled
+from .groups import ModelOptions
 from .scorers import check_reader
-from .session import Session, open_session
+from .session import Session
 
 _NETWORK, _LIMITS = "Network", "Limits of a request"
 _LAST_PORT = 65535
@@ -62,12 +61,6 @@ Scorers = Annotated[
 class Settings:
     """What the options of the command say."""
 
-    model: opt.Model = DEFAULT_MODEL
-    dtype: opt.Dtype = "auto"
-    weights: opt.Weights = "auto"
-    device: opt.Device = "cpu"
-    kv_mib: opt.KvMib = None
-    kv_dtype: opt.KvDtype = "auto"
     name: Name = None
     scorer: Scorers = field(default_factory=list)
     host: Host = "127.0.0.1"
@@ -141,8 +134,8 @@ class Settings:
         }
 
 
-@filled(Settings)
-def serve(settings: Settings) -> None:
+@filled
+def serve(model: ModelOptions, settings: Settings) -> None:
     """Serve OpenAI's protocol: completions and chats, whole or streamed, and searches.
 
     All requests share one KV tree: what two of them have in common, and what a finished one left behind, is
@@ -165,7 +158,7 @@ def serve(settings: Settings) -> None:
     from ..serve.run import is_loopback, listen
     from ..serve.run import serve as run
 
-    host, port, model, device = settings.host, settings.port, settings.model, settings.device
+    host, port = settings.host, settings.port
     with usage_errors(_LIMIT_OPTIONS):
         keys = read_keys(settings.api_keys)
         limits = Limits(**settings.limits())
@@ -175,21 +168,16 @@ def serve(settings: Settings) -> None:
     except OSError as error:
         raise CommandError(f"--host {host} --port {port}: cannot listen there: {error}") from error
     with listener:
-        session_of = open_session(
-            model,
-            settings.dtype,
-            device,
-            settings.kv_mib,
-            settings.kv_dtype,
-            weights=settings.weights,
-            shared=bool(wanted),
-        )
-        with session_of as session:
-            scorers = {label: _loaded(session, reader, folder, device) for label, reader, folder in wanted}
+        with model.open(shared=bool(wanted)) as session:
+            scorers = {
+                label: _loaded(session, reader, folder, model.device) for label, reader, folder in wanted
+            }
             decoder = session.decoder()
             local = is_loopback(host)
-            config = ServerConfig(settings.name or Path(model).name or model, keys, scorers, limits, local)
-            _check_room(decoder, settings.kv_mib, *config.least_kv(decoder))
+            config = ServerConfig(
+                settings.name or Path(model.model).name or model.model, keys, scorers, limits, local
+            )
+            _check_room(decoder, model.kv_mib, *config.least_kv(decoder))
         screen = Screen(sys.stderr)
         if not local and not keys:
             screen.print(f"warning: whoever reaches {host} can use this server; give --api-keys")

@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..core.params import SamplingParams
-from ..default_model import DEFAULT_MODEL
 from ..errors import ResultFileError
 from ..extras import install_command, installed
 from ..sweeps import budgets_at, estimates, write_tables
-from ..tasks import default_tasks
 from . import options as opt
+from .comparing import ComparedOptions
 from .display import print_json
-from .errors import CommandError, UsageError, at_least, usage_errors
+from .errors import CommandError, UsageError, at_least
+from .filled import filled
 from .grid import make_grid, whole_numbers, write_grid
+from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
 from .info import collect
-from .judging import judged_by, read_problems, refuse_task_options, unjudged_note
-from .problems import Settings, raise_first
+from .judging import unjudged_note
+from .problems import raise_first
 from .progress import Progress
 from .saving import open_folder
-from .scorers import check_scorer, is_reward_model, open_scorer
-from .session import Session, open_session
+from .scorers import is_reward_model, open_scorer
+from .session import Session
 from .sweep_run import Batch, SweepRun
 from .sweep_tables import Report, as_json, print_report
 
-_DEFAULT_STRATEGIES = ["best_of_n", "beam_search", "rebase", "ets"]
-_DEFAULT_LIMIT = 8  # problems of the default set
 
-
+@filled
 def sweep(
+    compared: ComparedOptions,
+    chosen_problems: ProblemOptions,
+    model: ModelOptions,
+    sparse: SparseOptions,
+    sampling: SamplingOptions,
+    limits: LimitOptions,
     save: Annotated[
         Path,
         typer.Option(help="Folder of the sweep: whole results, written as searches end, and the tables."),
     ],
-    strategy: Annotated[
-        list[str], typer.Option("--strategy", "-s", help="A strategy to run; may be repeated.")
-    ] = _DEFAULT_STRATEGIES,
     widths: Annotated[
         str,
         typer.Option(
@@ -53,23 +53,6 @@ def sweep(
         list[float],
         typer.Option(help="Share of problems solved whose least budget is asked for; may be repeated."),
     ] = [],  # noqa: B006
-    tasks: opt.Tasks = None,
-    task_format: opt.TaskFormat = None,
-    field: opt.Fields = [],  # noqa: B006
-    split: opt.Split = None,
-    verifier: opt.Verifier = None,
-    unsafe_tools: opt.UnsafeTools = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            help="Only the first so many problems. Default: 8 of the default set's 400, all of a file."
-        ),
-    ] = None,
-    shots: Annotated[
-        int, typer.Option(help="Solved problems of the default set before each one: a long shared prompt.")
-    ] = 0,
-    option: opt.Options = [],  # noqa: B006
-    scorer: opt.Scorer = None,
     parallel: Annotated[
         int,
         typer.Option(
@@ -77,26 +60,6 @@ def sweep(
             "where the KV memory would not hold them at full length."
         ),
     ] = 4,
-    model: opt.Model = DEFAULT_MODEL,
-    dtype: opt.Dtype = "auto",
-    weights: opt.Weights = "auto",
-    device: opt.Device = "cpu",
-    kv_mib: opt.KvMib = None,
-    kv_dtype: opt.KvDtype = "auto",
-    sparse: opt.Sparse = None,
-    sparse_share: opt.SparseShare = "branch",
-    sparse_summaries: opt.SparseSummaries = "mean",
-    sparse_dense_layers: opt.SparseDenseLayers = 2,
-    temperature: opt.Temperature = 0.8,
-    frequency_penalty: opt.FrequencyPenalty = 0.0,
-    presence_penalty: opt.PresencePenalty = 0.0,
-    stop: opt.Stop = "\\n",
-    max_tokens: opt.MaxTokens = 64,
-    max_step_tokens: opt.MaxStepTokens = 32,
-    budget_tokens: opt.BudgetTokens = None,
-    budget_seconds: opt.BudgetSeconds = None,
-    budget_cost: opt.BudgetCost = None,
-    scorer_timeout: opt.ScorerTimeout = None,
     resume: opt.Resume = False,
     json_output: opt.Json = False,
 ) -> None:
@@ -122,13 +85,7 @@ def sweep(
 
     A cell that fails is told, and the others go on. pass@k, maj@k, weighted@k and naive@k: docs/sweeps.md.
     """
-    strategies = [opt.get_strategy(name) for name in strategy]
-    if len({chosen.name for chosen in strategies}) < len(strategies):
-        raise UsageError("--strategy: the same strategy is given twice")
-    at_least(1, limit=limit, parallel=parallel)
-    at_least(0, shots=shots)
-    if shots and tasks is not None:
-        raise UsageError("--shots: only for the default problems; put examples into the prompts of --tasks")
+    at_least(1, parallel=parallel)
     for share in target:
         if not 0 < share <= 1:
             raise UsageError(
@@ -136,46 +93,22 @@ def sweep(
             )
     all_widths = whole_numbers("--widths", widths, 1)
     all_seeds = whole_numbers("--seeds", seeds, 0)
-    sparse_config = opt.sparse_config(sparse, sparse_share, sparse_summaries, sparse_dense_layers)
-    options = opt.parse_options(strategies, option, unsafe_tools=unsafe_tools)
-    configs = [None] if sparse_config is None else [None, sparse_config]
-    grid = make_grid(strategies, options, all_widths, configs)
-    fields = opt.parse_fields(field)
-    if tasks is None:
-        refuse_task_options(format=task_format, field=field, split=split)
-    check_scorer(scorer)
-    with usage_errors({"limit, shots": "--limit, --shots", "seed": "--seeds"}):
-        sampling = SamplingParams(
-            temperature,
-            stop=(opt.unescape(stop),),
-            max_tokens=max_tokens,
-            max_step_tokens=max_step_tokens,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-        )
-        settings = Settings(sampling, budget_tokens, budget_seconds, budget_cost, scorer_timeout)
-        by_seed = {seed: replace(settings, sampling=replace(sampling, seed=seed)) for seed in all_seeds}
-        problems = default_tasks(limit or _DEFAULT_LIMIT, shots) if tasks is None else []
-    if tasks is not None:
-        problems = read_problems(
-            tasks,
-            format=task_format,
-            fields=fields,
-            split=split,
-            seed=all_seeds[0],
-            unsafe_tools=unsafe_tools,
-        )[:limit]
-    problems = judged_by(verifier, problems)
-    unknown = [task.name for task in problems if task.verify is None]
-    if unknown:
-        raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
+    config = sparse.config()
+    strategies = compared.strategies(unsafe_tools=chosen_problems.unsafe_tools)
+    grid = make_grid(
+        [strategy for strategy, _ in strategies],
+        [options for _, options in strategies],
+        all_widths,
+        [None] if config is None else [None, config],
+    )
+    short = chosen_problems.tasks is None
+    by_seed = {seed: limits.settings(sampling.params(seed, short=short)) for seed in all_seeds}
+    problems = compared.problems(chosen_problems, all_seeds[0])
 
     names = [setting.cell(seed) for setting in grid for seed in all_seeds]
     with (
         open_folder(save, names, resume=resume),
-        open_session(
-            model, dtype, device, kv_mib, kv_dtype, weights=weights, shared=is_reward_model(scorer)
-        ) as session,
+        model.open(shared=is_reward_model(compared.scorer)) as session,
     ):
         write_grid(save, grid, all_seeds, _about(session, len(problems)), resume=resume)
         total = len(names) * len(problems)
@@ -185,8 +118,8 @@ def sweep(
             session,
             problems,
             by_seed,
-            scorer,
-            open_scorer(scorer, device=device, kv_bytes=session.kv_bytes),
+            compared.scorer,
+            open_scorer(compared.scorer, device=model.device, kv_bytes=session.kv_bytes),
             parallel,
             Progress(session.display, total, work, as_json=json_output),
         )
@@ -196,7 +129,7 @@ def sweep(
         ran = session.describe()
     if all(search.error is not None for search in report.searches):
         errors = [error for batch in batches for error in [*batch.failed.values(), *batch.errors]]
-        raise_first(errors, {name for chosen in strategies for name in chosen.plain_options})
+        raise_first(errors, {name for strategy, _ in strategies for name in strategy.plain_options})
     if json_output:
         print_json(ran | as_json(report))
     else:

@@ -1,0 +1,66 @@
+"""What `compare` and `sweep` have in common: strategies on problems whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from ..search import Strategy
+from ..tasks import Task, default_tasks
+from . import options as opt
+from .errors import CommandError, UsageError, at_least, usage_errors
+from .groups import ProblemOptions
+from .scorers import check_scorer
+
+_DEFAULT_STRATEGIES = ("best_of_n", "beam_search", "rebase", "ets")
+_DEFAULT_LIMIT = 8  # problems of the default set: a few minutes on two cores
+
+
+@dataclass(frozen=True)
+class ComparedOptions:
+    """Raises UsageError for what is looked at by nobody else."""
+
+    strategy: Annotated[
+        list[str], typer.Option("--strategy", "-s", help="A strategy to run; may be repeated.")
+    ] = field(default_factory=lambda: list(_DEFAULT_STRATEGIES))
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Only the first so many problems. Default: 8 of the default set's 400, all of a file."
+        ),
+    ] = None
+    shots: Annotated[
+        int, typer.Option(help="Solved problems of the default set before each one: a long shared prompt.")
+    ] = 0
+    option: opt.Options = field(default_factory=list)
+    scorer: opt.Scorer = None
+
+    def __post_init__(self) -> None:
+        at_least(1, limit=self.limit)
+        at_least(0, shots=self.shots)
+        check_scorer(self.scorer)
+
+    def strategies(self, *, unsafe_tools: bool) -> list[tuple[Strategy[...], dict[str, Any]]]:
+        """Each with its options."""
+        chosen = [opt.get_strategy(name) for name in self.strategy]
+        if len({strategy.name for strategy in chosen}) < len(chosen):
+            raise UsageError("--strategy: the same strategy is given twice")
+        return list(
+            zip(chosen, opt.parse_options(chosen, self.option, unsafe_tools=unsafe_tools), strict=True)
+        )
+
+    def problems(self, given: ProblemOptions, seed: int) -> list[Task]:
+        """Those of --tasks or the default ones. seed: as of `ProblemOptions.read`."""
+        if self.shots and given.tasks is not None:
+            raise UsageError(
+                "--shots: only for the default problems; put examples into the prompts of --tasks"
+            )
+        with usage_errors({"limit, shots": "--limit, --shots"}):
+            default = default_tasks(self.limit or _DEFAULT_LIMIT, self.shots) if given.tasks is None else []
+        found = given.read(seed, default)[: self.limit]
+        unknown = [task.name for task in found if task.verify is None]
+        if unknown:
+            raise CommandError(f'task {unknown[0]} has no answer to compare with; add "answer" to its line')
+        return found

@@ -1,0 +1,158 @@
+"""Groups of options that `search`, `compare` and `sweep` share, with the same defaults."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from ..core.params import SamplingParams
+from ..core.stop_when import READY, StopWhen
+from ..default_model import DEFAULT_MODEL
+from ..model.sparse import SparseConfig
+from ..tasks import Task
+from . import options as opt
+from .errors import UsageError, usage_errors
+from .judging import judged_by, read_problems, refuse_task_options
+from .problems import Settings
+from .session import Session, open_session
+
+# Longest answer and step, in tokens. The default problems want a number, and 64 tokens hold it.
+_LENGTHS = (256, 64)
+_SHORT_LENGTHS = (64, 32)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is held."""
+
+    model: opt.Model = DEFAULT_MODEL
+    dtype: opt.Dtype = "auto"
+    weights: opt.Weights = "auto"
+    device: opt.Device = "cpu"
+    kv_mib: opt.KvMib = None
+    kv_dtype: opt.KvDtype = "auto"
+
+    def open(self, *, shared: bool = False) -> AbstractContextManager[Session]:
+        """Loads it; shared: as of `open_session`."""
+        return open_session(
+            self.model,
+            self.dtype,
+            self.device,
+            self.kv_mib,
+            self.kv_dtype,
+            weights=self.weights,
+            shared=shared,
+        )
+
+
+@dataclass(frozen=True)
+class SparseOptions:
+    sparse: opt.Sparse = None
+    sparse_share: opt.SparseShare = "branch"
+    sparse_summaries: opt.SparseSummaries = "mean"
+    sparse_dense_layers: opt.SparseDenseLayers = 2
+
+    def config(self) -> SparseConfig | None:
+        """None without --sparse; the others are checked anyway."""
+        return opt.sparse_config(
+            self.sparse, self.sparse_share, self.sparse_summaries, self.sparse_dense_layers
+        )
+
+
+@dataclass(frozen=True)
+class ProblemOptions:
+    """Which problems there are, and what judges the answers."""
+
+    tasks: opt.Tasks = None
+    task_format: opt.TaskFormat = None
+    field: opt.Fields = field(default_factory=list)
+    split: opt.Split = None
+    verifier: opt.Verifier = None
+    unsafe_tools: opt.UnsafeTools = False
+
+    def read(self, seed: int, otherwise: list[Task]) -> list[Task]:
+        """Those of --tasks, else `otherwise`, under --verifier. seed: orders the choices of `gpqa`."""
+        fields = opt.parse_fields(self.field)
+        if self.tasks is None:
+            refuse_task_options(format=self.task_format, field=self.field, split=self.split)
+            return judged_by(self.verifier, otherwise)
+        found = read_problems(
+            self.tasks,
+            format=self.task_format,
+            fields=fields,
+            split=self.split,
+            seed=seed,
+            unsafe_tools=self.unsafe_tools,
+        )
+        return judged_by(self.verifier, found)
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are drawn, and where steps and answers end."""
+
+    temperature: opt.Temperature = 0.8
+    top_k: opt.TopK = 0
+    top_p: opt.TopP = 1.0
+    min_p: opt.MinP = 0.0
+    repetition_penalty: opt.RepetitionPenalty = 1.0
+    frequency_penalty: opt.FrequencyPenalty = 0.0
+    presence_penalty: opt.PresencePenalty = 0.0
+    logit_bias: opt.LogitBias = field(default_factory=list)
+    suppress: opt.Suppress = field(default_factory=list)
+    stop: opt.Stop = field(default_factory=lambda: ["\\n"])
+    stop_token: opt.StopToken = field(default_factory=list)
+    stop_when: opt.StopWhenName = None
+    json_schema: opt.JSONSchemaFile = None
+    regex: opt.RegexOption = None
+    grammar: opt.GrammarFile = None
+    max_tokens: opt.MaxTokens = None
+    max_step_tokens: opt.MaxStepTokens = None
+
+    def params(self, seed: int, *, short: bool = False) -> SamplingParams:
+        """short: answers to the default problems. Raises UsageError."""
+        longest, longest_step = _SHORT_LENGTHS if short else _LENGTHS
+        with usage_errors():
+            return SamplingParams(
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                min_p=self.min_p,
+                repetition_penalty=self.repetition_penalty,
+                seed=seed,
+                max_tokens=longest if self.max_tokens is None else self.max_tokens,
+                max_step_tokens=longest_step if self.max_step_tokens is None else self.max_step_tokens,
+                stop=tuple(opt.unescape(text) for text in self.stop),
+                stop_token_ids=self.stop_token,
+                suppress_token_ids=self.suppress,
+                frequency_penalty=self.frequency_penalty,
+                presence_penalty=self.presence_penalty,
+                logit_bias=opt.parse_bias(self.logit_bias),
+                constraint=opt.constraint(self.json_schema, self.regex, self.grammar),
+                stop_when=self._stop_when(),
+            )
+
+    def _stop_when(self) -> StopWhen | None:
+        if self.stop_when is not None and self.stop_when not in READY:
+            raise UsageError(f"--stop-when: got {self.stop_when!r}, expected {' or '.join(READY)}")
+        return None if self.stop_when is None else READY[self.stop_when]
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """What a search may spend."""
+
+    budget_tokens: opt.BudgetTokens = None
+    budget_seconds: opt.BudgetSeconds = None
+    budget_cost: opt.BudgetCost = None
+    scorer_timeout: opt.ScorerTimeout = None
+
+    def settings(self, sampling: SamplingParams, *, chat: bool = True) -> Settings:
+        return Settings(
+            sampling,
+            self.budget_tokens,
+            self.budget_seconds,
+            self.budget_cost,
+            self.scorer_timeout,
+            chat=chat,
+        )
