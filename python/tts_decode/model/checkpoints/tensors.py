@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ class SavedTensors:
         """Of a tensor that is there."""
         found: list[int] = self._slice(name).get_shape()
         return found
+
+    def count(self, name: str) -> int:
+        """Numbers of a tensor that is there."""
+        return prod(self.shape(name))
 
     def dtype(self, name: str) -> torch.dtype | None:
         """Of a tensor that is there; None: one that weights do not have."""
