@@ -76,6 +76,29 @@ def test_a_tensor_that_lies_the_other_way(tmp_path: Path) -> None:
         load_model(folder)
 
 
+@pytest.mark.parametrize(("dtype", "told"), [(torch.int32, "I32"), (torch.float8_e4m3fn, "F8_E4M3")])
+@pytest.mark.parametrize("kind", ["llama", "llama4"])
+def test_numbers_that_are_no_floats(kind: str, dtype: torch.dtype, told: str, tmp_path: Path) -> None:
+    """transformers casts them, whatever scales lie beside them."""
+    folder = saved(tmp_path / "tiny", kind)
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("o_proj.weight"))
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=rf"{name}: got {told}, expected floats"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -1])
+@pytest.mark.parametrize("weights", ["auto", "int4"])
+def test_a_file_cut_short_is_named(weights: str, length: int, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "tiny")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:length])
+    with pytest.raises(ModelLoadError, match=r"cannot read model\.safetensors: .*damaged or cut short"):
+        load_model(folder, weights=weights)
+
+
 def test_what_is_right_loads(tmp_path: Path) -> None:
     for kind in ("llama", "mixtral", "llama4"):
         model, _ = load_model(saved(tmp_path / kind, kind), "float32")

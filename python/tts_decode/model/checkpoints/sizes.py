@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from tts_kernels.checks import is_integer
 
 from ...errors import ModelLoadError
-from .tensors import SavedTensors
+from .tensors import FLOATS, SavedTensors
 
 _MOST = 10_000  # layers, or experts, of any model
 _LAYERS = "num_hidden_layers"
@@ -47,13 +49,22 @@ def refuse_counts(source: Path | str, config: Any) -> None:
 def refuse_sizes(source: Path | str, model: nn.Module) -> None:
     """Raises ModelLoadError where a tensor of a folder has not as many numbers as the parameter of its name.
 
+    Or other numbers than floats, which are of quantised weights and which transformers would cast.
+
     model: of the folder's config, on the meta device.
     """
     if (tensors := _tensors_of(source)) is None:
         return
     for name, parameter in model.state_dict().items():
-        if name in tensors and tensors.count(name) != parameter.numel():
+        if name not in tensors:
+            continue
+        if tensors.count(name) != parameter.numel():
             raise other_shape(source, name, tensors.shape(name), parameter.shape)
+        if parameter.is_floating_point() and tensors.dtype(name) not in (*FLOATS, torch.float64):
+            raise ModelLoadError(
+                f"model: {source}: {name}: got {tensors.dtype_name(name)}, expected floats, as its "
+                "config.json has no quantization_config; take the model's float checkpoint"
+            )
 
 
 def other_shape(source: Path | str, name: str, got: Any, expected: Any) -> ModelLoadError:
@@ -65,12 +76,17 @@ def other_shape(source: Path | str, name: str, got: Any, expected: Any) -> Model
 
 
 def _tensors_of(source: Path | str) -> SavedTensors | None:
-    """None where there is no folder, or it cannot be read, which is told where its weights are."""
+    """None where there is no folder, or none whose files are known here: transformers tells what it lacks.
+
+    Raises ModelLoadError where a file is damaged.
+    """
     if not isinstance(source, Path):
         return None
     try:
         return SavedTensors(source)
-    except ModelLoadError:
+    except ModelLoadError as error:
+        if isinstance(error.__cause__, SafetensorError):
+            raise
         return None
 
 
