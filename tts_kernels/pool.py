@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from .checks import choice, integer
 from .checks.pages import DTYPES, PACKED_HEAD_DIMS, PAGE_SIZE, check_plain, packed_page, summary_dtype
 from .device import checked_device
+from .machine_memory import memory_bytes
 from .ops.append_kv import append_kv
 from .ops.copy_pages import copy_pages
 from .ops.gather_kv import gather_kv
@@ -194,11 +194,11 @@ def page_bytes(
 
 
 def default_bytes(device: torch.device) -> int:
-    """A size for pools that nobody gave one: a quarter of the memory, of a GPU's free one three quarters."""
+    """A size for pools that nobody gave one: of `memory_bytes` a quarter, of what a GPU has free 3/4."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    return memory_bytes() // 4
 
 
 def _summary_vectors(summaries: str | None) -> int:

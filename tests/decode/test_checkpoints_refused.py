@@ -239,6 +239,20 @@ def test_act_order_without_its_groups(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("order", ["group", "dynamic", True])
+def test_compressed_act_order_without_its_groups(order: str | bool, tmp_path: Path) -> None:
+    """Groups of neighbours would be other weights. `weight` is the order of rounding, which leaves none."""
+    PACKED.write(tmp_path)
+    PACKED.write_settings(tmp_path, grouped({"actorder": "weight"}))
+    load_model(tmp_path)
+    PACKED.write_settings(tmp_path, grouped({"actorder": order}))
+    with pytest.raises(ModelLoadError, match=r"no tensor .*\.weight_g_idx, expected one of shape \[128\]"):
+        load_model(tmp_path)
+    PACKED.write_settings(tmp_path, grouped({"actorder": "unheard of"}))
+    with pytest.raises(ModelLoadError, match="actorder: got 'unheard of', expected 'weight' or 'static'"):
+        load_model(tmp_path)
+
+
 def test_groups_that_do_not_divide(tmp_path: Path) -> None:
     GPTQ.write(tmp_path)
     for size in (48, 24, 0, -2):

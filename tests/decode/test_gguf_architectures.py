@@ -15,6 +15,7 @@ from tts_decode.model.gguf.architectures import ARCHITECTURES
 from tts_decode.model.gguf.config import config_of
 from tts_decode.model.gguf.header import Header
 from tts_decode.model.gguf.keys import HARMLESS, NEUTRAL
+from tts_decode.model.gguf.metadata import Metadata
 from tts_decode.model.loading import load_config, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread", "cache")
@@ -73,7 +74,9 @@ def test_no_key_is_lost(name: str, tmp_path: Path) -> None:
         base |= {read.path(f"rope.scaling.{key}"): value for key, value in scaled.items()}
 
     def config(metadata: dict[str, object]) -> str:
-        return repr(config_of(Header(file, metadata, tuple(read.tensors))).to_dict())
+        return repr(
+            config_of(Header(file, Metadata(metadata, tuple(read.places.values()), read.begin))).to_dict()
+        )
 
     at_rest = {**NEUTRAL, **architecture.neutral}
     before = config(base)

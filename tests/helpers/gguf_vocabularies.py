@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from tts_decode.model.gguf.header import Header
+from tts_decode.model.gguf.metadata import Metadata
 from tts_decode.model.gguf.tokenizer import read_tokenizer
 
 # The characters that byte-level BPE writes the 256 bytes as (Radford et al. 2019).
@@ -63,7 +64,7 @@ def named(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def header_of(keys: Mapping[str, Any], architecture: str = "llama") -> Header:
-    return Header(Path("tiny.gguf"), {"general.architecture": architecture, **keys}, ())
+    return Header(Path("tiny.gguf"), Metadata({"general.architecture": architecture, **keys}, (), 0))
 
 
 def read(keys: Mapping[str, Any]) -> Any:

@@ -83,7 +83,7 @@ def collect() -> dict[str, Any]:
         "isa_levels": {name: "yes" if supported else "no" for name, supported in _core.cpu_isa_levels()},
         "auto_dtype": str(resolve_dtype("auto")).removeprefix("torch."),
         "default_model": _default_model(),
-        "model_cache": str(cache_folder()),
+        "model_cache": _model_cache(),
     }
 
 
@@ -137,6 +137,13 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _model_cache() -> str:
+    try:
+        return str(cache_folder())
+    except ModelLoadError:
+        return "none: set XDG_CACHE_HOME, or HOME"
 
 
 def _default_model() -> str:

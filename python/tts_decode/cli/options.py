@@ -59,7 +59,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.", rich_help_pane
 KvMib = Annotated[
     int | None,
     typer.Option(
-        help="Memory for the KV pages. Default: a quarter of the machine's, 3/4 of what a GPU has free.",
+        help="Memory for the KV pages. Default: a quarter of the machine's or container's, of a GPU 3/4.",
         rich_help_panel=_MODEL,
     ),
 ]

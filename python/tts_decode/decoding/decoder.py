@@ -44,8 +44,9 @@ class TreeDecoder(Runner):
         tokenizer: its tokenizer.
         device: moves the model there first; default: where it is.
         kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;
-            default: a quarter of the machine's memory. On a GPU it is taken at once; default: three quarters
-            of what is free. A `KVBudget`, on the CPU only, bounds all decoders that are given it in sum.
+            default: a quarter of the machine's memory, or the container's. On a GPU it is taken at once;
+            default: three quarters of what is free. A `KVBudget`, on the CPU only, bounds all decoders that
+            are given it in sum.
         kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16,
             at the price of a rounding of each key and value (see `tts_kernels.append_kv`).
         max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding

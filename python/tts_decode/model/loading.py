@@ -27,6 +27,7 @@ from ..errors import ModelLoadError
 from .assembly import skeleton
 from .checkpoints.floats import load_floats
 from .checkpoints.loading import load_checkpoint, load_rounded, settings_of
+from .checkpoints.sizes import other_shape, refuse_counts, refuse_sizes
 from .gguf.files import load_gguf, load_gguf_config
 from .memory import refuse_beyond_memory
 from .single_copy import pack_modules
@@ -189,6 +190,7 @@ def _load_pretrained(
     try:
         # The smallest file first: a wrong name fails soon.
         config = AutoConfig.from_pretrained(source, **options)
+        refuse_counts(source, config)
         saved = settings_of(config) is not None
         if weights in (_BITS if saved else ("file",)):
             expected = "'file', as its weights are quantised" if saved else "'auto', 'int8' or 'int4'"
@@ -199,7 +201,9 @@ def _load_pretrained(
         elif weights in _BITS:
             model = load_rounded(source, config, dtype, _BITS[weights])
         else:
-            refuse_beyond_memory(source, dtype.itemsize * skeleton(config, dtype).num_parameters())
+            empty = skeleton(config, dtype)
+            refuse_beyond_memory(source, dtype.itemsize * empty.num_parameters())
+            refuse_sizes(source, empty)
             model = _load_floats(source, config, dtype) or _load_whole(source, dtype, options)
     except ModelLoadError:
         raise
@@ -226,9 +230,16 @@ def _load_floats(source: Path | str, config: Any, dtype: torch.dtype) -> PreTrai
 def _load_whole(source: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
     """As transformers loads it. Raises ModelLoadError where it would fill up with random numbers."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        source,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused here, by their names
+        **options,
     )
     model: PreTrainedModel = loaded[0]
+    if mismatched := loaded[1]["mismatched_keys"]:
+        raise other_shape(source, *min(mismatched))
     if missing := loaded[1]["missing_keys"]:
         raise ModelLoadError(
             f"model: {source} does not fill {min(missing)} of {type(model).__name__}; it may be cut short "

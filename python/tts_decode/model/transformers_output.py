@@ -11,11 +11,15 @@ from transformers.utils import logging as transformers_logging
 
 
 def first_line(cause: BaseException) -> str:
-    """The type and the first line of an exception's message, for a message of our own."""
-    lines = str(cause).strip().splitlines()
+    """The type and the first line of an exception's message, for a message of our own.
+
+    Where that ends in a colon it is a heading, and the line below is told too.
+    """
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     if not lines:
         return type(cause).__name__
-    printable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in lines[0])
+    told = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    printable = "".join(char if char.isprintable() else repr(char)[1:-1] for char in told)
     return f"{type(cause).__name__}: {printable}"
 
 

@@ -15,6 +15,8 @@ from .packing import unpacked
 from .settings import INSTEAD, Settings
 from .tensors import FLOATS, SavedTensors
 
+_ORDERED = ("group", "dynamic", True)  # of `actorder`: groups are of any inputs
+
 
 @dataclass(frozen=True)
 class CompressedTensors:
@@ -28,6 +30,7 @@ class CompressedTensors:
         whole: one scale is for all weights.
         symmetric: there are no zero points.
         packed: integers lie in words.
+        act_order: weight_g_idx has each input's group; else it may be missing where groups are of neighbours.
     """
 
     bits: int
@@ -35,6 +38,7 @@ class CompressedTensors:
     whole: bool
     symmetric: bool
     packed: bool
+    act_order: bool
 
     @classmethod
     def of(cls, settings: Settings) -> CompressedTensors:
@@ -75,6 +79,8 @@ class CompressedTensors:
             strategy == "tensor",
             weights.one_of("symmetric", True, False, default=True),
             saved == "pack-quantized",
+            # "weight": the order in which weights were rounded, which leaves no trace in the file.
+            weights.one_of("actorder", "weight", "static", *_ORDERED, False, default=False) in _ORDERED,
         )
 
     def modules(self, tensors: SavedTensors) -> list[str]:
@@ -102,13 +108,14 @@ class CompressedTensors:
             numbers, scales, zeros, bits=self.bits, bias=bias, group_of=group_of
         )
 
-    @staticmethod
-    def _group_of(tensors: SavedTensors, name: str, inputs: int, group: int) -> Tensor | None:
+    def _group_of(self, tensors: SavedTensors, name: str, inputs: int, group: int) -> Tensor | None:
         """Of each input; None: of neighbours, for which all are -1 where they are saved."""
-        if name not in tensors:
+        if name not in tensors and not self.act_order:
             return None
         found = tensors.take(name, (inputs,), torch.int32, torch.int64)
-        return None if (found == -1).all() else group_of_inputs(tensors, name, inputs, group)
+        if (found == -1).all() and not self.act_order:
+            return None
+        return group_of_inputs(tensors, name, inputs, group)
 
     @property
     def _middle(self) -> int:

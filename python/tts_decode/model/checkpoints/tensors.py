@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,18 @@ class SavedTensors:
         found: list[int] = self._slice(name).get_shape()
         return found
 
+    def count(self, name: str) -> int:
+        """Numbers of a tensor that is there."""
+        return prod(self.shape(name))
+
     def dtype(self, name: str) -> torch.dtype | None:
         """Of a tensor that is there; None: one that weights do not have."""
-        return _DTYPES.get(self._slice(name).get_dtype())
+        return _DTYPES.get(self.dtype_name(name))
+
+    def dtype_name(self, name: str) -> str:
+        """As the file has it, "F32" for one."""
+        found: str = self._slice(name).get_dtype()
+        return found
 
     def take(
         self, name: str, shape: Sequence[int], *dtypes: torch.dtype, to: torch.dtype | None = None
@@ -102,7 +112,7 @@ class SavedTensors:
         found = self.dtype(name)
         if found is None or found not in dtypes:
             expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            got = self._slice(name).get_dtype() if found is None else str(found)
+            got = self.dtype_name(name) if found is None else str(found)
             raise self.damaged(f"{own}: got {got.removeprefix('torch.')}, expected {expected}")
         self.left.discard(name)
         return found

@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,30 @@ _SETTLED_SECONDS = 5.0  # since a file's last change
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` where the variable is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tts-kernels" / "models"
+    """``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` where the variable is not set.
+
+    Raises ModelLoadError where there is no home folder either.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = Path(named) if named else Path.home() / ".cache"
+    except RuntimeError as cause:
+        raise ModelLoadError(
+            "model: there is no folder for converted copies of GGUF files, as this user has no home folder; "
+            "set XDG_CACHE_HOME, or HOME"
+        ) from cause
+    return base / "tts-kernels" / "models"
+
+
+def is_known(file: Path) -> bool:
+    """Whether `copy_of` needs not read all of the file. Raises ModelLoadError, as it does."""
+    return _kept_digest(file) is not None
 
 
 def copy_of(file: Path, version: str) -> Path:
     """The folder of a file's copy. version: of what is kept there.
 
-    Raises ModelLoadError where the file cannot be read, or is no GGUF file.
+    Raises ModelLoadError where the file cannot be read.
     """
     stem = re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:_LONGEST_STEM]
     return cache_folder() / f"{stem}-{_digest(file)}-{version}"
@@ -121,24 +137,34 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(partial)
 
 
-def _digest(file: Path) -> str:
-    """Of the bytes of a GGUF file, in hexadecimal."""
-    try:
+def _kept_digest(file: Path) -> str | None:
+    """The digest of the file as it is now, if it was kept."""
+    with _reading(file):
         known = _known_digest(file)
         if known.is_file() and re.fullmatch("[0-9a-f]{16}", text := known.read_text(encoding="ascii")):
             return text
-        digest = hashlib.blake2b(digest_size=8)
+    return None
+
+
+def _digest(file: Path) -> str:
+    """Of the bytes of a file, in hexadecimal."""
+    if (kept := _kept_digest(file)) is not None:
+        return kept
+    with _reading(file):
+        known, digest = _known_digest(file), hashlib.blake2b(digest_size=8)
         with file.open("rb") as stream:
-            if stream.read(4) != b"GGUF":
-                raise ModelLoadError(
-                    f"model: {file} does not begin with the bytes 'GGUF', so it is no GGUF file"
-                )
             while block := stream.read(1 << 20):
                 digest.update(block)
-    except OSError as cause:
-        raise ModelLoadError(f"model: cannot read {file}: {cause.strerror}") from cause
     _keep_digest(file, known, digest.hexdigest())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        raise ModelLoadError(f"model: cannot read {file}: {cause.strerror}") from cause
 
 
 def _known_digest(file: Path) -> Path:

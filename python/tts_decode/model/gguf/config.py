@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ...errors import ModelLoadError
+from .blocks import file_tensors
 from .header import Header
 from .keys import NEUTRAL, REFUSED_NAMESPACES
 from .names import tensor_names
@@ -150,12 +151,10 @@ def _rotary_factors(header: Header, pairs: int) -> dict[str, list[float]]:
     names = header.architecture.rotary_tensors & header.tensors
     if not names:
         return {}
-    from gguf import GGUFReader, dequantize
-
     factors = {}
-    for tensor in GGUFReader(header.file).tensors:
+    for tensor in file_tensors(header):
         if tensor.name in names:
-            values = [float(value) for value in dequantize(tensor.data, tensor.tensor_type).ravel()]
+            values = [float(value) for value in tensor.numbers().ravel()]
             if len(values) != pairs or not all(math.isfinite(value) and value > 0 for value in values):
                 raise ModelLoadError(
                     f"model: {header.file} cannot be read right: {tensor.name} must hold {pairs} finite "

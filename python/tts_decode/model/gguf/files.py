@@ -6,11 +6,10 @@ copy holds float32, what dequantising yields, and serves every dtype that a mode
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -24,10 +23,11 @@ from transformers import (
 from ..assembly import assembled, skeleton
 from ..checkpoints.floats import load_floats
 from ..memory import refuse_beyond_memory
+from ..tensor_file import Part
 from ..transformers_output import first_line
-from .cache import copy_of, discard, require_unchanged, require_whole, save_into, store
+from .cache import copy_of, discard, is_known, require_unchanged, require_whole, save_into, store
 from .header import Header
-from .quantised import load_quantised, quantised_copy
+from .quantised import load_quantised, plan_quantised
 from .reading import checked_config, parsing
 from .tensors import float_parts
 from .tokenizer import read_tokenizer
@@ -42,19 +42,22 @@ def load_gguf(
 
     quantised: weights stay as they are, where they are quantised and the architecture is one whose can.
     """
+    if not is_known(file):  # all of it is about to be read: what is wrong with its header is told before
+        _check(file, quantised=quantised)
     loaded = load_quantised(file, dtype, report, _warn_unkept) if quantised else None
     return _load_dequantised(file, dtype, report) if loaded is None else loaded
 
 
 def load_gguf_config(file: Path) -> Any:
-    """The config of a GGUF file: from a converted copy, else from its header."""
-    for copy in (_dequantised_copy(file), quantised_copy(file)):
-        if copy.is_dir():
-            with contextlib.suppress(Exception):  # a damaged copy is no loss: the GGUF is still there
-                require_whole(copy)
-                return AutoConfig.from_pretrained(copy)
+    """The config of a GGUF file, from its header. Raises ModelLoadError for what is wrong with that."""
     with parsing(file):
         return checked_config(Header.read(file))
+
+
+def _check(file: Path, *, quantised: bool) -> None:
+    """Raises ModelLoadError for all that is known to be wrong without reading weights."""
+    if not (quantised and plan_quantised(file)):
+        _plan_floats(file)
 
 
 def _load_dequantised(
@@ -108,15 +111,30 @@ def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
     return model, PreTrainedTokenizerFast.from_pretrained(copy)
 
 
-def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+class _Planned(NamedTuple):
+    """What a file is read as. model: without memory for its weights, which the parts are."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    parts: list[Part]
+
+
+def _plan_floats(file: Path) -> _Planned:
+    """What comes before any weight is read.
+
+    Raises:
+        ModelLoadError: what is wrong with the header; weights that memory does not hold.
+    """
     with parsing(file):
         header = Header.read(file)
-        config = checked_config(header)
-        model = skeleton(config, torch.float32)
-        size = torch.float32.itemsize * model.num_parameters()
-        refuse_beyond_memory(f"{file}, dequantised,", size)
-        tokenizer = read_tokenizer(header)
-        floats = {part.name: part.make() for part in float_parts(header, model)}
-        made = assembled(model, {}, floats, torch.float32)
+        model = skeleton(checked_config(header), torch.float32)
+        refuse_beyond_memory(f"{file}, dequantised,", torch.float32.itemsize * model.num_parameters())
+        return _Planned(model, read_tokenizer(header), float_parts(header, model))
+
+
+def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, tokenizer, parts = _plan_floats(file)
+    with parsing(file):
+        made = assembled(model, {}, {part.name: part.make() for part in parts}, torch.float32)
     made.requires_grad_(True)  # as of any model whose weights are floats
     return made, tokenizer

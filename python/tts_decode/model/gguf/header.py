@@ -8,39 +8,46 @@ from __future__ import annotations
 import math
 import reprlib
 from pathlib import Path
-from typing import Any
 
 from tts_kernels.checks import is_integer, is_real
 
 from ...errors import ModelLoadError
 from .architectures import ARCHITECTURES, MIXTURES, ROUTER
 from .keys import Architecture
-from .metadata import read_metadata
+from .metadata import Metadata, read_metadata
 from .text import shown
 
 _LARGEST = 2**31 - 1  # of the integers in llama.cpp
 
 
 class Header:
-    """What a file says about its model. Keys of the architecture are named without their namespace."""
+    """What a file says about its model. Keys of the architecture are named without their namespace.
 
-    def __init__(self, file: Path, metadata: dict[str, Any], tensors: tuple[str, ...]) -> None:
+    Attributes:
+        metadata: values by key.
+        tensors: their names. places: where they lie, by name. begin: of the weights, in bytes.
+        name: of the architecture.
+    """
+
+    def __init__(self, file: Path, read: Metadata) -> None:
         self.file = file
-        self.metadata = metadata
-        self.tensors = frozenset(tensors)
+        self.metadata = metadata = read.values
+        self.places = {place.name: place for place in read.places}
+        self.begin = read.begin
+        self.tensors = frozenset(self.places)
         name = metadata.get("general.architecture")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             raise self.refuse("general.architecture", f"one of {', '.join(sorted(ARCHITECTURES))}")
         self.name: str = name
         known = MIXTURES if ROUTER in self.tensors and name in MIXTURES else ARCHITECTURES
         self.architecture: Architecture = known[name]
-        if len(self.tensors) < len(tensors):
+        if len(self.tensors) < len(read.places):
             raise ModelLoadError(f"model: {file} is damaged: it holds a tensor twice; fetch it again")
 
     @classmethod
     def read(cls, file: Path) -> Header:
         """Raises ModelLoadError for a damaged header, and for an architecture that is not read."""
-        return cls(file, *read_metadata(file))
+        return cls(file, read_metadata(file))
 
     def refuse(self, key: str, expected: str) -> ModelLoadError:
         """The error for a key, given with its namespace, whose value cannot be honoured."""

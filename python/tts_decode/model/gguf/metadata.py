@@ -1,15 +1,16 @@
 """Keys and tensor names of a GGUF file as Python values: all that comes before the weights.
 
-Nothing in a file is trusted: a length is compared with the file before anything of that length is read.
+Nothing in a file is trusted: a length is compared with the file before anything of that length is read. And
+nothing is mapped: a file that is cut short under a mapping ends the process.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from tts_kernels import TTSError
 from tts_kernels.checks import is_integer
@@ -18,30 +19,50 @@ from ...errors import ModelLoadError
 from .places import Place, first_unknown, why_misplaced
 from .text import shown
 
+_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _TEXT, _ARRAY = 8, 9  # kinds of values without a size of their own
 _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _LENGTH = struct.Struct("<Q")
 _MOST_DIMENSIONS = 4
 _MOST_VALUES = 1 << 24  # of an array: as a Python list it takes many times its bytes
+_MOST_BYTES = 1 << 30  # of all: those of models with the largest vocabularies take some 10 MB
+_BLOCK = 1 << 20  # bytes that are read at a time
 
 
-def read_metadata(file: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Values by key, arrays as lists; and the names of the tensors. Raises ModelLoadError."""
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+class Metadata(NamedTuple):
+    """What comes before the weights.
+
+    Attributes:
+        values: by key, arrays as lists.
+        places: of the tensors.
+        begin: where the weights begin, in bytes from the beginning of the file.
+    """
+
+    values: dict[str, Any]
+    places: tuple[Place, ...]
+    begin: int
+
+
+def read_metadata(file: Path) -> Metadata:
+    """Raises ModelLoadError where the file is no GGUF file, or damaged."""
+    with file.open("rb") as stream:
+        if stream.read(len(_MAGIC)) != _MAGIC:
+            raise ModelLoadError(f"model: {file} does not begin with the bytes 'GGUF', so it is no GGUF file")
+        size = os.fstat(stream.fileno()).st_size
         try:
-            metadata, places, begin = _read(data)
-            if (unknown := first_unknown(places)) is not None:
+            found = _read(_Cursor(stream, size))
+            if (unknown := first_unknown(found.places)) is not None:
                 raise ModelLoadError(
                     f"model: {file} holds {shown(unknown.name)} in numbers of the kind {unknown.kind}, which "
                     "the package gguf does not know here; take a file of another kind, or a newer gguf"
                 )
-            wrong = why_misplaced(places, len(data) - begin, _alignment(metadata))
+            wrong = why_misplaced(found.places, size - found.begin, _alignment(found.values))
             if wrong is not None:
                 raise _DamagedError(wrong)
         except _DamagedError as cause:
             raise ModelLoadError(f"model: {file} is damaged: {cause}; fetch it again") from None
-    return metadata, tuple(place.name for place in places)
+    return found
 
 
 class _DamagedError(TTSError):
@@ -49,15 +70,19 @@ class _DamagedError(TTSError):
 
 
 class _Cursor:
-    """A place in the file; each read moves it on. `what` is being read, for errors."""
+    """A place in the file; each read moves it on. `what` is being read, for errors.
 
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at, self.what = data, 0, "the header"
+    size: of the file, which the stream is at the beginning of, behind the magic bytes.
+    """
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.at, self.what = len(_MAGIC), "the header"
+        self._stream, self._size, self._data = stream, size, bytearray(_MAGIC)
 
     def numbers(self, code: str, count: int) -> list[Any]:
         size = struct.calcsize(f"<{code}") * count
-        self._check(size)
-        values = struct.unpack_from(f"<{count}{code}", self.data, self.at)
+        self._require(self.at + size)
+        values = struct.unpack_from(f"<{count}{code}", self._data, self.at)
         self.at += size
         return list(values)
 
@@ -68,18 +93,18 @@ class _Cursor:
         return self.texts(1)[0]
 
     def texts(self, count: int) -> list[str]:
-        self._check(count * _LENGTH.size)
-        data, at, found = self.data, self.at, []
+        self._require(self.at + count * _LENGTH.size)
+        data, at, found = self._data, self.at, []
         try:
             for _ in range(count):
-                (length,) = _LENGTH.unpack_from(data, at)
                 begin = at + _LENGTH.size
+                if begin > len(data):
+                    self._require(begin)
+                (length,) = _LENGTH.unpack_from(data, at)
                 at = begin + length
                 if at > len(data):
-                    raise _DamagedError(f"{self.what} ends behind the end of the file")
+                    self._require(at)
                 found.append(data[begin:at].decode())
-        except struct.error:
-            raise _DamagedError(f"{self.what} ends behind the end of the file") from None
         except UnicodeDecodeError as cause:
             raise _DamagedError(f"{self.what} holds text that is not UTF-8 ({cause.reason})") from None
         self.at = at
@@ -100,15 +125,19 @@ class _Cursor:
             raise _DamagedError(f"{self.what} is of the kind {kind}, which no version of the format has")
         return _CODES[kind]
 
-    def _check(self, size: int) -> None:
-        if size > len(self.data) - self.at:
+    def _require(self, end: int) -> None:
+        """Reads on until the first `end` bytes of the file are there."""
+        if end > _MOST_BYTES and end <= self._size:
+            raise _DamagedError(f"{self.what} ends at byte {end}, expected all keys in {_MOST_BYTES}")
+        while end <= self._size and len(self._data) < end:
+            if not (block := self._stream.read(max(_BLOCK, end - len(self._data)))):
+                break  # it was cut short meanwhile
+            self._data += block
+        if len(self._data) < end:
             raise _DamagedError(f"{self.what} ends behind the end of the file")
 
 
-def _read(data: mmap.mmap) -> tuple[dict[str, Any], list[Place], int]:
-    """Values by key, the tensors, and where the weights begin."""
-    cursor = _Cursor(data)
-    cursor.at = 4  # behind the magic bytes
+def _read(cursor: _Cursor) -> Metadata:
     version, tensors, keys = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
     if version not in _VERSIONS:
         raise _DamagedError(f"it is of version {version} of the format, expected 2 or 3")
@@ -120,8 +149,8 @@ def _read(data: mmap.mmap) -> tuple[dict[str, Any], list[Place], int]:
         if key in metadata:
             raise _DamagedError(f"it holds a key twice: {cursor.what}")
         metadata[key] = cursor.value(cursor.number("I"))
-    places = [_place(cursor) for _ in range(tensors)]
-    return metadata, places, cursor.at + -cursor.at % _alignment(metadata)
+    places = tuple(_place(cursor) for _ in range(tensors))
+    return Metadata(metadata, places, cursor.at + -cursor.at % _alignment(metadata))
 
 
 def _alignment(metadata: Mapping[str, Any]) -> int:

@@ -52,6 +52,11 @@ def why_misplaced(places: Sequence[Place], room: int, alignment: int) -> str | N
     return None
 
 
+def block_of(kind: int) -> tuple[int, int]:
+    """The numbers of a block of a kind that is known, and its bytes."""
+    return _sizes()[kind]
+
+
 def _sizes() -> dict[int, tuple[int, int]]:
     """By the number of a kind: the numbers of a block, and its bytes."""
     from gguf import GGML_QUANT_SIZES

@@ -35,6 +35,14 @@ _VERSION = "q2"  # of the copies: raise it when what is written changes
 _TENSORS, _MODULES = "weights.safetensors", "modules.json"
 
 
+class Planned(NamedTuple):
+    """What a file is read as."""
+
+    config: Any
+    plan: Plan
+    tokenizer: PreTrainedTokenizerBase
+
+
 class _Source(NamedTuple):
     """What a model is made of: its config, what stays quantised by module, and all tensors by their names."""
 
@@ -62,14 +70,10 @@ def load_quantised(
             return _read(copy, dtype)
         except Exception:  # a damaged copy is no loss: the GGUF is still there
             discard(copy)
-    with parsing(file):
-        header = Header.read(file)
-        config = checked_config(header)
-        plan = plan_of(header, skeleton(config, torch.float32))
-        if plan is None:
-            return None
-        refuse_beyond_memory(file, sum(part.size for part in plan.parts))
-        tokenizer = read_tokenizer(header)
+    planned = plan_quantised(file)
+    if planned is None:
+        return None
+    config, plan, tokenizer = planned
     report(f"packing {file.name} (only once)")
     try:
         _store(copy, file, config, tokenizer, plan)
@@ -84,6 +88,22 @@ def load_quantised(
         tensors = {part.name: part.make() for part in plan.parts}
         require_unchanged(copy, file)
     return _model_of(_Source(config, plan.modules, tensors), dtype), tokenizer
+
+
+def plan_quantised(file: Path) -> Planned | None:
+    """What comes before any weight is read. None as of `load_quantised`.
+
+    Raises:
+        ModelLoadError: what is wrong with the header; weights that memory does not hold.
+    """
+    with parsing(file):
+        header = Header.read(file)
+        config = checked_config(header)
+        plan = plan_of(header, skeleton(config, torch.float32))
+        if plan is None:
+            return None
+        refuse_beyond_memory(file, sum(part.size for part in plan.parts))
+        return Planned(config, plan, read_tokenizer(header))
 
 
 def _store(copy: Path, file: Path, config: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:

@@ -6,9 +6,7 @@ moved back.
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ from tts_kernels.layers.gguf_blocks import KINDS
 
 from ...errors import ModelLoadError
 from ..tensor_file import Part
+from .blocks import FileTensor, file_tensors
 from .header import Header
 from .layouts import experts_part, merged, restored, rows_restored, shape_in_file
 from .names import tensor_names
@@ -68,10 +67,10 @@ def plan_of(header: Header, model: nn.Module) -> Plan | None:
         ModelLoadError: a tensor's shape is not that of the keys, or its kind is none that stays quantised.
     """
     taken = _Taken(header, model)
-    floats = [tensor for tensor in taken.tensors if tensor.tensor_type.name in _FLOATS]
+    floats = [tensor for tensor in taken.tensors if tensor.kind in _FLOATS]
     modules, parts = dict[str, QuantisedPart](), list[Part]()
     for tensor in taken.tensors:
-        target, kind = taken.names[tensor.name], tensor.tensor_type.name
+        target, kind = taken.names[tensor.name], tensor.kind
         if kind in _FLOATS:
             continue
         name = _module_of(tensor.name, target, model)
@@ -106,7 +105,7 @@ def float_parts(header: Header, model: nn.Module) -> list[Part]:
         ModelLoadError: a tensor's shape is not that of the keys.
     """
     taken = _Taken(header, model)
-    filling: dict[str, list[Any]] = {}
+    filling: dict[str, list[FileTensor]] = {}
     for tensor in taken.tensors:
         filling.setdefault(taken.names[tensor.name], []).append(tensor)
     return [_float_part(taken, tensors, torch.float32) for tensors in filling.values()]
@@ -121,39 +120,23 @@ class _Taken:
     """
 
     def __init__(self, header: Header, model: Any) -> None:
-        from gguf import GGUFReader
-
         self.header, self.layout = header, header.architecture.layout
         self.names = tensor_names(header, model)
         self.shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        # Writes would not reach the file: there are none, but torch wants memory that could be written.
-        reader = GGUFReader(header.file, mode="c")
-        self._file: Any = reader.data.base
-        self.tensors: list[Any] = [tensor for tensor in reader.tensors if tensor.name in self.names]
+        self.tensors = [tensor for tensor in file_tensors(header) if tensor.name in self.names]
         queries = model.config.num_attention_heads
         self.heads = queries, getattr(model.config, "num_key_value_heads", None) or queries
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Of tensors that are not needed afterwards: their pages no longer count as this process's."""
-        yield
-        if isinstance(self._file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            self._file.madvise(mmap.MADV_DONTNEED)
-
-    def checked_shape(self, tensor: Any) -> tuple[int, ...]:
+    def checked_shape(self, tensor: FileTensor) -> tuple[int, ...]:
         """Of the tensor in the file; raises ModelLoadError where the keys say another."""
         target = self.names[tensor.name]
-        got = tuple(reversed(tensor.shape.tolist()))
         expected = shape_in_file(self.layout, tensor.name, self.shapes[target])
-        if got != expected:
-            raise wrong_shape(self.header.file, target, got, expected)
-        return got
+        if tensor.shape != expected:
+            raise wrong_shape(self.header.file, target, tensor.shape, expected)
+        return tensor.shape
 
-    def numbers(self, tensor: Any) -> np.ndarray[Any, Any]:
-        from gguf import dequantize
-
-        values = dequantize(tensor.data, tensor.tensor_type)
-        return restored(self.layout, tensor.name, values, self.heads)
+    def numbers(self, tensor: FileTensor) -> np.ndarray[Any, Any]:
+        return restored(self.layout, tensor.name, tensor.numbers(), self.heads)
 
 
 def _is_stack(name: str) -> bool:
@@ -180,47 +163,43 @@ def _form_of(header: Header, name: str, kind: str) -> QuantForm:
     return KINDS[kind].form
 
 
-def _panels(taken: _Taken, tensor: Any) -> Tensor:
-    kind = tensor.tensor_type.name
+def _panels(taken: _Taken, tensor: FileTensor) -> Tensor:
+    blocks = rows_restored(taken.layout, tensor.name, tensor.blocks(), taken.heads)
+    rows = np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]))
     try:
-        with taken.reading():
-            blocks = rows_restored(taken.layout, tensor.name, tensor.data, taken.heads)
-            rows = np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]))
-            return QuantisedWeight.from_gguf(kind, torch.from_numpy(rows)).panels
+        return QuantisedWeight.from_gguf(tensor.kind, torch.from_numpy(rows)).panels
     except ValueError as cause:  # a scale that is not finite: the shape was looked at
         raise not_finite(taken.header.file, tensor.name) from cause
 
 
-def _bias_part(taken: _Taken, tensor: Any, module: str, modules: Mapping[str, QuantisedPart]) -> Part:
+def _bias_part(taken: _Taken, tensor: FileTensor, module: str, modules: Mapping[str, QuantisedPart]) -> Part:
     """Beside a quantised weight: float32, of all experts one behind the other, filled up to whole panels."""
     count = prod(taken.checked_shape(tensor))
     panels, *_ = QuantForm.of(modules[module].form).panels_shape(count, 1)
 
     def make() -> Tensor:
-        with taken.reading():
-            made = _finite(taken, tensor, taken.numbers(tensor).reshape(-1), torch.float32)
+        made = _finite(taken, tensor, taken.numbers(tensor).reshape(-1), torch.float32)
         return nn.functional.pad(made, (0, panels * 16 - count))
 
     return Part(f"{module}.bias", torch.float32, (panels * 16,), make)
 
 
-def _float_part(taken: _Taken, tensors: Sequence[Any], dtype: torch.dtype | None) -> Part:
+def _float_part(taken: _Taken, tensors: Sequence[FileTensor], dtype: torch.dtype | None) -> Part:
     """The parameter that the tensors fill. dtype: None: that of the file."""
     target = taken.names[tensors[0].name]
-    shape, kept = taken.shapes[target], dtype or _FLOATS[tensors[0].tensor_type.name]
+    shape, kept = taken.shapes[target], dtype or _FLOATS[tensors[0].kind]
     for tensor in tensors:
         taken.checked_shape(tensor)
 
     def make() -> Tensor:
-        with taken.reading():
-            experts = {experts_part(tensor.name) or "": taken.numbers(tensor) for tensor in tensors}
-            values = experts[""] if "" in experts else merged(taken.layout, experts)
-            return _finite(taken, tensors[0], values.reshape(shape), kept)
+        experts = {experts_part(tensor.name) or "": taken.numbers(tensor) for tensor in tensors}
+        values = experts[""] if "" in experts else merged(taken.layout, experts)
+        return _finite(taken, tensors[0], values.reshape(shape), kept)
 
     return Part(target, kept, tuple(shape), make)
 
 
-def _finite(taken: _Taken, tensor: Any, values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
+def _finite(taken: _Taken, tensor: FileTensor, values: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
     made = torch.from_numpy(np.array(values)).to(dtype)
     if not torch.isfinite(made).all():
         raise not_finite(taken.header.file, tensor.name)

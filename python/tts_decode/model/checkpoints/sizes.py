@@ -1,0 +1,106 @@
+"""Configs whose sizes are not those of their files, refused before anything of these sizes is made.
+
+The modules of ten million layers take more time and memory than there is, without any weight; and
+transformers fills a tensor of another size than its file's with random numbers before it refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from tts_kernels.checks import is_integer
+
+from ...errors import ModelLoadError
+from .tensors import FLOATS, SavedTensors
+
+_MOST = 10_000  # layers, or experts, of any model
+_LAYERS = "num_hidden_layers"
+_SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim", _LAYERS)
+_MODULES = frozenset(
+    {_LAYERS, "num_layers", "n_layers", "n_layer", "encoder_layers", "decoder_layers"}
+    | {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}
+)
+
+
+def refuse_counts(source: Path | str, config: Any) -> None:
+    """Raises ModelLoadError for sizes and numbers of layers and experts that no files of a model have.
+
+    source: a folder, or an id on the hub, whose files are not there yet.
+    """
+    text = config.get_text_config()
+    for name in _SIZES:
+        value = getattr(text, name, None)
+        if is_integer(value) and value < 1:
+            raise _refused(source, name, value, "at least 1")
+    for name, value in _counts(config.to_dict(), ""):
+        if value > _MOST:
+            raise _refused(source, name, value, f"at most {_MOST}")
+    layers, tensors = getattr(text, _LAYERS, None), _tensors_of(source)
+    if tensors is not None and is_integer(layers) and layers > len(tensors.left):  # each has one at least
+        raise _refused(source, _LAYERS, layers, f"no more than the {len(tensors.left)} tensors of its files")
+
+
+def refuse_sizes(source: Path | str, model: nn.Module) -> None:
+    """Raises ModelLoadError where a tensor of a folder has not as many numbers as the parameter of its name.
+
+    Or other numbers than floats, which are of quantised weights and which transformers would cast.
+
+    model: of the folder's config, on the meta device.
+    """
+    if (tensors := _tensors_of(source)) is None:
+        return
+    for name, parameter in model.state_dict().items():
+        if name not in tensors:
+            continue
+        if tensors.count(name) != parameter.numel():
+            raise other_shape(source, name, tensors.shape(name), parameter.shape)
+        if parameter.is_floating_point() and tensors.dtype(name) not in (*FLOATS, torch.float64):
+            raise ModelLoadError(
+                f"model: {source}: {name}: got {tensors.dtype_name(name)}, expected floats, as its "
+                "config.json has no quantization_config; take the model's float checkpoint"
+            )
+
+
+def other_shape(source: Path | str, name: str, got: Any, expected: Any) -> ModelLoadError:
+    """The error for a tensor whose shape is not what the config says."""
+    return ModelLoadError(
+        f"model: {source}: {name}: got shape {list(got)}, expected {list(expected)} by its config.json; it "
+        "may be damaged (fetch it again), or of another model"
+    )
+
+
+def _tensors_of(source: Path | str) -> SavedTensors | None:
+    """None where there is no folder, or none whose files are known here: transformers tells what it lacks.
+
+    Raises ModelLoadError where a file is damaged.
+    """
+    if not isinstance(source, Path):
+        return None
+    try:
+        return SavedTensors(source)
+    except ModelLoadError as error:
+        if isinstance(error.__cause__, SafetensorError):
+            raise
+        return None
+
+
+def _counts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:
+    """Numbers of layers and experts, by where config.json has them."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _counts(value, f"{path}{name}.")
+        elif name in _MODULES and is_integer(value):
+            yield f"{path}{name}", value
+
+
+def _refused(source: Path | str, name: str, value: int, expected: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"model: {source}: config.json: {name}: got {value}, expected {expected}; it may be damaged: fetch "
+        "it again"
+    )

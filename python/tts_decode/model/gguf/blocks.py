@@ -1,0 +1,69 @@
+"""The tensors of a GGUF file: read when they are asked for, and not mapped.
+
+A file that is cut short under a mapping ends the process. Here it is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...errors import ModelLoadError
+from .header import Header
+from .places import Place, block_of
+from .text import shown
+
+Array = np.ndarray[Any, Any]
+
+
+class FileTensor(NamedTuple):
+    """A tensor in a file.
+
+    Attributes:
+        kind: the name of its `GGMLQuantizationType`.
+        shape: of its numbers, those of a row last.
+    """
+
+    header: Header
+    place: Place
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    def blocks(self) -> Array:
+        """uint8 [..., bytes of a row]. Raises ModelLoadError where the file was cut short."""
+        numbers, size = block_of(self.place.kind)
+        *outer, row = self.shape or (1,)
+        made = np.empty((*outer, row // numbers * size), np.uint8)
+        with self.header.file.open("rb", buffering=0) as stream:
+            stream.seek(self.header.begin + self.place.offset)
+            room = memoryview(made).cast("B") if made.size else memoryview(b"")
+            while len(room):
+                if not (count := stream.readinto(room)):
+                    raise ModelLoadError(
+                        f"model: {self.header.file} ends within {shown(self.name)}: it was cut short "
+                        "while it was read; load it again when it is complete"
+                    )
+                room = room[count:]
+        return made
+
+    def numbers(self) -> Array:
+        """Dequantised, of the tensor's shape."""
+        from gguf import GGMLQuantizationType, dequantize
+
+        made: Array = dequantize(self.blocks(), GGMLQuantizationType(self.place.kind))
+        return made
+
+
+def file_tensors(header: Header) -> list[FileTensor]:
+    """All of them, as the header has them."""
+    from gguf import GGMLQuantizationType
+
+    return [
+        FileTensor(header, place, GGMLQuantizationType(place.kind).name, tuple(reversed(place.dimensions)))
+        for place in header.places.values()
+    ]
