@@ -16,6 +16,7 @@ __all__ = [
     "SandboxError",
     "ScorerError",
     "StaleKVError",
+    "StrategyError",
     "TTSError",
     "UnsupportedByEngineError",
     "UnsupportedModelError",
@@ -37,6 +38,10 @@ class UnsupportedModelError(TTSError, ValueError):
 
 class PromptTooLongError(TTSError, ValueError):
     """A prompt or forced text exceeds the model's positions or the KV pool; the message gives the numbers."""
+
+
+class StrategyError(TTSError, TypeError):
+    """A strategy does not take what it was given, or returned no result; the message names it."""
 
 
 class StaleKVError(TTSError, RuntimeError):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_commands import last_error, search, write_files
+from cli_commands import compare, last_error, search, write_files
 from tts_decode.cli import judging, options, scorers
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.functions import load_function
@@ -44,8 +44,35 @@ def none():
 def run(code):
     return code.upper()
 
+def fails_at_times(text, expected):
+    if expected == "blue":
+        raise KeyError("gone")
+    return 1.0
+
 async def no_result(run):
     pass
+
+async def text_result(run):
+    return "7"
+
+async def not_awaited(run):
+    return run.result()
+
+async def takes_nothing():
+    pass
+
+async def takes_more(run, count):
+    pass
+
+async def wants_an_option(run, *, count):
+    pass
+
+async def yields(run):
+    yield 1
+
+@strategy("not async")
+def not_async(run):
+    return 1
 
 @strategy("mine")
 async def mine_decorated(run: SearchRun, *, n: int = 2):
@@ -68,7 +95,8 @@ def own(tmp_path: Path):
     (tmp_path / "helper_beside.py").write_text("")
     (tmp_path / "own.py").write_text(CODE)
     yield tmp_path / "own.py"
-    STRATEGIES.pop("mine_decorated", None)
+    for name in ("mine_decorated", "not_async"):
+        STRATEGIES.pop(name, None)
 
 
 def test_strategies(own: Path) -> None:
@@ -85,10 +113,15 @@ def test_strategies(own: Path) -> None:
         ("{folder}/none.py:mine", "--strategy: there is no file .*none.py"),
         (
             "{file}:absent",
-            "--strategy: got 'absent', expected a name that .*own.py defines: broken, compared, judge",
+            "--strategy: got 'absent', expected a name that .*own.py defines: broken, compared, fails_at_times, judge",
         ),
         ("{file}:judge", "a function, expected a function under the decorator"),
         ("{file}:number", "a int, expected a function under the decorator"),
+        ("{file}:not_async", r"a function, expected .* or async def NAME\(run, \*, ...\) that ends with"),
+        ("{file}:yields", "a function that yields, expected"),
+        ("{file}:takes_nothing", r"got takes_nothing\(\) .* expected NAME\(run, \*, ...\): too many"),
+        ("{file}:takes_more", r"got takes_more\(run, count\) .*: missing a required argument: 'count'"),
+        ("{file}:wants_an_option", r"got wants_an_option\(run, \*, count\) .* option count has no default"),
         ("{folder}/broken.py:x", "broken.py raised ZeroDivisionError: division by zero"),
     ],
 )
@@ -158,6 +191,23 @@ def test_an_extract_that_fails_is_named(own: Path, name: str, reason: str) -> No
         made["extract"]("a")
 
 
+def test_a_verifier_that_raises_fails_its_problem_alone(
+    own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(own.parent)
+    arguments = ["--tasks", str(own.parent / "tasks.jsonl"), "-s", "best_of_n", "-o", "n=2", "--json"]
+    arguments += ["--verifier", f"{own}:fails_at_times", "--save", str(tmp_path / "saved")]
+    for more in ([], ["--resume"]):
+        assert compare(own.parent, *arguments, *more) == 0
+        (row,) = json.loads(capsys.readouterr().out)["strategies"]
+        assert (row["solved"], row["failed"]) == (1, 1)
+        assert [outcome["solved"] for outcome in row["outcomes"]] == [True, False]
+        assert "fails_at_times raised KeyError: 'gone'" in row["outcomes"][1]["error"]
+    everywhere = ["--tasks", str(own.parent / "tasks.jsonl"), "-s", "best_of_n", "-o", "n=2"]
+    assert compare(own.parent, *everywhere, "--verifier", f"{own}:broken") == 2
+    assert "broken raised KeyError" in last_error(capsys)
+
+
 def test_fields_of_the_command() -> None:
     assert options.parse_fields(["prompt=problem,answer=solution", "name=id"]) == {
         "prompt": "problem",
@@ -178,7 +228,15 @@ def test_the_command_runs_them(own: Path, capsys: pytest.CaptureFixture[str]) ->
     assert search(own.parent, "a", "-s", "best_of_n", "-o", "n=2", "--scorer", f"{own}:score", "--json") == 0
     found = json.loads(capsys.readouterr().out)["results"][0]["search"]
     assert [c["score"] for c in found["candidates"]] == [float(len(c["text"])) for c in found["candidates"]]
-    with pytest.raises(TypeError, match="got a NoneType from the strategy, expected a SearchResult"):
-        search(own.parent, "a", "-s", f"{own}:no_result")
+    for name, returned in {
+        "no_result": "None",
+        "text_result": "a str",
+        "not_awaited": "the coroutine result(), which was not awaited,",
+    }.items():
+        assert search(own.parent, "a", "-s", f"{own}:{name}") == 1
+        assert last_error(capsys) == (
+            f"tts-decode: {name}: got {returned} from the strategy, expected a SearchResult; write it as "
+            "async def and end it with `return await run.result()`"
+        )
     assert search(own.parent, "a", "-s", f"{own}:absent") == 2
     assert "expected a name that" in last_error(capsys)

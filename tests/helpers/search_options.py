@@ -18,6 +18,24 @@ def length_mod_3(text: str) -> str:
     return str(len(text) % 3)
 
 
+# What waits for these goes on in the same tick in each run; what threads return comes when they like.
+
+
+async def first_letters(query: str) -> str:
+    """A retriever."""
+    return query[:3]
+
+
+async def length_mod_3_of(code: str) -> str:
+    """A tool."""
+    return length_mod_3(code)
+
+
+async def has_even_length(code: str) -> str:
+    """A tool."""
+    return str(len(code) % 2 == 0)
+
+
 SMALL: dict[str, dict[str, Any]] = {
     # sampling
     "adaptive_consistency": {"max_samples": 9, "parallel": 3, "extract": length_mod_3},
@@ -110,7 +128,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "atlas": {
         "n": 3,
-        "retrieve": lambda query: query[:3],
+        "retrieve": first_letters,
         "threshold": 0.9,
         "retrieved_prompt": "{retrieved}{question}",
         "extract": length_mod_3,
@@ -144,7 +162,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "n": 3,
         "max_rounds": 1,
         "num_tests": 2,
-        "tool": lambda code: str(len(code) % 3),
+        "tool": length_mod_3_of,
         "public_tests": [("1", "1")],
         "debug_prompt": "{question}{answer}{feedback}",
         "inputs_prompt": "{question}{count}",
@@ -153,7 +171,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "sets": {"n": 3, "max_rounds": 2, "extract": length_mod_3}
     | {"verify_prompt": "{history}check", "refine_prompt": "{history}again"},
-    "t1_verify": {"n": 4, "tool": lambda code: str(len(code) % 2 == 0)}
+    "t1_verify": {"n": 4, "tool": has_even_length}
     | {"code_prompt": "{question}{answer}code", "verify_prompt": "{question}{answer}ok?"},
     "three_d": {
         "n": 3,

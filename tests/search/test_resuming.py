@@ -40,9 +40,7 @@ def run_search(
         root = await decoder.root("A prompt of more than a page of tokens. ", SAMPLING, budget)
         journal = None if path is None else Journal(path, resume=True)
         run = SearchRun(root, journal=journal)
-        # Texts come from threads: beside another answer forwards, hence costs, would depend on time.
-        alone = {"n": 1} if name == "atlas" else {}
-        return await (get_strategy(name)(run, **small_options(name) | alone) if body is None else body(run))
+        return await (get_strategy(name)(run, **small_options(name)) if body is None else body(run))
 
     return decoder.run(search()), budget
 

@@ -162,6 +162,7 @@ def _exit_code(error: Exception) -> int | None:
         errors.ModelLoadError,
         errors.OutOfPagesError,
         errors.SandboxError,
+        errors.StrategyError,
         errors.UnsupportedByEngineError,
         errors.UnsupportedModelError,
     )

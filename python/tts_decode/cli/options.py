@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from ..model.sparse import SparseConfig, parse_budget
 from ..search import STRATEGIES, Strategy
 from ..tasks import FORMATS
 from .errors import UsageError, usage_errors
-from .functions import FUNCTIONS, attribute, load_function, names_function, user_function
+from .functions import FUNCTIONS, attribute, names_function, user_function
 
 # By what the settings of sparse attention are called inside.
 SPARSE_OPTIONS = {
@@ -366,15 +366,38 @@ def get_strategy(name: str, given_as: str = "--strategy") -> Strategy[...]:
 
 def _own_strategy(text: str, given_as: str) -> Strategy[...]:
     found = attribute(text, given_as)
+    body = found.body if isinstance(found, Strategy) else found
+    if not inspect.iscoroutinefunction(body):
+        kind = "function that yields" if inspect.isasyncgenfunction(body) else type(body).__name__
+        raise UsageError(
+            f"{given_as}: got {text!r}, a {kind}, expected a function under the decorator strategy, or "
+            "async def NAME(run, *, ...) that ends with `return await run.result()`"
+        )
+    _check_signature(text, given_as, body)
     if isinstance(found, Strategy):
         return found
-    if not inspect.iscoroutinefunction(found):
-        raise UsageError(
-            f"{given_as}: got {text!r}, a {type(found).__name__}, expected a function under the decorator "
-            "strategy, or async def NAME(run, *, ...)"
-        )
-    load_function(text, given_as, "run")
     return Strategy(found, (inspect.getdoc(found) or f"of {text}").partition("\n")[0])
+
+
+def _check_signature(text: str, given_as: str, body: Callable[..., Any]) -> None:
+    """UsageError unless a strategy can be called with a run, and what -o and --scorer may add."""
+    signature = inspect.signature(body)
+    required = [
+        name
+        for name, p in signature.parameters.items()
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty and name != "scorer"
+    ]
+    try:
+        signature.bind("run", **dict.fromkeys([*required, *({"scorer"} & {*signature.parameters})]))
+    except TypeError as error:
+        raise UsageError(
+            f"{given_as}: got {body.__name__}{signature} of {text!r}, expected NAME(run, *, ...): {error}"
+        ) from None
+    if required:
+        raise UsageError(
+            f"{given_as}: got {body.__name__}{signature} of {text!r}, whose option {required[0]} has no "
+            "default; give it one, which -o may change"
+        )
 
 
 def parse_fields(pairs: Sequence[str]) -> dict[str, str]:

@@ -75,7 +75,9 @@ class Outcome:
         verify = self.task.verify
         if verify is None or self.result is None:
             return None if verify is None else False
-        return verify(self.result.answer) >= CORRECT
+        known = {c.text: score for c, score in zip(self.result.candidates, self.scores or (), strict=False)}
+        answer = self.result.answer
+        return (known[answer] if answer in known else verify(answer)) >= CORRECT
 
     @property
     def found(self) -> bool | None:
@@ -282,7 +284,14 @@ def run_jobs(
                 root.release()
         except Exception as error:  # of whatever kind: it is this problem's
             return Outcome(task, None, error, budget.cost_used)
-        return Outcome(task, result, None, budget.cost_used, await asyncio.to_thread(_verified, task, result))
+        return await judged(task, result, budget.cost_used)
+
+    async def judged(task: Task, result: SearchResult, cost: float) -> Outcome:
+        """A verifier that raises is this problem's error too; its search is not saved as one that ended."""
+        try:
+            return Outcome(task, result, None, cost, await asyncio.to_thread(_verified, task, result))
+        except Exception as error:
+            return Outcome(task, None, error, cost)
 
     async def solve(job: Job) -> Outcome:
         nonlocal done
@@ -290,9 +299,7 @@ def run_jobs(
         async with slots:
             known = None if saved is None else saved.results.get(job.index)
             if known is not None:
-                result, cost = known
-                scores = await asyncio.to_thread(_verified, job.task, result)
-                outcome = Outcome(job.task, result, None, cost, scores)
+                outcome = await judged(job.task, *known)
             else:
                 outcome = await search(job)
                 ran.append(outcome)
@@ -330,7 +337,13 @@ def run_jobs(
 
 
 def _verified(task: Task, result: SearchResult) -> tuple[float, ...] | None:
-    return None if task.verify is None else tuple(task.verify(c.text) for c in result.candidates)
+    """The verifier's score of every candidate. Raises what it raises, of the answer too."""
+    if task.verify is None:
+        return None
+    scores = tuple(task.verify(candidate.text) for candidate in result.candidates)
+    if all(candidate.text != result.answer for candidate in result.candidates):
+        task.verify(result.answer)
+    return scores
 
 
 def make_prompt(text: str, decoder: TreeDecoder, settings: Settings) -> str | list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""A file of what engine and scorers returned, from which an interrupted search goes on.
+"""A file of what engine, scorers and tools returned, from which an interrupted search goes on.
 
 A strategy is a function of what its steps, scores and draws come to, and all draws come from seeds. So a
 search is resumed by running it again from the start: what the file holds is not sampled or scored again, but
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA, VERSION = "tts-decode/journal", 3
+SCHEMA, VERSION = "tts-decode/journal", 4
 
 
 class Journal:
@@ -143,6 +143,21 @@ class Journal:
         key = f"{self._key(branches[0])} x{len(branches)}"
         return await self._call(key, call, lambda numbers: {"numbers": numbers}, recorded)
 
+    async def value(self, key: str, call: Callable[[], Awaitable[T]], read: Callable[[object], T]) -> T:
+        """`await call()`, a value that JSON has, or `read` of the one that it returned. key: like no
+        other's."""
+
+        async def recorded(data: dict[str, Any]) -> T:
+            try:
+                return read(data["value"])
+            except (TypeError, ValueError) as error:
+                raise JournalError(
+                    f"journal {self.path}: the entry {key!r} cannot be used: {error}; remove it and all "
+                    "after it to go on from there, or the file to start anew"
+                ) from error
+
+        return await self._call(key, call, lambda value: {"value": value}, recorded)
+
     async def _call(
         self,
         key: str,
@@ -194,13 +209,15 @@ class Journal:
 
 
 def _is_entry(data: Any) -> bool:
-    """Whether it is of a step, of numbers or of a prompt that was too long."""
+    """Whether it is of a step, of numbers, of a value or of a prompt that was too long."""
     if not isinstance(data, dict) or not isinstance(data.get("key"), str):
         return False
     try:
         _entry(0, data)
         if "refused" in data:
             return isinstance(data["refused"], str)
+        if "value" in data:  # which who asked for it checks
+            return True
         if "numbers" in data:
             _floats(data["numbers"])
             return True

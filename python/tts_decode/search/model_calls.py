@@ -6,7 +6,7 @@ import math
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..core.checks import at_least
 from ..core.params import SamplingParams, mix
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..core.step import Step
 
 
+T = TypeVar("T")
+
+
 class SearchStoppedError(TTSError):
     """Ends a search with what it has; the message says why."""
 
@@ -39,6 +42,7 @@ class ModelCalls(HeldBranches):
     def __init__(self, root: Branch, journal: Journal | None) -> None:
         super().__init__(root, journal)
         self.cut_prompt: str | None = None
+        self._consulted: dict[str, int] = {}  # function and hash of what it is asked -> how often
         self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
 
     async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
@@ -219,6 +223,25 @@ class ModelCalls(HeldBranches):
         if self.journal is None:
             return await call()
         return await self.journal.numbers(branches, call, again=again)
+
+    async def outside(
+        self,
+        name: str,
+        asked: str,
+        call: Callable[[], Awaitable[T]],
+        read: Callable[[object], T],
+    ) -> T:
+        """What a caller's own function says, such as a tool.
+
+        name, asked: of the function, and what it is asked, by which a journal tells calls apart; of equal
+            ones the first comes first.
+        call: asks it, for a value that JSON has. read: makes that of what a journal holds.
+        """
+        if self.journal is None:
+            return await call()
+        key = f"{name} {zlib.crc32(asked.encode(errors='surrogatepass')):x}"
+        count = self._consulted[key] = self._consulted.get(key, 0) + 1
+        return await self.journal.value(f"{key}-{count}", call, read)
 
 
 async def _listed(numbers: Awaitable[Tensor]) -> list[float]:

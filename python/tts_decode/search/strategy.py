@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
-from ..errors import OutOfPagesError, PromptTooLongError, StaleKVError
+from ..errors import OutOfPagesError, PromptTooLongError, StaleKVError, StrategyError
 from .model_calls import SearchStoppedError
 from .result import SearchResult
 from .run import SearchRun
@@ -55,26 +55,34 @@ class Strategy(Generic[Options]):
 
         Raises:
             StaleKVError: the model's weights changed while the search ran.
-            TypeError: the function has no such option, and nothing was searched; or it did not await
-                `run.result()`.
+            StrategyError: a TypeError; the function has no such option or lacks one, and nothing was
+                searched; or what it returned is no result.
         """
         self._refuse_unknown(options)
+        try:
+            inspect.signature(self.body).bind(None, *args, **options)
+        except TypeError as error:
+            raise StrategyError(
+                f"{self.name}: got {self.name}{inspect.signature(self.body)}, which does not take what it is "
+                f"called with, a SearchRun and {', '.join(options) or 'no option'}: {error}"
+            ) from None
         run = root if isinstance(root, SearchRun) else SearchRun(root)
         with run.of(self.name, options):
             try:
                 run.check_room()
                 if run.root.finished or run.over:
                     return await run.result()
-                result = await self.body(run, *args, **options)
+                made: object = self.body(run, *args, **options)
+                result = await made if isinstance(made, Awaitable) else made
             except (SearchStoppedError, PromptTooLongError, OutOfPagesError) as stop:
                 run.stop(stop)
                 result = await run.result()
             if not isinstance(result, SearchResult):
                 if inspect.iscoroutine(result):
                     result.close()
-                raise TypeError(
-                    f"{self.name}: got a {type(result).__name__} from the strategy, expected a SearchResult; "
-                    "end it with `return await run.result()`"
+                raise StrategyError(
+                    f"{self.name}: got {_described(result)} from the strategy, expected a SearchResult; "
+                    "write it as async def and end it with `return await run.result()`"
                 )
             if run.root.stale:
                 raise StaleKVError(
@@ -125,10 +133,18 @@ class Strategy(Generic[Options]):
             return
         for name in options:
             if name not in parameters:
-                raise TypeError(f"{self.name}: unknown option {name!r}; {nearest(name, self.parameters)}")
+                raise StrategyError(f"{self.name}: unknown option {name!r}; {nearest(name, self.parameters)}")
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {self.summary}>"
+
+
+def _described(result: object) -> str:
+    if result is None:
+        return "None"
+    if inspect.iscoroutine(result):
+        return f"the coroutine {result.__name__}(), which was not awaited,"
+    return f"a {type(result).__name__}"
 
 
 def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:

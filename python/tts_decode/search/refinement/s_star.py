@@ -12,10 +12,10 @@ from ...core.running import gather
 from ...errors import PromptTooLongError
 from ...select import last_choice
 from ..answers import choose, eligible, finish
+from ..outside import Tool, output_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
-from ..tool import Tool, output_of
 from .t1_verify import code_in
 from .thread import Thread
 
@@ -90,7 +90,7 @@ async def s_star(
     max_rounds          corrections of each at most.
     num_tests           inputs asked for, for the clusters and for each pair.
     tool                runs Python and returns what it printed; if it raises an exception, the exception's
-                        text counts. It runs in a thread, and again when a journal is resumed. None: nothing
+                        text counts. An async function is awaited; another one runs in a thread. None: nothing
                         is run, each different program is a cluster, and the model judges the programs alone.
     public_tests        (input, expected output) pairs: what a program reads from standard input, and has to
                         print, spaces at the ends of lines aside. Empty: nothing to correct a program by.
@@ -115,7 +115,7 @@ async def s_star(
     async def outputs(code: str, inputs: Sequence[str]) -> list[str]:
         if tool is None:
             return []
-        return await gather(output_of(tool, reading(code, text)) for text in inputs)
+        return await gather(output_of(run, tool, reading(code, text)) for text in inputs)
 
     async def tested(answer: Candidate) -> tuple[Program, str]:
         """The program, and what it did on the public tests."""

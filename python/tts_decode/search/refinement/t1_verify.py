@@ -11,10 +11,10 @@ from ...rewards.scorer import Scorer
 from ...select import extract_answer, last_choice
 from ..answers import Extract, choose, distinct, eligible, sample, score_of
 from ..decisions import DecideBy
+from ..outside import Tool, output_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
-from ..tool import Tool, output_of
 from .thread import Thread
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ async def t1_verify(
     scorer         scores finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
     code_decoder   writes the code; None: the root's own.
     tool           runs code and returns what it printed; if it raises an exception, the exception's text
-                   counts. It runs in a thread, and again when a journal is resumed. None: nothing is refuted.
+                   counts. An async function is awaited; another one runs in a thread. None: nothing is
+                   refuted.
     code_prompt    with the fields {question} and {answer}. An answer is refuted if the last "True" or "False"
                    that its code printed is "False".
     verify_prompt  with the same fields.
@@ -77,7 +78,7 @@ async def t1_verify(
         if tool is not None:
             prompt = code_prompt.format(**fields)
             (code,) = await thread.replies(prompt, sources=sources, decoder=code_decoder)
-            passed = last_choice(await output_of(tool, code_in(code)), ("True", "False")) != "False"
+            passed = last_choice(await output_of(run, tool, code_in(code)), ("True", "False")) != "False"
         if scorer is not None:
             score = score_of(answer)
         else:

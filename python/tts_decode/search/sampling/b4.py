@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ...core.checks import at_least
 from ...core.running import gather
 from ...select import b4_scores
 from ..answers import choose, distinct, eligible, likeliest, likelihood, sample
+from ..outside import Tests, tests_passed
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -32,7 +32,7 @@ async def b4(
     *,
     n: int = 16,
     num_tests: int = 16,
-    run_tests: Callable[[str], Sequence[bool]] | None = None,
+    run_tests: Tests | None = None,
     beta_0: float = 1e5,
     alpha_xy: float = 1e3,
     write_prompt: str = WRITE,
@@ -45,9 +45,9 @@ async def b4(
 
     n                 number of samples.
     num_tests         tests that the model writes where `run_tests` is None.
-    run_tests         takes a sample's text and says which tests it passes, the same tests for each text. It
-                      runs in a thread. None: the model writes yes/no questions about a response and answers
-                      them itself.
+    run_tests         takes a sample's text and says which tests it passes, the same tests for each text. An
+                      async function is awaited; another one runs in a thread. None: the model writes yes/no
+                      questions about a response and answers them itself.
     beta_0, alpha_xy  parameters of the priors.
     write_prompt      with the field {question}.
     check_prompt      with the fields {question}, {answer} and {check}.
@@ -66,7 +66,7 @@ async def b4(
     if len(texts) == 1 or run.over:
         return await run.result(likeliest(pool))
     if run_tests is not None:
-        rows = await gather(asyncio.to_thread(run_tests, c.text) for c in texts)
+        rows = await gather(tests_passed(run, run_tests, c.text) for c in texts)
         if len({len(row) for row in rows}) > 1:
             raise ValueError(
                 f"run_tests: got {sorted({len(row) for row in rows})} results, expected one for each of the "

@@ -22,6 +22,7 @@ from ..strategy import strategy
 from ..tree import Node
 
 if TYPE_CHECKING:
+    from ...core.interfaces import Branch
     from ...core.step import Step
 
 Embed = Callable[[Sequence["Step"]], "np.ndarray[Any, Any]"]
@@ -93,7 +94,7 @@ async def ets(
             scores = run.aggregated(live)
             clusters = None
             if covers and width > 1:
-                clusters = cluster((embed or mean_hidden)([b.steps[-1] for b in live]), cluster_threshold)
+                clusters = await step_clusters(run, live, embed, cluster_threshold)
             kept = ets_select(
                 [count / width for count in share_out(width, rebase_weights(scores, softmax_temperature))],
                 [node.parent for node in run.tree],
@@ -114,6 +115,20 @@ def _cost(node: Node, node_cost: str) -> float:
     if node_cost == "node":
         return 1.0
     return 0.0 if node.status == "prompt" else float(len(node.tokens))
+
+
+async def step_clusters(
+    run: SearchRun, branches: Sequence[Branch], embed: Embed | None, threshold: float
+) -> list[int]:
+    """Cluster labels of the branches' last steps. Those by `embed` go into the journal."""
+    steps = [branch.steps[-1] for branch in branches]
+    if embed is None:
+        return cluster(mean_hidden(steps), threshold)
+
+    async def labels() -> list[float]:
+        return [float(label) for label in cluster(embed(steps), threshold)]
+
+    return [int(label) for label in await run.numbers(branches, labels)]
 
 
 def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:

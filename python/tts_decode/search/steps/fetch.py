@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ...select import cluster, extract_answer, hyper_nodes, top_k
+from ...select import extract_answer, hyper_nodes, top_k
 from ..answers import Extract
 from ..decisions import DecideBy
 from ..hidden import hidden_states
@@ -15,7 +15,7 @@ from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
 from .beams import check_beams
-from .ets import Embed, mean_hidden
+from .ets import Embed, step_clusters
 
 if TYPE_CHECKING:
     from ...core.interfaces import Branch
@@ -81,13 +81,13 @@ async def fetch(
         repeats = not step.text or (bool(before) and before[-1].text == step.text)
         return len(step.tokens) > max_tokens_step or (repeats and not branch.finished)
 
-    def merged(siblings: list[Branch]) -> list[list[Branch]]:
+    async def merged(siblings: list[Branch]) -> list[list[Branch]]:
         """Hyper-nodes of sibling steps, the finished ones first, as the published code has them."""
         groups: list[list[Branch]] = []
         for finished in (True, False):
             states = [b for b in siblings if b.finished == finished and not dropped(b)]
             if len(states) > 1:
-                labels = cluster((embed or mean_hidden)([b.steps[-1] for b in states]), cluster_threshold)
+                labels = await step_clusters(run, states, embed, cluster_threshold)
                 nodes = hyper_nodes(labels, run.aggregated(states))
                 groups += [[states[i] for i in node] for node in nodes]
             elif states:
@@ -103,7 +103,7 @@ async def fetch(
             await run.score(live, scorer)
             if run.over:
                 break
-            nodes = [node for group in siblings for node in merged(group)]
+            nodes = [node for group in siblings for node in await merged(group)]
             values = [run.aggregated(node[:1])[0] for node in nodes]
             done = [node[0].finished for node in nodes]
             # earlier hyper-nodes come first among equals

@@ -19,6 +19,7 @@ from ...rewards.scorer import Scorer
 from ...select import attended_tokens, attention_gradient, extract_answer
 from ..answers import Extract, concluded, finish
 from ..decisions import DecideBy
+from ..outside import TextFunction, text_for
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -45,7 +46,7 @@ async def atlas(
     n: int = 1,
     scorer: Scorer | None = None,
     max_retrievals: int = 3,
-    retrieve: Callable[[str], str] | None = None,
+    retrieve: TextFunction | None = None,
     trigger: Trigger | None = None,
     threshold: float = 0.5,
     retrieved_prompt: str = WITH_TEXT,
@@ -60,8 +61,8 @@ async def atlas(
 
     n                 answers, side by side.
     max_retrievals    of an answer, at most.
-    retrieve          returns text for a query, "" for nothing; it runs in a thread, and again when a journal
-                      is resumed. None: nothing is retrieved.
+    retrieve          returns text for a query, "" for nothing. An async function is awaited; another one runs
+                      in a thread. None: nothing is retrieved.
     trigger           asked about each token that passes the check below: what to look up, or None. None: the
                       check alone decides, and the last words before the token are the query.
                       `attention_trigger` makes the paper's.
@@ -86,10 +87,13 @@ async def atlas(
         for at in range(begin, branch.length):
             if not in_doubt(branch, at, threshold):
                 continue
-            query = await trigger(branch, at) if trigger is not None else last_words(branch, at)
+            query = last_words(branch, at) if trigger is None else await told(trigger, branch, at)
             if query:
                 return at, query
         return None
+
+    async def told(trigger: Trigger, branch: Branch, at: int) -> str:
+        return await text_for(run, "trigger", lambda _: trigger(branch, at), f"{branch.full_text}\n{at}")
 
     async def informed(branch: Branch, at: int, text: str) -> Branch:
         """Another branch that has the text in view and what was written before position `at`."""
@@ -111,7 +115,7 @@ async def atlas(
                 if found is None:
                     break
                 at, query = found
-                text = await asyncio.to_thread(retrieve, query)
+                text = await text_for(run, "retrieve", retrieve, query)
                 retrieved += 1
                 if text:
                     branch = await informed(branch, at, text)

@@ -13,10 +13,10 @@ from ...rewards.scorer import Scorer
 from ...select import extract_answer, fork_points
 from ..answers import Extract, concluded, finish
 from ..decisions import DecideBy
+from ..outside import Tool, output_of
 from ..result import Candidate, SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
-from ..tool import Tool, output_of
 from .forcing import force, sample_upto, take_back
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ async def hint_infer(
     hints            texts, taken in turn. Default: two that ask to check and to try otherwise; with a tool,
                      one that opens a block of Python.
     tool             gets the text between a hint and the next ``` and returns the output, which is forced
-                     behind it; an exception's text is output too. It runs in a thread, and again when a
-                     journal is resumed.
+                     behind it; an exception's text is output too. An async function is awaited; another
+                     one runs in a thread.
     conjunctions     words at which a fork may begin.
     scorer, extract  which answer wins: the best-scored one, earlier answers included, or without a scorer a
                      vote over what `extract` reads from the last answer of each line and fork.
@@ -84,7 +84,7 @@ async def hint_infer(
             reason = await sample_upto(run, branch, run.root.sampling.max_tokens, (CODE_END,))
             if reason == "stop_string":
                 code = branch.text_from(begin)
-                output = await output_of(tool, code[: code.rfind(CODE_END)])
+                output = await output_of(run, tool, code[: code.rfind(CODE_END)])
                 if not await force(run, branch, OUTPUT.format(output)):
                     return
         await run.complete(branch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,7 @@ from ...select import (
 )
 from ..answers import Extract, finish, root_on
 from ..decisions import DecideBy
+from ..outside import TextFunction, text_for
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -66,7 +67,7 @@ async def ab_mcts(
     posterior: Literal["gaussian", "beta", "mixed"] = "gaussian",
     generator: Literal["thompson", "ucb", "stack"] = "thompson",
     parallel: int = 1,
-    feedback: Callable[[str], str] | None = None,
+    feedback: TextFunction | None = None,
     refine_prompt: str = REFINE,
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
@@ -91,8 +92,8 @@ async def ab_mcts(
                    between models and then among what that one made there, with "mixed" among all at once.
     parallel       answers sampled side by side, each chosen before the others' scores are known. The authors
                    advise at most 5.
-    feedback       text about an answer for the refinement prompt, such as test output; None gives the score
-                   alone.
+    feedback       text about an answer for the refinement prompt, such as test output. An async function
+                   is awaited; another one runs in a thread. None gives the score alone.
     refine_prompt  with the fields {question}, {answer}, {score} and {feedback}.
     decide_by, extract  as in `best_of_n`.
 
@@ -142,7 +143,7 @@ async def ab_mcts(
         if parent.parent is None:
             (branch,) = run.fork(roots[maker])
         else:
-            said = "" if feedback is None else feedback(parent.text)
+            said = "" if feedback is None else await text_for(run, "feedback", feedback, parent.text)
             prompt = refine_prompt.format(
                 question=run.question, answer=parent.text, score=parent.scores[0], feedback=said
             )

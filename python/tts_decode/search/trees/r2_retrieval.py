@@ -11,6 +11,7 @@ from ...rewards.scorer import Scorer
 from ...select import extract_answer, most_similar, uct
 from ..answers import Extract
 from ..decisions import DecideBy
+from ..outside import TextFunction, text_for
 from ..result import SearchResult
 from ..run import SearchRun
 from ..strategy import strategy
@@ -34,7 +35,7 @@ async def r2_retrieval(
     max_steps: int = 40,
     exploration: float = 1.0,
     library: ReferenceLibrary | None = None,
-    retrieve: Callable[[str], str] | None = None,
+    retrieve: TextFunction | None = None,
     num_unaided: int = 0,
     decide_by: DecideBy = "max",
     agg_strategy: str = "last",
@@ -53,8 +54,9 @@ async def r2_retrieval(
     scorer    values of partial answers, in [0, 1].
     library   the reference problems; `with_templates` writes their templates, once for all searches.
     retrieve  instead of a library: returns text for a query (a template, then at each node the last step, or
-              the question), "" for nothing. With neither, the step of the search's own tree whose words are
-              most like the last one is shown, and nothing at the coarse level.
+              the question), "" for nothing. An async function is awaited; another one runs in a thread. With
+              neither, the step of the search's own tree whose words are most like the last one is shown, and
+              nothing at the coarse level.
     num_unaided  of a node's children, those sampled without retrieved text, so that the scorer can prefer
               them; one is, where nothing comes in view of the text.
 
@@ -90,11 +92,18 @@ async def r2_retrieval(
         found = most_similar(query, others)
         return "" if found is None else others[found]
 
-    def hint(node: TreeNode, branch: Branch) -> str:
+    async def found(query: str, in_library: Callable[[ReferenceLibrary, str], str]) -> str:
+        async def look_up(query: str) -> str:  # in no thread: it takes little time
+            assert library is not None
+            return in_library(library, query)
+
+        return (await text_for(run, "retrieve", retrieve or look_up, query)).strip()
+
+    async def hint(node: TreeNode, branch: Branch) -> str:
+        if retrieve is None and library is None:
+            return elsewhere(run.node(branch)).strip()
         query = run.question if node.parent is None else run.tree[run.node(branch)].text
-        if library is not None:
-            return library.steps_like(query)
-        return elsewhere(run.node(branch)) if retrieve is None else retrieve(query)
+        return await found(query, ReferenceLibrary.steps_like)
 
     async def unaided(branch: Branch) -> Branch | None:
         await run.step([branch])
@@ -118,7 +127,7 @@ async def r2_retrieval(
 
     async def grow_one(node: TreeNode) -> tuple[TreeNode, list[Branch]]:
         assert node.branch is not None  # a leaf keeps its branch until it is expanded
-        retrieved = hint(node, node.branch).strip()
+        retrieved = await hint(node, node.branch)
         branches = run.fork(node.branch, num_children)
         if not retrieved:
             await run.step(branches)
@@ -137,10 +146,9 @@ async def r2_retrieval(
         await add_children(run, scorer, await gather(map(grow_one, nodes)), max_steps)
 
     start: Branch | None = None
-    examples = retrieve if library is None else library.problems_like
-    if examples is not None:
+    if retrieve is not None or library is not None:
         (template,) = await run.ask(TEMPLATE.format(question=run.question))
-        retrieved = examples(template).strip()
+        retrieved = await found(template, ReferenceLibrary.problems_like)
         if retrieved:
             said = WITH_TEMPLATES.format(retrieved=retrieved, question=run.question)
             start = await run.prompt(said, question=run.question)

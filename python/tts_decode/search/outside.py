@@ -1,0 +1,81 @@
+"""A caller's own functions in a search: tools, retrievers, tests.
+
+What they return comes from outside, as scores do: a journal keeps it, and a resumed search does not call them
+again for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .run import SearchRun
+
+Tool = Callable[[str], "str | Awaitable[str]"]
+"""From code, or another call, to what it printed."""
+
+TextFunction = Callable[[str], "str | Awaitable[str | None] | None"]
+"""From a query, or an answer, to a text about it; "" or None for nothing."""
+
+Tests = Callable[[str], "Sequence[bool] | Awaitable[Sequence[bool]]"]
+"""From a text to which of the tests it passes, the same tests for each text."""
+
+
+async def output_of(run: SearchRun, tool: Tool, code: str) -> str:
+    """What the tool says, or the text of an exception that it raises."""
+
+    async def call() -> str:
+        try:
+            output = await _returned(tool, code)
+        except Exception as error:
+            return _text("tool", f"{type(error).__name__}: {error}")
+        return _text("tool", output)
+
+    return await run.outside("tool", code, call, lambda value: _text("tool", value))
+
+
+async def text_for(run: SearchRun, name: str, function: TextFunction, query: str) -> str:
+    """What a function from text to text returns, "" for None. name: of the option."""
+
+    def read(value: object) -> str:
+        return "" if value is None else _text(name, value)
+
+    async def call() -> str:
+        return read(await _returned(function, query))
+
+    return await run.outside(name, query, call, read)
+
+
+async def tests_passed(run: SearchRun, tests: Tests, text: str) -> list[bool]:
+    """Which tests a text passes."""
+
+    def read(value: Any) -> list[bool]:
+        try:
+            return [bool(passed) for passed in value]
+        except TypeError:
+            raise TypeError(
+                f"run_tests: got a {type(value).__name__} of it, expected a list of true and false"
+            ) from None
+
+    async def call() -> list[bool]:
+        return read(await _returned(tests, text))
+
+    return await run.outside("run_tests", text, call, read)
+
+
+async def _returned(function: Callable[[str], Any], asked: str) -> Any:
+    """The result of an async function, or of another one, which runs in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(asked)
+    result = await asyncio.to_thread(function, asked)
+    return await result if isinstance(result, Awaitable) else result
+
+
+def _text(name: str, value: object) -> str:
+    """As UTF-8 has it: half a surrogate pair, as of a program's broken output, becomes a question mark."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: got a {type(value).__name__} of it, expected a text")
+    return value.encode("utf-8", "replace").decode("utf-8")
