@@ -108,8 +108,8 @@ def named(values: Parts) -> bool:
 def _both(text: str) -> str:
     """Two inequalities that have to hold at once, as one: `1<x<3` for `x>1 and x<3`; what cannot be joined so
     as it stands, and "" for anything else."""
-    sides = [interval(side.strip()) for side in _BOTH.split(text)]
-    if len(sides) != 2 or sides[0] is None or sides[1] is None:
+    sides = [side for part in _BOTH.split(text) if (side := interval(part.strip()))]
+    if len(sides) != 2 or len(_BOTH.findall(text)) != 1:
         return ""
     below, above = sorted(sides, key=lambda side: side.items[0] != "-\\infty")
     names = set(variables(text))
