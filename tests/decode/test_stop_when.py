@@ -28,6 +28,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         (r"\boxed{\{1, 2\}}", True),
         (r"\boxed{1}, no: \boxed{2", False),
         (r"\boxed 4", False),
+        (r"\boxed {4}", True),
+        (r"\boxed {4", False),
         ("", False),
     ],
 )

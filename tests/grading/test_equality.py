@@ -89,10 +89,97 @@ def test_single_pairs(answer: str, expected: str, same: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (r"\dfrac 1 2", r"\frac{1}{2}"),
+        (r"\frac9{256}", r"\frac{9}{256}"),
+        (r"\frac\pi2", r"\frac{\pi}{2}"),
+        ("\u221a(2)", r"\sqrt{2}"),
+        ("sqrt 2", r"\sqrt{2}"),
+        (r"\sqrt[3]4", r"\sqrt[3]{4}"),
+        ("{1,2,3}", r"\{3,2,1\}"),
+        ("{3}", "3"),
+        (r"\Bbb{R}", r"\mathbb{R}"),
+        (r"\R", r"(-\infty,\infty)"),
+        (r"\text{all real numbers}", r"\mathbb R"),
+        ("(x,y) = (1,2)", "(1,2)"),
+        ("x=1, y=2", "1, 2"),
+        ("3>x>-2", "(-2,3)"),
+        ("3>x>-2", "-2<x<3"),
+        ("x>1 and x<3", "(1,3)"),
+        ("12 m^2", r"12\text{ m}^2"),
+        ("12 m\u00b2", r"12\text{ square meters}"),
+        ("60 km/h", r"60\,\frac{\text{km}}{\text{h}}"),
+        ("60 miles per hour", r"60\text{ mph}"),
+        ("9.8 m/s^2", r"9.8\text{ m/s}^2"),
+        ("1.5 x 10^8", r"1.5\times 10^{8}"),
+        ("1.5\u00d710\u207b\u2078", r"1.5\times 10^{-8}"),
+        (r"11,\! 111,\! 100", "11111100"),
+        (r"\mathbf{3}", "3"),
+        (r"\text{101}_2", "101_2"),
+        (r"101_{\text{two}}", "5"),
+        ("101\u2082", "101_2"),
+        ("three", "3"),
+        ("3\\ ", "3"),
+        (r"2+3\mathrm{i}", "2+3i"),
+        (r"0.1\bar{6}", r"\frac{1}{6}"),
+        ("10:45 AM", r"10:45\text{ a.m.}"),
+        ("3:30", r"3:30\text{ pm}"),
+        ("\u2220ABC", r"\angle ABC"),
+        ("an ellipse", r"\text{ellipse}"),
+        ("Option C", r"\text{C}"),
+        (r"{5 \choose 2}", "10"),
+        (r"{1 \over 2}", "0.5"),
+    ],
+)
+def test_other_notations_of_one_answer(answer: str, expected: str) -> None:
+    assert same_answer(answer, expected)
+    assert same_answer(expected, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (r"\angle ACB", r"\angle ABC"),
+        ("2, 1", "x=1, y=2"),
+        ("x<-1 and x>1", r"(-\infty,-1)\cup(1,\infty)"),
+        ("(y,x)=(1,2)", "(x,y)=(1,2)"),
+        ("-3<x<2", "3>x>-2"),
+        ("x>1 and x<3", "[1,3]"),
+        ("{1,2}", "(1,2)"),
+        (r"\mathbb{Z}", r"(-\infty,\infty)"),
+        ("12 m^3", r"12\text{ m}^2"),
+        ("60 km/s", r"60\text{ km/h}"),
+        ("10:45 PM", r"10:45\text{ a.m.}"),
+        ("101_{three}", "5"),
+        (r"\frac 1 3", r"\frac{1}{2}"),
+        ("1.5 x 10^8", r"1.5\times 10^{-8}"),
+        ("thirteen", "30"),
+    ],
+)
+def test_notations_alike_of_other_answers(answer: str, expected: str) -> None:
+    assert not same_answer(answer, expected)
+    assert not same_answer(expected, answer)
+
+
+@pytest.mark.parametrize(
     ("text", "expected", "right"),
     [
         (r"So it is \boxed{\sqrt{3}}.", "3", False),
         (r"So it is \boxed{3}.", "3", True),
+        (r"So it is \boxed {3}.", "3", True),
+        (r"\boxed{\left\{ 3, 4 \right.}, not 5", "5", False),
+        (r"\boxed{[3, 4\}}", "[3,4}", True),
+        ("The answer is $3x$.", "3", False),
+        ("The answer is $3m$.", "3", True),
+        ("The answer is $y = 3$.", "x=3", False),
+        ("The answer is $x = 3y$.", "x=3", False),
+        ("The answer is $x = 3$.", "x=3", True),
+        ("The answer is 2 + 1 = 3.", "x=3", True),
+        ("The answer is $(y,x) = (1,2)$.", "(x,y)=(1,2)", False),
+        ("The answer is \u20ac5.", r"\$5", False),
+        ("The answer is $5$.", "\u20ac5", True),
+        ("It is 10:45 p.m.", "10:45 a.m.", False),
         (r"\boxed{3 + 5}", "5", False),
         ("The answer is 2 + 3 = 5.", "5", True),
         ("The answer is 2 + 3.", "3", False),
@@ -159,7 +246,7 @@ def test_without_math_verify_groups_are_by_notation_and_it_is_said(
     monkeypatch.setattr(mathematics, "require", missing)
     groups.warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, "tts_decode"):
-        assert group(["v+1", r"\left(v+1\right)", "1+v", "4", "4.0", "four"]) == [0, 0, 2, 3, 3, 5]
+        assert group(["v+1", r"\left(v+1\right)", "1+v", "4", "4.0", "four", "few"]) == [0, 0, 2, 3, 3, 3, 6]
     assert caplog.text.count("math_verify: not installed") == 1
     with pytest.raises(MissingExtraError):
         same_answer("v+1", "1+v")

@@ -8,12 +8,14 @@ import random
 from collections import defaultdict
 
 import pytest
+from scripted import run_scripted, scripted_decoder
 from search_options import SMALL, length_mod_3, small_options, vowels
 from tiny_searches import run, search_decoder
 from tts_decode.rewards import verifier
-from tts_decode.search import STRATEGIES
+from tts_decode.search import STRATEGIES, self_consistency
 from tts_decode.search.decisions import Decision
 from tts_decode.search.result import Candidate
+from tts_decode.select import vote_weights
 
 RULES = ("max", "last", "weighted", "majority")
 
@@ -132,3 +134,22 @@ def test_every_strategy_ends_by_the_rule_that_it_is_given(decoder, name, rule):
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_votes_are_always_told(decoder, name):
     assert run(decoder, name, **small_options(name)).votes
+
+
+def test_weights_of_scores_beyond_what_exponentials_hold_keep_their_ratios():
+    for shift in (-1000.0, 0.0, 800.0):
+        first, second = vote_weights([shift - 1.0, shift - 3.0, -2000.0])[:2]
+        assert 0 < second < first < math.inf
+        assert first / second == pytest.approx(math.exp(2))
+    assert vote_weights([-1.0, 2.0]) == [math.exp(-1), math.exp(2)]
+
+
+def test_self_consistency_counts_exponentials_of_log_probabilities():
+    texts = ["a", "b", "b"]
+    scores = {"a": -1.0, "b": -2.0}
+    decoder = scripted_decoder(lambda prefix, k: (texts[k], "eos"))
+    result = run_scripted(
+        decoder, self_consistency, "Q: ", n=3, scorer=verifier(lambda text: scores[text]), extract=str
+    )
+    assert result.votes == pytest.approx({"a": math.exp(-1), "b": 2 * math.exp(-2)})
+    assert result.best.text == "a"

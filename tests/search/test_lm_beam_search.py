@@ -1,9 +1,11 @@
 """Token-level beam search against transformers' generate(num_beams=)."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
-from tts_decode import Budget, SamplingParams, TreeDecoder
+from tts_decode import Budget, Choice, SamplingParams, TreeDecoder
 from tts_decode.search import lm_beam_search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,3 +102,30 @@ def test_the_models_last_position_ends_the_search(max_tokens, reason):
     result = decoder.run(search(decoder, SamplingParams(max_tokens=max_tokens), n=2))
     assert {len(c.tokens) for c in result.candidates} == {min(max_tokens, 8)}
     assert {c.finish_reason for c in result.candidates} == {reason}
+
+
+LETTERS = "aeiou"
+
+
+def test_a_sequence_that_stop_when_takes_is_finished_as_by_an_end_token():
+    """The letters are end tokens of one model and what the predicate takes in the other search."""
+    letters = [ord(letter) for letter in LETTERS]
+    sampling = SamplingParams(max_tokens=12)
+    found = []
+    for ends, stop_when in (([256, *letters], None), ([256], lambda text: text.endswith(tuple(LETTERS)))):
+        model = tiny_model()
+        model.generation_config.eos_token_id = ends
+        decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=16 << 20)
+        own = replace(sampling, stop_when=stop_when)
+        result = decoder.run(search(decoder, own, n=12, length_penalty=0.0, early_stopping="never"))
+        found.append([(c.tokens, c.score) for c in result.candidates])
+        by_letter = [c for c in result.candidates if c.tokens[-1] in letters]
+        assert {c.finish_reason for c in by_letter} == {"eos" if stop_when is None else "stop_when"}
+        assert all(c.complete for c in by_letter)
+    assert found[0] == found[1]
+
+
+def test_a_constraint_is_refused():
+    decoder = TreeDecoder(tiny_model(), byte_tokenizer(), kv_bytes=16 << 20)
+    with pytest.raises(ValueError, match="constraint: got one, expected None: lm_beam_search ranks"):
+        decoder.run(search(decoder, SamplingParams(constraint=Choice(["a", "b"])), n=2))

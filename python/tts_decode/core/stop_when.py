@@ -9,16 +9,17 @@ from collections.abc import Callable
 StopWhen = Callable[[str], bool]
 """Whether a branch is at its end, by the text after its prompt."""
 
+_BOX = re.compile(r"\\boxed\s{0,9}\{")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _OBJECT = json.JSONDecoder()
 
 
 def closed_boxed(text: str) -> bool:
     r"""Whether the last \boxed{ of the text is closed. A brace behind a backslash counts for nothing."""
-    start = text.rfind("\\boxed{")
-    depth = 1 if start >= 0 else 0
-    if depth:
-        for brace in _BRACES.finditer(text, start + len("\\boxed{")):
+    boxes = [*_BOX.finditer(text)]
+    if boxes:
+        depth = 1
+        for brace in _BRACES.finditer(text, boxes[-1].end()):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
                 return True

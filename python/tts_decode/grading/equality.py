@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -13,13 +14,14 @@ from ..select import extract_answer, last_boxed, last_value, plain_number, state
 from .mathematics import MATHEMATICS, UnjudgedError
 from .notation import CACHED, normalised, spelling
 from .prose import values_in_prose
-from .structure import Parts, interval, parts
+from .structure import Parts, interval, named, parts, variables
 from .values import close, number, same_value
 from .words import is_words
 
 _LONGEST = 2000  # characters of an answer that is compared by more than its text
 _LINE = 100  # characters of a text that may be nothing but the answer
 _DEEPEST = 40  # nested brackets
+_NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()")  # (x,y) = (1,2)
 _MOST_PAIRS = 400  # values compared for one pair of answers
 
 
@@ -96,19 +98,26 @@ class _Comparison:
         self._left -= 1
         if self._left < 0:
             raise UnjudgedError("pairs")
-        return spelling(first) == spelling(second) or self._same_parts(parts(first), parts(second))
+        if spelling(first) == spelling(second):
+            return True
+        if (_NAMED_TUPLE.match(first) is None) != (_NAMED_TUPLE.match(second) is None):
+            first, second = (_NAMED_TUPLE.sub("", text) for text in (first, second))
+        return self._same_parts(parts(first), parts(second))
 
     def _same_parts(self, first: Parts, second: Parts) -> bool:
         if first.kind != second.kind:
             first, second = _as_interval(first, second), _as_interval(second, first)
         if first.single and second.single:
+            said = interval(first.items[0]), interval(second.items[0])
+            if said[0] and said[1] and len({*variables(first.items[0]), *variables(second.items[0])}) == 1:
+                return self._same_parts(said[0], said[1])
             return same_value(first.items[0], second.items[0])
         kinds = {first.kind, second.kind}
         if len(first.items) != len(second.items):
             return False
         if len(kinds) > 1 and ("" not in kinds or not kinds <= {"", "()", "{}", "cup"}):
             return False
-        if first.ordered or second.ordered:
+        if first.ordered or second.ordered or named(first) != named(second):
             return all(map(self.same, first.items, second.items))
         return self._matched(first.items, second.items)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from ..select import last_value
-from .notation import normalised
-from .units import measured, unit_named
+from .notation import normalised, spelling
+from .units import currency_before, measured, unit_named
 
 _REACH = 60  # characters on either side of the value that are looked at
 _OPEN = r"[\s$(*]*(?:[a-zA-Z]\s*=\s*)?[$(*]*$"
@@ -24,7 +24,10 @@ _CHANGED_BEHIND = re.compile(
 _JOINED = re.compile(r"(?:\bor|\band|\\text\{\s*(?:or|and)\s*\})" + _OPEN, re.IGNORECASE)
 _OTHER_UNIT = re.compile(r"\d\s*([a-zA-Z]+)[\s,]*(?:and\s+)?$")  # 1 hour 30
 _SCALE = re.compile(r"\s*(?:dozen|hundred|thousand|million|billion|trillion)\b")
-_WORD = re.compile(r"\s*(%|[a-zA-Z][a-zA-Z/]*)")
+_WORD = re.compile(r"\s*(%|[ap]\.m\b|[a-zA-Z][a-zA-Z/]*)")
+_LETTERS = re.compile(r"[a-zA-Z]{1,2}(?![a-zA-Z])")
+_NAME = re.compile(r"^([a-zA-Z]|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\))\s*=")
+_NAME_BEFORE = re.compile(r"(?:^|[\s$(])([a-zA-Z]|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+\))\s*=[\s$]*$")
 
 
 def values_in_prose(sentence: str, expected: str) -> list[str]:
@@ -39,6 +42,12 @@ def values_in_prose(sentence: str, expected: str) -> list[str]:
     before, behind = sentence[max(0, at - _REACH) : at], sentence[at + len(value) :][:_REACH]
     if at < 0:
         return [value]
+    if (
+        _other_name(before, expected)
+        or _other_letters(value, behind)
+        or _other_currency(before, behind, expected)
+    ):
+        return []
     if _CHANGED_BEFORE.search(before) or _CHANGED_BEHIND.match(behind):
         return []
     other = _OTHER_UNIT.search(before)
@@ -51,6 +60,25 @@ def values_in_prose(sentence: str, expected: str) -> list[str]:
         first = last_value(before[: joined.start()].rpartition("\n")[2])
         values += [] if first is None else [first]
     return values
+
+
+def _other_name(before: str, expected: str) -> bool:
+    """Whether a value is said of another variable than the expected one is: `y = 3` for `x = 3`."""
+    said, asked = _NAME_BEFORE.search(before), _NAME.match(normalised(expected))
+    return bool(said and asked and spelling(said[1]) != spelling(asked[1]))
+
+
+def _other_letters(value: str, behind: str) -> bool:
+    """Whether a number is the factor of a variable, `3x`, rather than one with a unit, `3m`."""
+    found = _LETTERS.match(behind)
+    return bool(found and value[-1:].isdecimal() and unit_named(found[0]) is None)
+
+
+def _other_currency(before: str, behind: str, expected: str) -> bool:
+    if behind.lstrip().startswith("$"):  # a mark of mathematics
+        before = before.rstrip("$ ")
+    said, unit = currency_before(before), measured(normalised(expected)).unit
+    return "" not in (said, unit) and said != unit
 
 
 def _apart(behind: str, expected: str) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .notation import CACHED
 
-_OPENERS = {"(": ")", "[": "]", "\\{": "\\}"}
+_OPENERS = {"(": ")", "[": "]", "\\{": "\\}", "{": "}"}
 _TOKEN = re.compile(r"\\left|\\right|\\[a-zA-Z]+|\\[{}]|.", re.DOTALL)
 _OPEN, _CLOSE = {"(", "[", "{", "\\{"}, {")", "]", "}", "\\}"}
 _AND = re.compile(r"\\text\{\s*(?:,\s*)?(?:and|or)\s*\}|(?<=[\s,])(?:and|or)(?=\s)|;", re.IGNORECASE)
@@ -21,8 +21,15 @@ _LESS = r"(<|\\le(?![a-zA-Z]))"
 _MORE = r"(>|\\ge(?![a-zA-Z]))"
 _SIDE = r"([^<>=]*?[^<>=\s])"
 _BETWEEN = re.compile(rf"^{_SIDE}\s*{_LESS}\s*[a-zA-Z]\s*{_LESS}\s*{_SIDE}$")
+_BETWEEN_TURNED = re.compile(rf"^{_SIDE}\s*{_MORE}\s*[a-zA-Z]\s*{_MORE}\s*{_SIDE}$")
 _ABOVE = re.compile(rf"^[a-zA-Z]\s*{_MORE}\s*{_SIDE}$|^{_SIDE}\s*{_LESS}\s*[a-zA-Z]$")
 _BELOW = re.compile(rf"^[a-zA-Z]\s*{_LESS}\s*{_SIDE}$|^{_SIDE}\s*{_MORE}\s*[a-zA-Z]$")
+_BOTH = re.compile(
+    r"\s*(?:\\text\{\s*and\s*\}|(?<=\s)and(?=\s)|\\(?:land|wedge)(?![a-zA-Z]))\s*", re.IGNORECASE
+)
+_ASSIGNED = re.compile(r"^([a-zA-Z])\s*=")
+_VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])")
+_REALS = ("\\mathbb{R}", "\\text{all real numbers}", "all real numbers")
 
 
 class Parts(NamedTuple):
@@ -52,22 +59,31 @@ def parts(text: str) -> Parts:
     kind, inner = _brackets(text)
     if kind:
         items = _split(inner, ",")
-        if kind == "()" and len(items) == 1:
+        if len(items) == 1 and (kind == "()" or text[0] == "{"):  # {3}: braces that LaTeX does not show
             return parts(inner)
         if "\\mid" in inner or (re.search(r"(?<!\|)\|(?!\|)[^|]*$", inner) and kind == "{}"):
             return Parts("", (text,))  # a set by its condition
         return Parts(kind, tuple(expanded for item in items for expanded in _signs(item)))
+    both = _both(text)
+    if both:
+        return Parts("", (both,))
     items = _split(_AND.sub(",", text), ",")
     return Parts("", tuple(expanded for item in items if item for expanded in _signs(item)))
 
 
 @lru_cache(maxsize=CACHED)
 def interval(text: str) -> Parts | None:
-    """The interval that an inequality in one variable says."""
+    """The interval that an inequality in one variable says, or a name of the real numbers."""
+    if text in _REALS:
+        return Parts("()", ("-\\infty", "\\infty"))
     between, above, below = _BETWEEN.match(text), _ABOVE.match(text), _BELOW.match(text)
+    turned = _BETWEEN_TURNED.match(text)
     if between:
         low, left, right, high = between.groups()
         return Parts(("(" if left == "<" else "[") + (")" if right == "<" else "]"), (low, high))
+    if turned:
+        high, right, left, low = turned.groups()
+        return Parts(("(" if left == ">" else "[") + (")" if right == ">" else "]"), (low, high))
     if above:
         sign, low = (above[1], above[2]) if above[1] else (above[4], above[3])
         return Parts(("(" if sign in "<>" else "[") + ")", (low, "\\infty"))
@@ -75,6 +91,32 @@ def interval(text: str) -> Parts | None:
         sign, high = (below[1], below[2]) if below[1] else (below[4], below[3])
         return Parts("(" + (")" if sign in "<>" else "]"), ("-\\infty", high))
     return None
+
+
+def variables(text: str) -> list[str]:
+    """Single letters."""
+    return _VARIABLE.findall(_BOTH.sub(" ", text))
+
+
+def named(values: Parts) -> bool:
+    """Whether each value says of which variable it is, a different one each: `x=1, y=2`, which has an order
+    beside a list that has no names."""
+    names = [found[1] for value in values.items if (found := _ASSIGNED.match(value))]
+    return 1 < len(names) == len(values.items) == len(set(names))
+
+
+def _both(text: str) -> str:
+    """Two inequalities that have to hold at once, as one: `1<x<3` for `x>1 and x<3`; what cannot be joined so
+    as it stands, and "" for anything else."""
+    sides = [side for part in _BOTH.split(text) if (side := interval(part.strip()))]
+    if len(sides) != 2 or len(_BOTH.findall(text)) != 1:
+        return ""
+    below, above = sorted(sides, key=lambda side: side.items[0] != "-\\infty")
+    names = set(variables(text))
+    if below.items[0] != "-\\infty" or above.items[1] != "\\infty" or len(names) != 1:
+        return text
+    left, right = ("<" if bracket in "()" else "\\le " for bracket in (above.kind[0], below.kind[1]))
+    return f"{above.items[0]}{left}{names.pop()}{right}{below.items[1]}"
 
 
 def _brackets(text: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ _SAME = {
     "cent": "cents",
     "m": "meter meters metre metres",
     "cm": "centimeter centimeters centimetre centimetres",
+    "dm": "decimeter decimeters decimetre decimetres",
     "mm": "millimeter millimeters millimetre millimetres",
     "km": "kilometer kilometers kilometre kilometres",
     "in": "inch inches",
@@ -22,6 +23,7 @@ _SAME = {
     "yd": "yard yards",
     "mi": "mile miles",
     "g": "gram grams",
+    "mg": "milligram milligrams",
     "kg": "kilogram kilograms",
     "lb": "pound pounds lbs",
     "oz": "ounce ounces",
@@ -31,12 +33,12 @@ _SAME = {
     "min": "minute minutes mins",
     "h": "hour hours hr hrs",
     "day": "days",
-    "mph": "milesperhour mi/h miles/hour",
+    "mph": "mi/h",
     "unit": "units",
     **{"am": "a.m", "pm": "p.m"},
 }
 _CANONICAL = {name: unit for unit, names in _SAME.items() for name in (unit, *names.split())}
-_SHORT = r"cm|mm|km|kg|mg|ft|in|lb|lbs|oz|hr|hrs|ml|mL|mph|am|pm|yd|mi|dm"
+_SHORT = r"cm|mm|km|kg|mg|ft|in|lb|lbs|oz|hr|hrs|ml|mL|mph|am|pm|AM|PM|a\.m|p\.m|yd|mi|dm"
 _POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
 _BEHIND = re.compile(rf"\\text\{{\s*(?P<text>[^{{}}\\]*)\}}{_POWER}\s*$")
 # Words behind a number: of three letters or more, so that no variable is taken for a unit.
@@ -44,6 +46,8 @@ _WORDS = re.compile(
     rf"(?<=[\d)}}])\s*(?P<text>(?:{_SHORT})(?![a-zA-Z])|(?<=\s)[a-zA-Z]{{3,}}[a-zA-Z ./-]*){_POWER}\s*$"
 )
 _CURRENCY = re.compile(r"^(-?)\s*(?:\\\$|\$|(\u20ac|\u00a3))\s*(?=[\d.\\(])")
+_NUMBER = re.compile(r"-?(?:\d[\d.,]*(?:\\frac\{\d+\}\{\d+\}|/\d+)?|\\frac\{\d+\}\{\d+\})\s*")
+_PER = re.compile(r"\s*/\s*|\s+per\s+")
 _ANGLE_OF = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")  # in cos 60^\\circ the unit belongs to the argument
 _CURRENCIES = {None: "$", "\u20ac": "euro", "\u00a3": "gbp"}
 
@@ -73,6 +77,25 @@ def measured(text: str) -> Measured:
     return Measured(text[: found.start()].strip(), _canonical(found["text"], found["power"]))
 
 
+def currency_before(text: str) -> str:
+    """The currency whose sign a text ends with, as a unit; "" for none."""
+    sign = text.rstrip()[-1:]
+    return _CURRENCIES.get(None if sign == "$" else sign or "none", "")
+
+
+def measured_in(text: str, unit: str) -> Measured | None:
+    """A number with a unit that `measured` takes for variables, as in `5 m^2` and `60 km/h`; None unless it
+    is this unit."""
+    found = _NUMBER.match(text)
+    if not found or not text[found.end() :].strip():
+        return None
+    behind = re.sub(r"[{}^]", "", re.sub(r"\\text\{([^{}]*)\}", r"\1", text[found.end() :])).strip()
+    written = re.fullmatch(r"(.*?[a-zA-Z])\s*([23])?", behind, re.DOTALL)
+    if not written or _canonical(written[1], written[2]) != unit:
+        return None
+    return Measured(found[0].strip(), unit)
+
+
 def unit_named(word: str) -> str | None:
     """The unit that a word is known to name, in one spelling."""
     return _CANONICAL.get(word.casefold())
@@ -86,6 +109,8 @@ def _canonical(unit: str, power: str | None) -> str:
     for word, value in (("squared", "2"), ("cubed", "3")):
         if unit.endswith(f" {word}"):
             unit, power = unit.removesuffix(word).strip(), value
-    unit = unit.replace(" ", "")
-    unit = _CANONICAL.get(unit, unit.removesuffix("s"))
-    return unit + (power or "")
+    parts = [part.replace(" ", "") for part in _PER.split(unit)]
+    named = "/".join(
+        _CANONICAL.get(part, part.removesuffix("s") if len(part) > 1 else part) for part in parts
+    )
+    return _CANONICAL.get(named, named) + (power or "")

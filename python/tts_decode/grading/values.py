@@ -9,12 +9,16 @@ from functools import lru_cache
 from ..select import plain_number
 from .mathematics import MATHEMATICS
 from .notation import CACHED, spelling
-from .units import measured
+from .units import measured, measured_in
 from .words import algebra_knows, is_words, words
 
 _CLOSE = Decimal("1e-9")  # relative, of two numbers that are not both integers: they may come out of float64
 _DIGITS = 6  # significant digits of a decimal that may stand for an exact number
 _LONGEST = 300  # digits of a number that the algebra sees
+_COUNTED = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
+    *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
 _NAMED = re.compile(r"^([a-zA-Z][a-zA-Z ]*?)\s*=(?!.*=)")  # x = 5
 
 
@@ -26,8 +30,14 @@ def same_value(first: str, second: str) -> bool:
     if names[0] and names[1] and names[0][1] != names[1][1] and not re.search(r"\d|=.*[a-zA-Z]", names[0][1]):
         return False
     a, b = measured(first), measured(second)
+    if not a.unit and b.unit:
+        a = measured_in(first, b.unit) or a
+    if not b.unit and a.unit:
+        b = measured_in(second, a.unit) or b
     if a.unit and b.unit and a.unit != b.unit:
         return False
+    if spelling(a.value) == spelling(b.value):
+        return True
     x, y = number(a.value), number(b.value)
     scales = [(1, 1)]
     if "%" in (a.unit, b.unit) and a.unit != b.unit:
@@ -51,11 +61,14 @@ def same_value(first: str, second: str) -> bool:
 def number(text: str) -> Decimal | None:
     """Of a plain number, of one in a base, `1010_2`, and of what stands behind the `=` of `x = 5`."""
     text = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", _NAMED.sub("", text)).strip("{} ")
-    based = re.fullmatch(r"([0-9A-Fa-f]{1,64})_\{?(\d{1,2})\}?", text)
+    if text.casefold() in _COUNTED:
+        return Decimal(_COUNTED.index(text.casefold()))
+    based = re.fullmatch(r"([0-9A-Fa-f]{1,64})_\{?(?:\\text\{)?(\d{1,2}|[a-zA-Z]{3,9})\}*", text)
     if based is None:
         return plain_number(text)
     try:
-        return Decimal(int(based[1], int(based[2])))
+        base = int(based[2]) if based[2].isdecimal() else _COUNTED.index(based[2].casefold())
+        return Decimal(int(based[1], base))
     except ValueError:  # no such base, or no digit of it
         return None
 

@@ -15,7 +15,11 @@ _FUNCTIONS = frozenset(
 )
 _CONSTANTS = frozenset("ei")  # single letters that stand for numbers
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_GEOMETRY = re.compile(
+    r"\\(?:angle|triangle|overrightarrow|overleftrightarrow|overline|vec|widehat)\s*\{?\s*[A-Z]"
+)
 _QUOTED = re.compile(r"^['\u2018](.*)['\u2019]$", re.DOTALL)
+_LEADING = re.compile(r"^(?:an?|the)\s+(?=\w{3})|^(?:option|choice)\s+(?=[A-Z]$)", re.IGNORECASE)
 _MARKS = re.compile(r"[.,;:?\"()]|(?<!\b[a-zA-Z])!")  # n! is no n, and f' no f
 # Dates, telephone numbers and leading zeros: no differences and quotients.
 _NO_ARITHMETIC = re.compile(
@@ -31,6 +35,8 @@ def is_words(text: str) -> bool:
     inside = _TEXT.fullmatch(text)
     if inside:
         return not re.search(r"\d", inside[1])
+    if _GEOMETRY.search(text) and "=" not in text:  # the algebra takes the angle ABC for a product
+        return True
     bare = _TEXT.sub(r" \1 ", text)
     if re.search(r"[\\^_{}=<>+*/\d|]", bare):
         return "=" not in bare and bool(re.search(r"[^\W\d_]{4,}", _COMMAND.sub(" ", bare)))
@@ -44,7 +50,7 @@ def is_words(text: str) -> bool:
 def words(text: str) -> str:
     """What two texts of words are the same by. Case counts in one or two letters, which may be names."""
     text = _QUOTED.sub(r"\1", _TEXT.sub(r" \1 ", text).strip())
-    text = " ".join(_MARKS.sub(" ", text).split())
+    text = _LEADING.sub("", " ".join(_MARKS.sub(" ", text).split()))
     return text.casefold() if len(text) > 2 or text.casefold() == "no" else text
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+_BOX = re.compile(r"\\boxed\s{0,9}\{")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # one behind a backslash is text
 _ANSWER_IS = re.compile(r"answer\s{0,9}(?:is|:|=)[ \t]{0,9}:?\s{0,9}([^\n]+)", re.IGNORECASE)
 _HASHES = re.compile(r"^####[ \t]*([^\n]+)", re.MULTILINE)
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
@@ -30,15 +32,14 @@ def extract_answer(text: str) -> str:
 
 def last_boxed(text: str) -> str | None:
     r"""What the last \boxed{} holds; None where there is none, or the text ends inside its braces."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+    boxes = [*_BOX.finditer(text)]
+    if not boxes:
         return None
-    begin = start + len("\\boxed{")
     depth = 1
-    for brace in re.finditer(r"[{}]", text[begin:]):
-        depth += 1 if brace[0] == "{" else -1
+    for brace in _BRACES.finditer(text, boxes[-1].end()):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
-            return _clean(text[begin : begin + brace.start()])
+            return _clean(text[boxes[-1].end() : brace.start()])
     return None
 
 

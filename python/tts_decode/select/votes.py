@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from .scores import require_finite
 
+_REPRESENTED = 600.0  # exp of it is far from the ends of float64, and so are sums of many
+
 
 def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> dict[str, float]:
     """Votes for each answer, most voted first (ties: the answer seen first). None abstains.
@@ -40,5 +42,9 @@ def elect(
 
 def vote_weights(scores: Sequence[float]) -> list[float]:
     """What a vote weighs by its score: the score; if one is negative, as logits and log-probabilities are,
-    the exponentials of all."""
-    return list(scores) if min(scores, default=0) >= 0 else [math.exp(min(score, 700.0)) for score in scores]
+    the exponentials of all. Where the largest lies beyond what float64 holds of those, as that of a sum of
+    many log-probabilities does, all are taken relative to the largest, which changes no vote's share."""
+    if min(scores, default=0) >= 0:
+        return list(scores)
+    top = max(scores)
+    return [math.exp(score - top if abs(top) > _REPRESENTED else score) for score in scores]

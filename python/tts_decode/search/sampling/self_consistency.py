@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
-from ...select import extract_answer
+from ...select import extract_answer, vote_weights
 from ..answers import Extract, decide, eligible, sample
 from ..result import SearchResult
 from ..run import SearchRun
@@ -25,7 +25,8 @@ async def self_consistency(
     section 2; with `scorer`, its weighted variant.
 
     n        number of samples.
-    scorer   None: one vote each. Otherwise a sample's score, not negative, is the weight of its vote.
+    scorer   None: one vote each. Otherwise a sample's score is the weight of its vote; if one is negative,
+             the exponential of it (`select.vote_weights`).
     extract  the answer in a sample's text, or None to abstain.
 
     Only samples that came to their own end vote, unless none did. Ties go to the answer of the lower fork.
@@ -36,4 +37,5 @@ async def self_consistency(
     """
     at_least(1, n=n)
     voters = eligible(await sample(run, n, scorer))
-    return await decide(run, voters, extract, None if scorer is None else [c.score or 0.0 for c in voters])
+    weights = None if scorer is None else vote_weights([c.score or 0.0 for c in voters])
+    return await decide(run, voters, extract, weights)

@@ -40,7 +40,9 @@ async def lm_beam_search(
                     beam, at its present length, is no better than the worst finished. "never": when it could
                     not become better at any length up to the limit, for a positive length_penalty.
 
-    The root's `max_tokens` limits the length; its other sampling parameters do not change log-probabilities.
+    The root's `max_tokens` limits the length, and a sequence that its `stop_when` takes is finished as one
+    with an end token is. Its other sampling parameters do not change log-probabilities, and a `constraint`,
+    which would have to, is refused.
     Beam tokens count against the root's budget. A step is one forward of all beams, and a beam that drops out
     returns its pages before the next one.
 
@@ -51,6 +53,12 @@ async def lm_beam_search(
         raise ValueError(f"early_stopping: got {early_stopping!r}, expected True, False or 'never'")
     at_least(1, n=n)
     root = run.root
+    if root.sampling.constraint is not None:
+        raise ValueError(
+            "constraint: got one, expected None: lm_beam_search ranks the model's own log-probabilities; take "
+            "a strategy that samples"
+        )
+    stop_when = root.sampling.stop_when
     live = run.fork(root, 1)
     limit = root.prompt_length + root.sampling.max_tokens - root.length
     if root.decoder.max_positions is not None:
@@ -70,9 +78,12 @@ async def lm_beam_search(
         running: list[tuple[int, int, float]] = []  # (beam, token, total)
         for rank, (total, index) in enumerate(zip(values.tolist(), indices.tolist(), strict=True)):
             beam, token = divmod(index, logprobs.shape[1])
-            if token in eos or length == limit:
+            ended = "eos" if token in eos else None
+            if ended is None and stop_when is not None:
+                ended = "stop_when" if stop_when(live[beam].text + root.text_of([token])) else None
+            if ended is not None or length == limit:
                 if rank < n:
-                    score, reason = total / length**length_penalty, "eos" if token in eos else cut
+                    score, reason = total / length**length_penalty, ended or cut
                     logprob = logprobs[beam, token].item()
                     node = run.add_leaf(live[beam], token, logprob, score)
                     finished.append((score, _candidate(live[beam], token, logprob, score, reason, node)))
