@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tts_decode.bench.timing import interleaved
 from tts_decode.bench.trees import Heads
 from tts_decode.cost import Machine, ModelShape, StepCounts, step_cost
-from tts_kernels import KVPool, plan
-from tts_kernels.layers import PackedWeight, packed_linear
+from tts_kernels import KVPool, PackedWeight, packed_linear, plan
 
 from benches.ets_claims.paging import PAGE, Moment, Snapshot
 
@@ -61,21 +61,23 @@ class Attention:
         return lambda: self._pool.attend(0, q, planned)
 
 
-def time_attention(
-    heads: Heads, trees: Mapping[str, Sequence[Snapshot]], rounds: int
-) -> dict[str, list[tuple[float, float, float]]]:
-    """Quartiles of the seconds of each tree; entries at one place of the lists are timed in turn."""
+def time_attention(heads: Heads, trees: Mapping[str, Sequence[Snapshot]], rounds: int) -> dict[str, list[Any]]:
+    """Of each tree its distinct pages, its (query, token) pairs and the quartiles of its seconds. Trees at one place
+    of the lists are timed in turn."""
     pages = 1 + max(int(tree.tables.max()) for side in trees.values() for tree in side)
     attention = Attention(heads, pages)
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in trees}
+    found: dict[str, list[Any]] = {name: [] for name in trees}
     for together in zip(*trees.values(), strict=True):
-        calls = {name: attention.call(tree) for name, tree in zip(trees, together, strict=True)}
+        by_name = dict(zip(trees, together, strict=True))
+        calls = {name: attention.call(tree) for name, tree in by_name.items()}
         for name, quartiles in interleaved(calls, rounds).items():
-            found[name].append(tuple(quartiles))  # type: ignore[arg-type]
+            tree = by_name[name]
+            distinct = len(np.unique(tree.tables[tree.tables >= 0]))
+            found[name].append([distinct, int(tree.lengths.sum()), *quartiles])
     return found
 
 
-def time_products(rows: Sequence[int], rounds: int) -> dict[int, tuple[float, float, float]]:
+def time_products(rows: Sequence[int], rounds: int) -> dict[str, list[float]]:
     """Quartiles of the seconds of a layer's products, by the rows that they have. Weights lie in memory."""
     shape = SHAPES["32/32/128"]
     qkv = (shape.num_q_heads + 2 * shape.num_kv_heads) * shape.head_dim
@@ -91,7 +93,7 @@ def time_products(rows: Sequence[int], rounds: int) -> dict[int, tuple[float, fl
         return lambda: [packed_linear(x, weight) for x, weight in zip(inputs, weights, strict=True)]
 
     times = interleaved({str(count): layer(count) for count in rows}, rounds)
-    return {int(count): tuple(quartiles) for count, quartiles in times.items()}  # type: ignore[misc]
+    return {count: [*quartiles] for count, quartiles in times.items()}
 
 
 def _random(outputs: int, inputs: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 STEPS = 5
 _SEED = 23
-_FIRST, _ADDED = (2, 12), (2, 5)  # sums small enough for the model to be right now and then
+_FIRST, _ADDED = (2, 12), (2, 4)  # sums small enough for the model to be right now and then
 
 # One sum a step. A wrong sum is seldom repaired, so that the value of a prefix moves with every step.
 _SOLVED_FIRST, _SOLVED_ADDED = 9, 4
@@ -19,6 +19,8 @@ _STEP = (
     "after step {number} is {sum}.\n\n"
 )
 _ANSWER = re.compile(rf"total after step {STEPS} is (-?\d+)\.")
+_TAIL = 48  # characters in which either shows as soon as it is there
+_ASTRAY = re.compile(r"\n\n(?!$|S$|St$|Ste$|Step)")
 
 
 class Problem(NamedTuple):
@@ -59,7 +61,9 @@ def stated(text: str) -> str | None:
 
 
 def at_its_end(text: str) -> bool:
-    return stated(text) is not None
+    """Whether an answer is stated, or a paragraph begins that is no step: such a branch has lost its way."""
+    tail = text[-_TAIL:]  # it is asked after each token
+    return stated(tail) is not None or _ASTRAY.search(tail) is not None
 
 
 def _question(first: int, added: int) -> str:

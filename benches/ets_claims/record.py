@@ -35,14 +35,14 @@ Path_ = tuple[int, ...]  # token ids after the prompt
 
 SCHEMA, VERSION = "ets-claims-record", 1
 WIDTH, ROLLOUTS = 16, 8
-MAX_STEP, MAX_TOKENS = 128, 640
-# At temperature 1 the model leaves the form of the steps; at this one some branches do.
-TEMPERATURE, TOP_P = 0.8, 0.95
+MAX_STEP, MAX_TOKENS = 128, 560
+# At temperature 1 the model leaves the form of the steps; at this one few branches do.
+TEMPERATURE, TOP_P = 0.7, 0.95
 PUBLISHED = {"lambda_b": 1.0, "lambda_d": 1.5}  # of the ETS code for width 16
 THRESHOLD = 0.2  # cosine distance of clusters: the package's default for hidden states
 _SEARCHES: dict[str, Record] = {"rebase": {}, "ets": PUBLISHED | {"cluster_threshold": THRESHOLD}}
 _COMPONENTS = 32  # of an embedding, of 576, in bytes
-_PARALLEL = 2  # problems at a time: 2 x 16 x 8 rollouts a batch
+_PARALLEL = 4  # problems at a time: up to 4 x 16 x 8 rollouts in a batch
 _ROLLOUT_SEED = 0x20110  # apart from the seeds of forks
 
 
@@ -60,9 +60,12 @@ class Valued:
         paths = [_path(branch) for branch in branches]
         for path, row in zip(paths, mean_hidden([b.steps[-1] for b in branches]), strict=True):
             self.embeddings.setdefault(path, row)
-        new = [(p, b) for p, b in zip(paths, branches, strict=True) if not b.finished and p not in self.values]
-        counts = await gather(self._right(branch) for _, branch in new)
-        self.values |= {path: count for (path, _), count in zip(new, counts, strict=True)}
+        new = {
+            path: branch
+            for path, branch in zip(paths, branches, strict=True)
+            if not branch.finished and path not in self.values
+        }
+        self.values |= dict(zip(new, await gather(map(self._right, new.values())), strict=True))
         return [
             (b.scores[-1] if b.scores else 0.5) if b.finished else self.values[p] / ROLLOUTS
             for p, b in zip(paths, branches, strict=True)
@@ -98,7 +101,8 @@ async def searches(decoder: TreeDecoder, problem: Problem, sampling: SamplingPar
     began = time.perf_counter()
     valued = Valued(problem)
     nodes: list[list[Any]] = []
-    paths: dict[Path_, int] = {}
+    rows: list[np.ndarray[Any, Any]] = []
+    places: dict[tuple[int, int, Path_], int] = {}
     order: dict[str, list[int]] = {}
     for name, options in _SEARCHES.items():
         root = await decoder.root(problem.prompt, sampling)
@@ -106,13 +110,12 @@ async def searches(decoder: TreeDecoder, problem: Problem, sampling: SamplingPar
             result: SearchResult = await STRATEGIES[name](root, n=WIDTH, scorer=valued.score, **options)
         finally:
             root.release()
-        order[name] = _join(result, nodes, paths, valued.values)
-    rows = np.stack([valued.embeddings[path] for path in list(paths)[1:]]).astype(np.float64)
+        order[name] = _join(result, valued, nodes, rows, places)
     return {
         "problem": problem.name,
         "answer": problem.answer,
         "nodes": nodes,
-        "embeddings": base64.b64encode(_compressed(rows).tobytes()).decode(),
+        "embeddings": base64.b64encode(_compressed(np.stack(rows).astype(np.float64)).tobytes()).decode(),
         "searches": order,
         "rolled_out": valued.rolled_out,
         "seconds": round(time.perf_counter() - began, 1),
@@ -120,24 +123,36 @@ async def searches(decoder: TreeDecoder, problem: Problem, sampling: SamplingPar
 
 
 def _join(
-    result: SearchResult, nodes: list[list[Any]], paths: dict[Path_, int], values: dict[Path_, int]
+    result: SearchResult,
+    valued: Valued,
+    nodes: list[list[Any]],
+    rows: list[np.ndarray[Any, Any]],
+    places: dict[tuple[int, int, Path_], int],
 ) -> list[int]:
-    """Adds the nodes of a search that are not there yet; the places of all of them."""
-    places: list[int] = []
-    own: list[Path_] = []
+    """Adds the nodes of a search that are not there yet, and their embeddings; the places of all of them.
+
+    places: by the place above, the number among its siblings, and the tokens: equal siblings are nodes of their own.
+    """
+    order: list[int] = []
+    paths: list[Path_] = []
     texts: list[str] = []
+    below: dict[int, int] = {}
     for node in result.tree:
-        path = () if node.parent < 0 else own[node.parent] + node.tokens
-        text = "" if node.parent < 0 else texts[node.parent] + node.text
-        own.append(path)
+        above = -1 if node.parent < 0 else order[node.parent]
+        path = () if above < 0 else paths[node.parent] + node.tokens
+        text = "" if above < 0 else texts[node.parent] + node.text
+        paths.append(path)
         texts.append(text)
-        if path not in paths:
-            paths[path] = len(nodes)
-            parent = -1 if node.parent < 0 else places[node.parent]
-            value = 0 if node.parent < 0 else values.get(path, -1)
-            nodes.append([parent, len(node.tokens), value, stated(text) if value < 0 else None])
-        places.append(paths[path])
-    return places
+        key = above, below.setdefault(above, 0), node.tokens
+        below[above] += 1
+        if key not in places:
+            places[key] = len(nodes)
+            value = 0 if above < 0 else valued.values.get(path, -1)
+            nodes.append([above, len(node.tokens), value, stated(text) if value < 0 else None])
+            if above >= 0:
+                rows.append(valued.embeddings[path])
+        order.append(places[key])
+    return order
 
 
 def _compressed(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -182,7 +197,7 @@ def record(path: Path, count: int) -> None:
     file = open_record(path)
     done = {found["problem"] for found in file.records}
     model, tokenizer = load_model(DEFAULT_MODEL, dtype="bfloat16")
-    decoder = TreeDecoder(model, tokenizer, kv_bytes=2 << 30)
+    decoder = TreeDecoder(model, tokenizer, kv_bytes=4 << 30)
     sampling = SamplingParams(
         TEMPERATURE,
         top_p=TOP_P,

@@ -171,6 +171,36 @@ class NoisyScores:
         return 1 / (1 + math.exp(-self._distance * signal))
 
 
+_MASK = (1 << 64) - 1
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # SplitMix64
+
+
+class _Draws(random.Random):
+    """The random numbers of a key. `random.Random(key)` would take 50 us to seed, this takes none."""
+
+    def of(self, key: int) -> random.Random:
+        self._state, self.gauss_next = key, None
+        return self
+
+    def random(self) -> float:
+        self._state = (self._state + _GOLDEN) & _MASK
+        z = self._state
+        z = ((z ^ (z >> 30)) * _FIRST) & _MASK
+        z = ((z ^ (z >> 27)) * _SECOND) & _MASK
+        return ((z ^ (z >> 31)) >> 11) * 2.0**-53
+
+
+def _normals(keys: Sequence[int], dimensions: int) -> Array:
+    """Normal numbers [N, dimensions] of the keys, by SplitMix64 and the transform of Box and Muller."""
+    counters = np.arange(1, 2 * dimensions + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    z = np.array(keys, dtype=np.uint64)[:, None] + counters
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND)
+    uniform = ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
+    radius = np.sqrt(-2 * np.log1p(-uniform[:, :dimensions]))
+    return np.asarray(radius * np.cos(2 * math.pi * uniform[:, dimensions:]))
+
+
 class SimulatedWorld:
     """A problem as the record has them on average. Child k of a node is the same for every search of the problem,
     so that searches differ by what they choose, not by luck.
@@ -184,7 +214,8 @@ class SimulatedWorld:
     def __init__(self, fit: Fit, scores: RolloutScores | NoisyScores, seed: int, longer: int = 1) -> None:
         """longer: times as many steps, each with its share of the spread."""
         self._fit, self._scores, self._longer = fit, scores, longer
-        rng = random.Random(mix(seed, 1))
+        self._draws = _Draws(0)
+        rng = self._draws.of(mix(seed, 1))
         self._keys = [mix(seed, 2)]
         self.values = [rng.betavariate(*fit.problem_values)]
         self._last = longer * rng.choice(fit.depths)
@@ -197,7 +228,7 @@ class SimulatedWorld:
 
     def _child(self, node: int, k: int) -> int:
         key = mix(self._keys[node], k)
-        rng = random.Random(key)
+        rng = self._draws.of(key)
         depth = self._depth[node] + 1
         finished = depth == self._last
         above = self.values[node]
@@ -220,22 +251,15 @@ class SimulatedWorld:
     def embeddings(self, nodes: Sequence[int]) -> Array:
         siblings, others = self._fit.alike
         weights = (others, siblings - others, 1 - siblings)
-        return sum(
-            math.sqrt(weight) * np.stack([self._vector(key) for key in keys])
-            for weight, keys in zip(
-                weights,
-                (
-                    [mix(self._keys[0], self._depth[node]) for node in nodes],
-                    [mix(self._keys[self.nodes.parents[node]], 3) for node in nodes],
-                    [mix(self._keys[node], 4) for node in nodes],
-                ),
-                strict=True,
-            )
+        keys = (
+            [mix(self._keys[0], self._depth[node]) for node in nodes],
+            [mix(self._keys[self.nodes.parents[node]], 3) for node in nodes],
+            [mix(self._keys[node], 4) for node in nodes],
         )
-
-    def _vector(self, key: int) -> Array:
-        rng = random.Random(key)
-        return np.array([rng.gauss(0, 1) for _ in range(self._fit.dimensions)])
+        rows = np.zeros((len(nodes), self._fit.dimensions))
+        for weight, own in zip((others, siblings - others, 1 - siblings), keys, strict=True):
+            rows += math.sqrt(weight) * _normals(own, self._fit.dimensions)
+        return rows
 
 
 def _around(value: float, spread: float, rng: random.Random) -> float:
