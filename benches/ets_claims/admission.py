@@ -64,9 +64,7 @@ class _Running:
     pages: int = 0
 
 
-def serve(
-    searches: Sequence[Sequence[Load]], budget: int, step_seconds: Callable[[Batch], float]
-) -> Served:
+def serve(searches: Sequence[Sequence[Load]], budget: int, step_seconds: Callable[[Batch], float]) -> Served:
     """Runs the searches in their order.
 
     budget: pages. step_seconds: of one token for each row of a batch. Raises ValueError where a search alone takes
@@ -74,7 +72,9 @@ def serve(
     """
     peaks = [max(load.pages for load in search) for search in searches]
     if max(peaks) > budget:
-        raise ValueError(f"budget: got {budget} pages, expected at least {max(peaks)}, the most that a search takes")
+        raise ValueError(
+            f"budget: got {budget} pages, expected at least {max(peaks)}, the most that a search takes"
+        )
     typical = sum(peaks) / len(peaks)
     waiting = deque(range(len(searches)))
     running: list[_Running] = []

@@ -23,7 +23,9 @@ class Ledger:
         self._file = RecordFile(path, SCHEMA, VERSION, resume=True, error=typer.BadParameter)
         if self._file.header is None:
             self._file.write({})
-        self._known = {_name(record["part"], record["key"]): record["result"] for record in self._file.records}
+        self._known = {
+            _name(record["part"], record["key"]): record["result"] for record in self._file.records
+        }
 
     def known(self, part: str, key: Record) -> bool:
         return _name(part, key) in self._known

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tts_kernels import KVTree
 
 from benches.ets_claims.growing import Stage
 from benches.ets_claims.worlds import Nodes
+from tts_kernels import KVTree
 
 PAGE = 16
 CHUNK = 8  # tokens that all branches take between two looks at the tree

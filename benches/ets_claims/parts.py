@@ -15,9 +15,9 @@ from torch import Tensor
 from tts_decode.bench.timing import interleaved
 from tts_decode.bench.trees import Heads
 from tts_decode.cost import Machine, ModelShape, StepCounts, step_cost
-from tts_kernels import KVPool, PackedWeight, packed_linear, plan
 
 from benches.ets_claims.paging import PAGE, Moment, Snapshot
+from tts_kernels import KVPool, PackedWeight, packed_linear, plan
 
 HEADS = (Heads(32, 32), Heads(64, 8))
 HIDDEN, INTERMEDIATE, LAYERS, VOCAB = 4096, 11008, 32, 32000  # Llama-7B
@@ -32,7 +32,13 @@ SHAPES = {
         vocab=VOCAB,
     ),
     "64/8/128": ModelShape.gated(  # Llama-70B
-        num_layers=80, num_q_heads=64, num_kv_heads=8, head_dim=128, hidden=8192, intermediate=28672, vocab=VOCAB
+        num_layers=80,
+        num_q_heads=64,
+        num_kv_heads=8,
+        head_dim=128,
+        hidden=8192,
+        intermediate=28672,
+        vocab=VOCAB,
     ),
 }
 H100 = Machine(flops=989e12, bandwidth=3.35e12)  # dense bfloat16; HBM3 of the SXM board
@@ -61,7 +67,9 @@ class Attention:
         return lambda: self._pool.attend(0, q, planned)
 
 
-def time_attention(heads: Heads, trees: Mapping[str, Sequence[Snapshot]], rounds: int) -> dict[str, list[Any]]:
+def time_attention(
+    heads: Heads, trees: Mapping[str, Sequence[Snapshot]], rounds: int
+) -> dict[str, list[Any]]:
     """Of each tree its distinct pages, its (query, token) pairs and the quartiles of its seconds. Trees at one place
     of the lists are timed in turn."""
     pages = 1 + max(int(tree.tables.max()) for side in trees.values() for tree in side)

@@ -67,4 +67,6 @@ def at_its_end(text: str) -> bool:
 
 
 def _question(first: int, added: int) -> str:
-    return f"Question: Start at {first} and add {added}, {STEPS} times. What is the total after step {STEPS}?\n"
+    return (
+        f"Question: Start at {first} and add {added}, {STEPS} times. What is the total after step {STEPS}?\n"
+    )

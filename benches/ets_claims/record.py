@@ -31,7 +31,7 @@ from tts_decode.search.steps.ets import mean_hidden
 from benches.ets_claims.problems import Problem, at_its_end, problems, stated
 
 Record = dict[str, Any]
-Path_ = tuple[int, ...]  # token ids after the prompt
+TokenPath = tuple[int, ...]  # ids after the prompt
 
 SCHEMA, VERSION = "ets-claims-record", 1
 WIDTH, ROLLOUTS = 16, 8
@@ -42,7 +42,7 @@ PUBLISHED = {"lambda_b": 1.0, "lambda_d": 1.5}  # of the ETS code for width 16
 THRESHOLD = 0.2  # cosine distance of clusters: the package's default for hidden states
 _SEARCHES: dict[str, Record] = {"rebase": {}, "ets": PUBLISHED | {"cluster_threshold": THRESHOLD}}
 _COMPONENTS = 32  # of an embedding, of 576, in bytes
-_PARALLEL = 4  # problems at a time: up to 4 x 16 x 8 rollouts in a batch
+PARALLEL = 4  # problems at a time: up to 4 x 16 x 8 rollouts in a batch
 _ROLLOUT_SEED = 0x20110  # apart from the seeds of forks
 
 
@@ -51,8 +51,8 @@ class Valued:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self.values: dict[Path_, int] = {}  # rollouts that were right
-        self.embeddings: dict[Path_, np.ndarray[Any, Any]] = {}
+        self.values: dict[TokenPath, int] = {}  # rollouts that were right
+        self.embeddings: dict[TokenPath, np.ndarray[Any, Any]] = {}
         self.rolled_out = 0  # tokens
 
     async def score(self, branches: Sequence[Branch]) -> list[float]:
@@ -88,7 +88,7 @@ class Valued:
         return right
 
 
-def _path(branch: Branch) -> Path_:
+def _path(branch: Branch) -> TokenPath:
     return tuple(branch.tokens[branch.prompt_length :])
 
 
@@ -102,7 +102,7 @@ async def searches(decoder: TreeDecoder, problem: Problem, sampling: SamplingPar
     valued = Valued(problem)
     nodes: list[list[Any]] = []
     rows: list[np.ndarray[Any, Any]] = []
-    places: dict[tuple[int, int, Path_], int] = {}
+    places: dict[tuple[int, int, TokenPath], int] = {}
     order: dict[str, list[int]] = {}
     for name, options in _SEARCHES.items():
         root = await decoder.root(problem.prompt, sampling)
@@ -127,14 +127,14 @@ def _join(
     valued: Valued,
     nodes: list[list[Any]],
     rows: list[np.ndarray[Any, Any]],
-    places: dict[tuple[int, int, Path_], int],
+    places: dict[tuple[int, int, TokenPath], int],
 ) -> list[int]:
     """Adds the nodes of a search that are not there yet, and their embeddings; the places of all of them.
 
     places: by the place above, the number among its siblings, and the tokens: equal siblings are nodes of their own.
     """
     order: list[int] = []
-    paths: list[Path_] = []
+    paths: list[TokenPath] = []
     texts: list[str] = []
     below: dict[int, int] = {}
     for node in result.tree:
@@ -196,6 +196,10 @@ def record(path: Path, count: int) -> None:
     """Searches the first `count` problems, those that the file lacks."""
     file = open_record(path)
     done = {found["problem"] for found in file.records}
+    todo = [problem for problem in problems(count) if problem.name not in done]
+    if not todo:
+        file.close()
+        return
     model, tokenizer = load_model(DEFAULT_MODEL, dtype="bfloat16")
     decoder = TreeDecoder(model, tokenizer, kv_bytes=4 << 30)
     sampling = SamplingParams(
@@ -209,9 +213,8 @@ def record(path: Path, count: int) -> None:
         # No end and no further question before the last step.
         suppress_token_ids=(*tokenizer.encode("Question")[:1], *tokenizer.all_special_ids),
     )
-    todo = [problem for problem in problems(count) if problem.name not in done]
     began = time.perf_counter()
-    slots = asyncio.Semaphore(_PARALLEL)
+    slots = asyncio.Semaphore(PARALLEL)
 
     async def one(problem: Problem) -> None:
         async with slots:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tts_decode.cost import Machine, ModelShape, StepCounts, step_cost
-from tts_kernels.pool import page_bytes
 from torch import bfloat16
+from tts_decode.cost import Machine, ModelShape, StepCounts, step_cost
 
 from benches.ets_claims.admission import Batch, Load, Served, loads, serve
 from benches.ets_claims.growing import Policy
 from benches.ets_claims.paging import PAGE
 from benches.ets_claims.parts import H100, LAYERS, SHAPES
 from benches.ets_claims.searches import Source, searched
+from tts_kernels.pool import page_bytes
 
 Record = dict[str, Any]
 StepSeconds = Callable[[Batch], float]
@@ -46,9 +46,7 @@ def measured_parts(
     slope = (products[rows[-1]] - products[rows[-2]]) / (rows[-1] - rows[-2])
     trees = np.array(attention, dtype=np.float64)
     # Relative errors count, as the trees differ a hundredfold.
-    per_page, per_pair = np.linalg.lstsq(
-        trees[:, :2] / trees[:, 2:], np.ones(len(trees)), rcond=None
-    )[0]
+    per_page, per_pair = np.linalg.lstsq(trees[:, :2] / trees[:, 2:], np.ones(len(trees)), rcond=None)[0]
 
     def seconds(batch: Batch) -> float:
         inside = float(np.interp(batch.rows, rows, [products[count] for count in rows]))
@@ -96,7 +94,10 @@ def all_served(
         for gibibytes in GIBIBYTES:
             budget = pages_of(shape, gibibytes)
             found.setdefault(machine, {})[str(gibibytes)] = (
-                {name: [_told(serve(part, budget, seconds)) for part in parts] for name, parts in sets.items()}
+                {
+                    name: [_told(serve(part, budget, seconds)) for part in parts]
+                    for name, parts in sets.items()
+                }
                 if most <= budget
                 else None
             )

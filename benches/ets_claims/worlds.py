@@ -60,7 +60,7 @@ class RecordedWorld:
     """A recorded problem. Continuations that were recorded come first; where a search wants more, the unused ones
     of the node of the same depth and the nearest value stand in, with all below them.
 
-    borrowed: nodes that came so.
+    source: of each node, its place in the record. borrowed: how many nodes stand in.
     """
 
     def __init__(self, record: dict[str, Any], rollouts: int) -> None:
@@ -75,7 +75,7 @@ class RecordedWorld:
         wrong = {answer for *_, answer in self._record if answer not in (None, record["answer"])}
         self._answer_ids = {record["answer"]: RIGHT} | {a: i for i, a in enumerate(sorted(wrong), start=1)}
         self._used = [False] * len(self._record)
-        self._source = [0]  # of each node, its place in the record
+        self.source = [0]
         self.nodes = Nodes()
         self.nodes.add(-1, self._record[0][1], 0.5, False, None)
         self.borrowed = 0
@@ -84,17 +84,17 @@ class RecordedWorld:
         return [self._child(node, k) for k in range(count)]
 
     def embeddings(self, nodes: Sequence[int]) -> Array:
-        return self._rows[[self._source[node] - 1 for node in nodes]].astype(np.float64)
+        return self._rows[[self.source[node] - 1 for node in nodes]].astype(np.float64)
 
     def _child(self, node: int, k: int) -> int:
-        own = self._below[self._source[node]]
+        own = self._below[self.source[node]]
         if k < len(own) and not self._used[own[k]]:
             source = own[k]
         else:
-            source = self._stand_in(self._source[node], k)
+            source = self._stand_in(self.source[node], k)
             self.borrowed += 1
         self._used[source] = True
-        self._source.append(source)
+        self.source.append(source)
         _, tokens, value, answer = self._record[source]
         finished = value < 0
         score = self.nodes.scores[node] if finished else value / self._rollouts
@@ -250,7 +250,6 @@ class SimulatedWorld:
 
     def embeddings(self, nodes: Sequence[int]) -> Array:
         siblings, others = self._fit.alike
-        weights = (others, siblings - others, 1 - siblings)
         keys = (
             [mix(self._keys[0], self._depth[node]) for node in nodes],
             [mix(self._keys[self.nodes.parents[node]], 3) for node in nodes],
