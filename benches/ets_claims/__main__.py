@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from benches.ets_claims.report import figures, fill
 from tts_decode.records.record_file import read_records
 
 from benches.ets_claims import price as prices
@@ -23,6 +22,7 @@ from benches.ets_claims.ledger import Ledger, read_ledger
 from benches.ets_claims.parts import HEADS, time_attention, time_products
 from benches.ets_claims.record import SCHEMA, THRESHOLD, VERSION
 from benches.ets_claims.record import record as record_searches
+from benches.ets_claims.report import figures, fill
 from benches.ets_claims.searches import Source, measured, policies, snapshots
 
 Record = dict[str, Any]

@@ -1,9 +1,9 @@
 """Problems a minute from a fixed budget of KV pages: searches are admitted as pages become free.
 
-All searches that run take their next tokens in one batch. One that lacks pages for them waits and holds what it has.
-A new one is admitted while the searches that run, each counted with the mean peak of its kind or what it holds if
-that is more, leave room for another mean peak. Where all wait, the last one admitted gives its pages back and starts
-anew later.
+All searches that run take their next tokens in one batch. One that lacks pages for them waits and holds what
+it has. A new one is admitted while the searches that run, each counted with the mean peak of its kind or
+what it holds if that is more, leave room for another mean peak. Where all wait, the last one admitted gives
+its pages back and starts anew later.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Batch(NamedTuple):
 
 
 class Served(NamedTuple):
-    """seconds: until the last search ended. restarts: of searches that gave their pages back. running: searches in a
-    batch, averaged over time."""
+    """seconds: until the last search ended. restarts: of searches that gave their pages back. running:
+    searches in a batch, averaged over time."""
 
     searches: int
     seconds: float
@@ -67,8 +67,8 @@ class _Running:
 def serve(searches: Sequence[Sequence[Load]], budget: int, step_seconds: Callable[[Batch], float]) -> Served:
     """Runs the searches in their order.
 
-    budget: pages. step_seconds: of one token for each row of a batch. Raises ValueError where a search alone takes
-    more pages than there are.
+    budget: pages. step_seconds: of one token for each row of a batch. Raises ValueError where a search alone
+    takes more pages than there are.
     """
     peaks = [max(load.pages for load in search) for search in searches]
     if max(peaks) > budget:

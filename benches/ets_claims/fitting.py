@@ -16,7 +16,8 @@ Record = dict[str, Any]
 
 
 def fit(records: Sequence[Record], rollouts: int) -> Fit:
-    """Unbiased moments, so far as there are some: the noise of `rollouts` rollouts is taken out of all variances."""
+    """Unbiased moments, so far as there are some: the noise of `rollouts` rollouts is taken out of all
+    variances."""
     siblings, others, dimensions = _cosines(records)
     return Fit(
         problem_values=_beta(records, rollouts),
@@ -26,6 +27,8 @@ def fit(records: Sequence[Record], rollouts: int) -> Fit:
         prompt=round(float(np.mean([record["nodes"][0][1] for record in records]))),
         alike=(siblings, others),
         dimensions=dimensions,
+        early=_early(records),
+        silent=_silent(records),
         same_wrong=_same_wrong(records),
     )
 
@@ -39,9 +42,26 @@ def depths_of(record: Record) -> list[int]:
 
 
 def _depth(record: Record) -> int:
-    """At which most branches finish."""
-    ends = [d for d, node in zip(depths_of(record), record["nodes"], strict=True) if node[2] < 0]
-    return Counter(ends).most_common(1)[0][0]
+    """At which most branches state their answer."""
+    ends = [d for d, node in zip(depths_of(record), record["nodes"], strict=True) if node[3] is not None]
+    return Counter(ends).most_common(1)[0][0] if ends else max(depths_of(record))
+
+
+def _early(records: Sequence[Record]) -> float:
+    ended = steps = 0
+    for record in records:
+        last = _depth(record)
+        for depth, node in zip(depths_of(record), record["nodes"], strict=True):
+            if 0 < depth < last:
+                steps += 1
+                ended += node[2] < 0
+    return ended / max(steps, 1)
+
+
+def _silent(records: Sequence[Record]) -> float:
+    ends = [(n[3], record["answer"]) for record in records for n in record["nodes"] if n[2] < 0]
+    wrong = [answer for answer, right in ends if answer != right]
+    return sum(answer is None for answer in wrong) / max(len(wrong), 1)
 
 
 def _groups(record: Record) -> Iterator[tuple[int, list[int]]]:
@@ -72,8 +92,8 @@ def _beta(records: Sequence[Record], rollouts: int) -> tuple[float, float]:
 def _spreads(records: Sequence[Record], rollouts: int) -> tuple[float, ...]:
     """By depth from 1 on: variance of siblings' values over v (1 - v) of the node above.
 
-    A share m of right rollouts has E[m (1 - m)] = (1 - 1 / rollouts) v' (1 - v'), which gives both the noise of m
-    and v (1 - v) = Var(v') + E[v' (1 - v')].
+    A share m of right rollouts has E[m (1 - m)] = (1 - 1 / rollouts) v' (1 - v'), which gives both the noise
+    of m and v (1 - v) = Var(v') + E[v' (1 - v')].
     """
     between: dict[int, list[float]] = {}
     for record in records:
@@ -101,8 +121,8 @@ def _same_wrong(records: Sequence[Record]) -> float:
 
 
 def _cosines(records: Sequence[Record]) -> tuple[float, float, int]:
-    """Mean cosines of the embeddings of siblings, and of other steps of one problem at one depth; and how many
-    dimensions normal vectors have whose cosines vary as those of siblings do."""
+    """Mean cosines of the embeddings of siblings, and of other steps of one problem at one depth; and how
+    many dimensions normal vectors have whose cosines vary as those of siblings do."""
     near: list[float] = []
     far: list[float] = []
     for record in records:

@@ -25,8 +25,9 @@ class Policy:
 
 
 class Stage(NamedTuple):
-    """One step of a search. steps: its nodes, by branch. live: those that did not finish; empty at the end. counts:
-    continuations of each of them; 0 is pruned. clusters: how many the live ones form; 0 if none were made."""
+    """One step of a search. steps: its nodes, by branch. live: those that did not finish; empty at the end.
+    counts: continuations of each of them; 0 is pruned. clusters: how many the live ones form; 0 if none were
+    made."""
 
     steps: list[int]
     live: list[int]
@@ -85,9 +86,9 @@ def distinct_tokens(nodes: Nodes, leaves: Sequence[int]) -> int:
 
 
 class Account(NamedTuple):
-    """What a search comes to. kv_sum: `distinct_tokens` of all candidates before each selection, summed. kept: of
-    `live` candidates of all selections. voted, best: whether the weighted vote of the finished branches, and the
-    one of the best score, is right. found: whether any is."""
+    """What a search comes to. kv_sum: `distinct_tokens` of all candidates before each selection, summed.
+    kept: of `live` candidates of all selections. voted, best: whether the weighted vote of the finished
+    branches, and the one of the best score, is right. found: whether any is."""
 
     kv_sum: int
     selections: int

@@ -18,8 +18,8 @@ CHUNK = 8  # tokens that all branches take between two looks at the tree
 class Moment(NamedTuple):
     """The tree while its branches took `ticks` tokens each, as it was after them.
 
-    rows: branches that sampled, those that were at the end of their step left out. pages: resident. tokens: distinct.
-    pairs: (row, token) pairs of attention. stage: which step of the search.
+    rows: branches that sampled, those that were at the end of their step left out. pages: resident. tokens:
+    distinct. pairs: (row, token) pairs of attention. stage: which step of the search.
     """
 
     ticks: int
@@ -42,8 +42,8 @@ def replay(
     stages: Sequence[Stage],
     at_middle: Callable[[int, Snapshot], None] | None = None,
 ) -> list[Moment]:
-    """The moments of a search. at_middle: is handed each stage's number and its attention half-way, when all branches
-    sample still."""
+    """The moments of a search. at_middle: is handed each stage's number and its attention half-way, when all
+    branches sample still."""
     most = nodes.tokens[0] + sum(
         (max(nodes.tokens[node] for node in stage.steps) + PAGE) * len(stage.steps) for stage in stages
     )

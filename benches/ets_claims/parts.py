@@ -1,7 +1,8 @@
-"""The parts of a decode step, measured on this CPU: attention over the replayed trees, and a layer's products.
+"""The parts of a decode step, measured on this CPU: attention over the replayed trees, and a layer's
+products.
 
-Attention of one layer, over keys and values of random contents on the pages that the replay gave out. REBASE and ETS
-take turns, on trees of one problem at one step. The products are those of a layer of Llama-7B.
+Attention of one layer, over keys and values of random contents on the pages that the replay gave out. REBASE
+and ETS take turns, on trees of one problem at one step. The products are those of a layer of Llama-7B.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class Attention:
 def time_attention(
     heads: Heads, trees: Mapping[str, Sequence[Snapshot]], rounds: int
 ) -> dict[str, list[Any]]:
-    """Of each tree its distinct pages, its (query, token) pairs and the quartiles of its seconds. Trees at one place
-    of the lists are timed in turn."""
+    """Of each tree its distinct pages, its (query, token) pairs and the quartiles of its seconds. Trees at
+    one place of the lists are timed in turn."""
     pages = 1 + max(int(tree.tables.max()) for side in trees.values() for tree in side)
     attention = Attention(heads, pages)
     found: dict[str, list[Any]] = {name: [] for name in trees}
@@ -113,7 +114,8 @@ def _weight(outputs: int, inputs: int) -> PackedWeight:
 
 
 class Timed(NamedTuple):
-    """Seconds of a step of one token for each branch, by the cost law on a machine: all, and attention alone."""
+    """Seconds of a step of one token for each branch, by the cost law on a machine: all, and attention
+    alone."""
 
     whole: float
     attention: float

@@ -18,7 +18,8 @@ MOST_LOSS = 0.02  # of accuracy
 
 
 def block(source: Source, width: int, threshold: float, first: int, count: int) -> Record:
-    """Of problems first .. first + count - 1: by price, who was right by the weighted vote, and the KV sums."""
+    """Of problems first .. first + count - 1: by price, who was right by the weighted vote, and the KV
+    sums."""
     found: Record = {}
     for price in PRICES:
         policy = Policy(price, LAMBDA_D[width], threshold=threshold)
@@ -33,8 +34,8 @@ def block(source: Source, width: int, threshold: float, first: int, count: int) 
 
 
 def swept(blocks: Sequence[Record]) -> list[Record]:
-    """A row a price: problems, accuracy, what is lost against REBASE with its interval of 95 %, and the KV of REBASE
-    over its own."""
+    """A row a price: problems, accuracy, what is lost against REBASE with its interval of 95 %, and the KV
+    of REBASE over its own."""
     joined: dict[str, dict[str, list[int]]] = {}
     for found in blocks:
         for price, lists in found.items():
@@ -62,8 +63,8 @@ def swept(blocks: Sequence[Record]) -> list[Record]:
 
 
 def largest(rows: Sequence[Record]) -> float | None:
-    """The largest price up to which every price has a change of accuracy whose lower bound is above -`MOST_LOSS`;
-    None where there is none but 0."""
+    """The largest price up to which every price has a change of accuracy whose lower bound is above
+    -`MOST_LOSS`; None where there is none but 0."""
     allowed = None
     for row in sorted(rows, key=lambda row: row["price"]):
         if row["price"] > 0:

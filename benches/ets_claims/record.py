@@ -1,8 +1,8 @@
 """Searches of the default model at width 16 whose scores are Monte-Carlo values, written down as trees.
 
-A prefix is worth the share of its rollouts that end with the right answer. REBASE and ETS search each problem from
-the same seed, so that what both reach is one node, with one value. A problem is written when both have ended:
-called again with the same file, the recording goes on with the next one.
+A prefix is worth the share of its rollouts that end with the right answer. REBASE and ETS search each
+problem from the same seed, so that what both reach is one node, with one value. A problem is written when
+both have ended: called again with the same file, the recording goes on with the next one.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TokenPath = tuple[int, ...]  # ids after the prompt
 
 SCHEMA, VERSION = "ets-claims-record", 1
 WIDTH, ROLLOUTS = 16, 8
-MAX_STEP, MAX_TOKENS = 128, 560
+MAX_STEP, MAX_TOKENS = 120, 560
 # At temperature 1 the model leaves the form of the steps; at this one few branches do.
-TEMPERATURE, TOP_P = 0.7, 0.95
+TEMPERATURE, TOP_P = 0.5, 0.95
 PUBLISHED = {"lambda_b": 1.0, "lambda_d": 1.5}  # of the ETS code for width 16
 THRESHOLD = 0.2  # cosine distance of clusters: the package's default for hidden states
 _SEARCHES: dict[str, Record] = {"rebase": {}, "ets": PUBLISHED | {"cluster_threshold": THRESHOLD}}
 _COMPONENTS = 32  # of an embedding, of 576, in bytes
-PARALLEL = 4  # problems at a time: up to 4 x 16 x 8 rollouts in a batch
+PARALLEL = 8  # problems at a time: the longest rollouts leave a batch half empty
 _ROLLOUT_SEED = 0x20110  # apart from the seeds of forks
 
 
@@ -95,8 +95,9 @@ def _path(branch: Branch) -> TokenPath:
 async def searches(decoder: TreeDecoder, problem: Problem, sampling: SamplingParams) -> Record:
     """Both searches of a problem as one tree.
 
-    A node is [parent, tokens, right rollouts or -1 if finished, answer]; node 0 is the prompt. embeddings: int8
-    [nodes - 1, 32] in base64, unit vectors times 127. searches: for each, its nodes in the order of its own tree.
+    A node is [parent, tokens, right rollouts or -1 if finished, answer]; node 0 is the prompt. embeddings:
+    int8 [nodes - 1, 32] in base64, unit vectors times 127. searches: for each, its nodes in the order of its
+    own tree.
     """
     began = time.perf_counter()
     valued = Valued(problem)
@@ -131,7 +132,8 @@ def _join(
 ) -> list[int]:
     """Adds the nodes of a search that are not there yet, and their embeddings; the places of all of them.
 
-    places: by the place above, the number among its siblings, and the tokens: equal siblings are nodes of their own.
+    places: by the place above, the number among its siblings, and the tokens: equal siblings are nodes of
+    their own.
     """
     order: list[int] = []
     paths: list[TokenPath] = []
@@ -223,7 +225,7 @@ def record(path: Path, count: int) -> None:
         done.add(problem.name)
         print(
             f"{time.perf_counter() - began:6.0f} s  {len(done)} of {count} problems; {problem.name}: "
-            f"{len(found['nodes'])} nodes, {found['rolled_out']:,} tokens of rollouts, {found['seconds']:.0f} s",
+            f"{len(found['nodes'])} nodes, {found['rolled_out']:,} tokens of rollouts",
             file=sys.stderr,
         )
 

@@ -59,7 +59,8 @@ def _grouped(entries: Entries, part: str, inner: tuple[str, ...]) -> Iterable[tu
 
 
 def _replayed(key: Record, found: Entries) -> Record:
-    """Of a set of problems: for each policy what it kept and, for ETS, how many times less than REBASE it takes."""
+    """Of a set of problems: for each policy what it kept and, for ETS, how many times less than REBASE it
+    takes."""
     row: Record = key | {"problems": len(found), "policies": {}}
     for name in (BASE, NODE, TOKEN):
         mine = [result[name] for result in found]
@@ -98,8 +99,8 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> Record:
 
 
 def _attention(entries: Entries) -> list[Record]:
-    """By width and heads: REBASE's seconds of attention over ETS's, the steps of a search summed, and the same of a
-    whole step by its parts: layers x (attention + products of so many rows)."""
+    """By width and heads: REBASE's seconds of attention over ETS's, the steps of a search summed, and the
+    same of a whole step by its parts: layers x (attention + products of so many rows)."""
     products = {int(r): t[1] for e in _of(entries, "products") for r, t in e["result"].items()}
     rows = []
     for key, found in _grouped(entries, "attention", ("problem",)):
@@ -131,7 +132,8 @@ def _whole(found: Entries, name: str, products: float | None) -> float | None:
 
 
 def _served(result: Record) -> Record:
-    """By machine, budget and policy: problems a minute over those of REBASE: least, median, most of the sets."""
+    """By machine, budget and policy: problems a minute over those of REBASE: least, median, most of the
+    sets."""
     gains: Record = {}
     for machine, budgets in result.items():
         for gibibytes, found in budgets.items():
@@ -140,7 +142,9 @@ def _served(result: Record) -> Record:
             base = [part["per_minute"] for part in found[BASE]]
             cell: Record = {
                 "per_minute": statistics.median(base),
-                "running": {name: statistics.median(p["running"] for p in parts) for name, parts in found.items()},
+                "running": {
+                    name: statistics.median(p["running"] for p in parts) for name, parts in found.items()
+                },
                 "restarts": {name: sum(p["restarts"] for p in parts) for name, parts in found.items()},
             }
             for name in (NODE, TOKEN):
@@ -168,13 +172,125 @@ def fill(page: str, found: Record) -> str:
 
 def tables(found: Record) -> dict[str, str]:
     return {
+        "claims": _claims(found),
+        "record": _record(found),
         "validation": _validation(found),
         "kv": _kv(found),
         "law": _law(found),
         "attention": _attention_table(found),
         "throughput": _throughput(found),
         "price": _price(found),
+        "largest": _largest(found),
     }
+
+
+_COLUMNS = ((16, "recorded"), (64, "0.75"), (64, "0.85"), (256, "0.75"), (256, "0.85"))
+
+
+def _claims(found: Record) -> str:
+    """ETS with a price per node over REBASE: measured, foreseen by the law, and printed by the paper."""
+
+    def of(part: str) -> dict[tuple[int, str], Record]:
+        return {(row["width"], row["scores"]): row for row in found[part] if row.get("longer", 1) == 1}
+
+    kv, served = of("replay"), of("throughput")
+    timed = {row["width"]: row for row in found["attention"] if row["heads"] == "32/32/128"}
+
+    def less(measure: str) -> list[str]:
+        return [
+            _short(kv[c]["policies"][NODE]["less"][measure]["value"]) if c in kv else "" for c in _COLUMNS
+        ]
+
+    def law(part: str) -> list[str]:
+        name = f"32/32/128 x {SIDE_BY_SIDE}"
+        return [
+            _short(kv[c]["policies"][NODE]["faster"][name][part]["value"]) if c in kv else ""
+            for c in _COLUMNS
+        ]
+
+    def clocked(which: str) -> list[str]:
+        cells = []
+        for width, scores in _COLUMNS:
+            row = timed.get(width)
+            if row is None or row["scores"] != scores:
+                cells.append("")
+            else:
+                gain = row[which][NODE]
+                cells.append("" if gain is None else _short(gain[1] if which == "faster" else gain))
+        return cells
+
+    def minutes(machine: str) -> list[str]:
+        cells = []
+        for column in _COLUMNS:
+            gains = served[column]["gains"].get(machine, {}) if column in served else {}
+            values = [cell[NODE][1] for cell in gains.values()]
+            cells.append(f"{min(values):.2f}x to {max(values):.2f}x" if values else "")
+        return cells
+
+    rows = [
+        ["KV by the paper's sum, replayed", *less("kv_sum"), f"{PAPER['kv']}x"],
+        ["KV pages held, mean, replayed", *less("mean_pages"), ""],
+        ["KV pages held, peak, replayed", *less("peak_pages"), ""],
+        ["time of attention, measured on the CPU", *clocked("faster"), ""],
+        ["time of attention, cost law, H100", *law("attention"), ""],
+        ["time of a step, measured parts on the CPU, one search", *clocked("whole"), ""],
+        [f"time of a step, cost law, H100, {SIDE_BY_SIDE} searches", *law("whole"), ""],
+        ["problems a minute, measured parts on the CPU", *minutes("this CPU, 32/32/128"), ""],
+        ["problems a minute, cost law, H100", *minutes("H100, 32/32/128"), f"{PAPER['throughput']}x"],
+    ]
+    head = ["ETS, a price per node, over REBASE", "width 16, recorded"]
+    head += [f"{width}, AUC {auc}" for width, auc in _COLUMNS[1:]]
+    return _table([*head, "the paper"], rows)
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"
+
+
+def _record(found: Record) -> str:
+    told = found["fit"]
+    lengths = told["tokens"]
+    a, b = told["problem_values"]
+    spreads = ", ".join(f"{spread:.2f}" for spread in told["spreads"])
+    share = a / (a + b)
+    return " ".join(
+        [
+            f"{found['problems']} problems were recorded, with {found['rolled_out']:,} tokens of rollouts.",
+            f"The middle 80 % of the steps have {lengths[len(lengths) // 10]} to",
+            f"{lengths[-1 - len(lengths) // 10]} tokens, the median {lengths[len(lengths) // 2]}.",
+            f"Problems have values of {share:.2f} on average; s is {spreads} from the first step on;",
+            f"{told['early']:.0%} of the steps before the last end a branch. Cosines of embeddings are",
+            f"{told['alike'][0]:.3f} between siblings, {told['alike'][1]:.3f} between others of a depth.",
+        ]
+    )
+
+
+def _points(change: Record) -> str:
+    value, low, high = (100 * change[name] for name in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _largest(found: Record) -> str:
+    cells = []
+    for part in found["price"]:
+        row = next((row for row in part["rows"] if row["price"] == part["largest"]), None)
+        cells.append(
+            [
+                str(part["width"]),
+                _scores(part),
+                str(part["rows"][0]["problems"]),
+                "none" if row is None else f"{row['price']:g}",
+                "" if row is None else _x(row["saved"]),
+            ]
+        )
+    head = [
+        "width",
+        "scores",
+        "problems",
+        "largest price up to which the loss is under 2 points",
+        "KV by sum, less",
+    ]
+    return _table(head, cells)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -298,7 +414,15 @@ def _throughput(found: Record) -> str:
                         _range(cell[TOKEN]),
                     ]
                 )
-    head = ["width", "scores", "machine", "KV, GiB", "REBASE at a time", "ETS at a time", "REBASE, problems/min"]
+    head = [
+        "width",
+        "scores",
+        "machine",
+        "KV, GiB",
+        "REBASE at a time",
+        "ETS at a time",
+        "REBASE, problems/min",
+    ]
     return _table([*head, "ETS per node", "ETS per token"], rows)
 
 
@@ -307,11 +431,7 @@ def _price(found: Record) -> str:
     for part in found["price"]:
         for row in part["rows"]:
             change = row["change"]
-            points = (
-                ""
-                if row["price"] == 0
-                else f"{100 * change['value']:+.1f} ({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"
-            )
+            points = "" if row["price"] == 0 else _points(change)
             rows.append(
                 [
                     str(part["width"]),
@@ -324,5 +444,13 @@ def _price(found: Record) -> str:
                     "yes" if row["price"] and change["low"] > -MOST_LOSS else "",
                 ]
             )
-    head = ["width", "scores", "problems", "lambda_b", "right by vote", "against REBASE, points", "KV by sum, less"]
+    head = [
+        "width",
+        "scores",
+        "problems",
+        "lambda_b",
+        "right by vote",
+        "against REBASE, points",
+        "KV by sum, less",
+    ]
     return _table([*head, "loses under 2 points"], rows)

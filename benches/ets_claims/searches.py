@@ -22,8 +22,8 @@ SIDE_BY_SIDE = 8  # searches that the authors' code runs at a time
 
 @dataclass(frozen=True)
 class Source:
-    """Where problems come from. scores: "recorded", "rollouts" or an AUC such as "0.75"; all but the first are
-    simulated. longer: times as many steps as recorded."""
+    """Where problems come from. scores: "recorded", "rollouts" or an AUC such as "0.75"; all but the first
+    are simulated. longer: times as many steps as recorded."""
 
     scores: str
     records: Sequence[Record]
@@ -59,7 +59,8 @@ def searched(world: World, width: int, policy: Policy) -> tuple[list[Stage], lis
 
 
 def measured(source: Source, problem: int, width: int, chosen: Mapping[str, Policy]) -> dict[str, Record]:
-    """KV and votes of one problem by each policy, and what the cost law says of its time on an H100, seconds."""
+    """KV and votes of one problem by each policy, and what the cost law says of its time on an H100,
+    seconds."""
     found = {}
     for name, policy in chosen.items():
         world = source.world(problem)

@@ -1,4 +1,5 @@
-"""Problems a minute from a budget of KV bytes, by the cost law on an H100 and by the parts measured on this CPU."""
+"""Problems a minute from a budget of KV bytes, by the cost law on an H100 and by the parts measured on this
+CPU."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def measured_parts(
 ) -> StepSeconds:
     """Seconds of a step by what was measured of one layer.
 
-    products: seconds by rows, linear in between and beyond. attention: (pages, pairs, seconds) of measured trees,
-    to which a law linear in pages and pairs is fitted.
+    products: seconds by rows, linear in between and beyond. attention: (pages, pairs, seconds) of measured
+    trees, to which a law linear in pages and pairs is fitted.
     """
     rows = sorted(products)
     slope = (products[rows[-1]] - products[rows[-2]]) / (rows[-1] - rows[-2])
@@ -83,7 +84,8 @@ def all_served(
     chosen: Mapping[str, Policy],
     on: Mapping[str, tuple[ModelShape, StepSeconds]],
 ) -> Record:
-    """By machine, budget in GiB and policy, what came of each set of searches; None where one does not fit."""
+    """By machine, budget in GiB and policy, what came of each set of searches; None where one does not
+    fit."""
     sets = {
         name: [[_loads(source, problem, width, policy) for problem in part] for part in _sets(source)]
         for name, policy in chosen.items()
@@ -105,7 +107,8 @@ def all_served(
 
 
 def _sets(source: Source) -> list[list[int]]:
-    """Problems of each set: all different where they are simulated, else the recorded ones again and again."""
+    """Problems of each set: all different where they are simulated, else the recorded ones again and
+    again."""
     if source.scores != "recorded":
         return [[*range(part * EACH, (part + 1) * EACH)] for part in range(SETS)]
     return [[(number + part) % len(source.records) for number in range(EACH)] for part in range(SETS)]

@@ -23,8 +23,9 @@ RIGHT = 0  # answers are numbers: 0 the right one, others wrong ones
 
 @dataclass
 class Nodes:
-    """One entry a node: the node above (-1 at the prompt), its tokens, what a scorer says of it, and of a finished
-    one its answer (`RIGHT`, or the number of a wrong one; None elsewhere and where it states none)."""
+    """One entry a node: the node above (-1 at the prompt), its tokens, what a scorer says of it, and of a
+    finished one its answer (`RIGHT`, or the number of a wrong one; None elsewhere and where it states
+    none)."""
 
     parents: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -57,8 +58,8 @@ class World(Protocol):
 
 
 class RecordedWorld:
-    """A recorded problem. Continuations that were recorded come first; where a search wants more, the unused ones
-    of the node of the same depth and the nearest value stand in, with all below them.
+    """A recorded problem. Continuations that were recorded come first; where a search wants more, the unused
+    ones of the node of the same depth and the nearest value stand in, with all below them.
 
     source: of each node, its place in the record. borrowed: how many nodes stand in.
     """
@@ -121,10 +122,12 @@ class Fit:
     """What a simulated world takes from the record.
 
     problem_values: a, b of the Beta distribution of the values of problems. spreads: by depth, the share of
-    v (1 - v) that the value of a step varies by around v, the value of the node above. depths: of the recorded
-    problems, how many steps they take. tokens: of all recorded steps. prompt: tokens. alike: cosines of the
-    embeddings of siblings, and of other steps of a problem at one depth. dimensions: of the embeddings that vary as
-    the recorded ones. same_wrong: how often two wrong answers to a problem are the same.
+    v (1 - v) that the value of a step varies by around v, the value of the node above. depths: of the
+    recorded problems, how many steps they take. tokens: of all recorded steps. prompt: tokens. alike: cosines of the
+    embeddings of siblings, and of other steps of a problem at one depth. dimensions: of the embeddings that
+    vary as the recorded ones. early: share of steps before the last at which a branch ends, and is wrong.
+    silent: of branches that end and are not right, the share without an answer. same_wrong: how often two
+    wrong answers to a problem are the same.
     """
 
     problem_values: tuple[float, float]
@@ -134,6 +137,8 @@ class Fit:
     prompt: int
     alike: tuple[float, float]
     dimensions: int
+    early: float
+    silent: float
     same_wrong: float
 
 
@@ -153,10 +158,11 @@ class RolloutScores:
 class NoisyScores:
     """Scores whose AUC for right against wrong branches is `auc`.
 
-    A branch has an outcome, right with the probability that is its value. Its signal is normal, of variance 1,
-    around +d/2 if right and -d/2 if wrong, d = sqrt(2) * z(auc) with z the normal quantile: of a right and a wrong
-    branch the right one has the larger signal with probability auc. The score is 1 / (1 + exp(-d * signal)), which
-    at even odds is the probability of right given the signal. Errors are independent from step to step.
+    A branch has an outcome, right with the probability that is its value. Its signal is normal, of variance
+    1, around +d/2 if right and -d/2 if wrong, d = sqrt(2) * z(auc) with z the normal quantile: of a right
+    and a wrong branch the right one has the larger signal with probability auc. The score is 1 / (1 + exp(-d
+    * signal)), which at even odds is the probability of right given the signal. Errors are independent from
+    step to step.
     """
 
     def __init__(self, auc: float) -> None:
@@ -202,18 +208,19 @@ def _normals(keys: Sequence[int], dimensions: int) -> Array:
 
 
 class SimulatedWorld:
-    """A problem as the record has them on average. Child k of a node is the same for every search of the problem,
-    so that searches differ by what they choose, not by luck.
+    """A problem as the record has them on average. Child k of a node is the same for every search of the
+    problem, so that searches differ by what they choose, not by luck.
 
     Values: the problem's is drawn from Beta(a, b). A step's is drawn around the one above, v, from
-    Beta(v c, (1 - v) c) with c = 1 / spread - 1: its mean is v and its variance spread * v (1 - v). The last step
-    is right with probability v. Embeddings are sums of three normal vectors, of the depth, of the siblings and of
-    the step, weighted so that cosines are `Fit.alike` on average.
+    Beta(v c, (1 - v) c) with c = 1 / spread - 1: its mean is v and its variance spread * v (1 - v). The last
+    step is right with probability v. Embeddings are sums of three normal vectors, of the depth, of the siblings
+    and of the step, weighted so that cosines are `Fit.alike` on average.
     """
 
     def __init__(self, fit: Fit, scores: RolloutScores | NoisyScores, seed: int, longer: int = 1) -> None:
         """longer: times as many steps, each with its share of the spread."""
         self._fit, self._scores, self._longer = fit, scores, longer
+        self._early = 1 - (1 - fit.early) ** (1 / longer)
         self._draws = _Draws(0)
         rng = self._draws.of(mix(seed, 1))
         self._keys = [mix(seed, 2)]
@@ -230,13 +237,18 @@ class SimulatedWorld:
         key = mix(self._keys[node], k)
         rng = self._draws.of(key)
         depth = self._depth[node] + 1
-        finished = depth == self._last
-        above = self.values[node]
+        # Branches that end early are wrong; the others make up for it, so that values stay the same on
+        # average.
+        early = depth < self._last and rng.random() < self._early
+        above = self.values[node] if depth == self._last else min(1.0, self.values[node] / (1 - self._early))
         tokens = rng.choice(self._fit.tokens)
-        right = rng.random() < above if finished else None
+        right = False if early else rng.random() < above if depth == self._last else None
         value = float(right) if right is not None else _around(above, self._spread(depth), rng)
         score = self._scores.score(value, right, self.nodes.scores[node], rng)
-        answer = None if right is None else RIGHT if right else _wrong(self._fit.same_wrong, rng)
+        answer = RIGHT if right else None
+        if right is False and rng.random() >= self._fit.silent:
+            answer = _wrong(self._fit.same_wrong, rng)
+        finished = right is not None
         self._keys.append(key)
         self.values.append(value)
         self._depth.append(depth)

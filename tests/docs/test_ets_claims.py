@@ -1,13 +1,16 @@
-"""`benches.ets_claims`: its scores, its count of KV, its admission to a budget, and files that it goes on with."""
+"""`benches.ets_claims`: its scores, its count of KV, its admission to a budget, and files that it goes on
+with."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from tts_decode.records.record_file import read_records
 
 from benches.ets_claims import record as recording
 from benches.ets_claims.admission import Batch, Load, loads, serve
@@ -17,11 +20,18 @@ from benches.ets_claims.paging import Moment, mean_pages, peak_pages, replay
 from benches.ets_claims.price import largest, swept
 from benches.ets_claims.problems import at_its_end, problems, stated
 from benches.ets_claims.record import ROLLOUTS, SCHEMA, VERSION, WIDTH
-from benches.ets_claims.worlds import Fit, Nodes, NoisyScores, RecordedWorld, RolloutScores, SimulatedWorld
-from tts_decode.records.record_file import read_records
+from benches.ets_claims.worlds import (
+    RIGHT,
+    Fit,
+    Nodes,
+    NoisyScores,
+    RecordedWorld,
+    RolloutScores,
+    SimulatedWorld,
+)
 
 RECORD = Path(__file__).parents[2] / "benches/results/ets_record.jsonl"
-FIT = Fit((1.0, 1.0), (0.2, 0.3), (3,), (90, 110), 40, (0.9, 0.7), 8, 0.4)
+FIT = Fit((1.0, 1.0), (0.2, 0.3), (3,), (90, 110), 40, (0.9, 0.7), 8, early=0.0, silent=0.5, same_wrong=0.4)
 
 
 def area(right: list[float], wrong: list[float]) -> float:
@@ -66,6 +76,20 @@ def test_simulated_values_stay_their_parents_on_average_and_spread_as_fitted() -
     assert variance == pytest.approx(FIT.spreads[0] * above * (1 - above), rel=0.1)
 
 
+def test_branches_that_end_early_leave_the_mean_value_as_it_is() -> None:
+    world = SimulatedWorld(replace(FIT, early=0.2), RolloutScores(), seed=11)
+    above = world.values[0]
+    children = world.children(0, 20_000)
+    ended = [child for child in children if world.nodes.finished[child]]
+    assert above < 0.8
+    assert len(ended) / len(children) == pytest.approx(0.2, abs=0.01)
+    assert sum(world.values[child] for child in children) / len(children) == pytest.approx(above, abs=0.015)
+    assert sum(world.nodes.answers[child] is None for child in ended) / len(ended) == pytest.approx(
+        0.5, abs=0.03
+    )
+    assert RIGHT not in {world.nodes.answers[child] for child in ended}
+
+
 def test_searches_of_a_simulated_problem_meet_the_same_steps() -> None:
     one, other = (SimulatedWorld(FIT, NoisyScores(0.8), seed=4) for _ in range(2))
     few, many = one.children(0, 2), other.children(0, 5)
@@ -75,7 +99,8 @@ def test_searches_of_a_simulated_problem_meet_the_same_steps() -> None:
 
 
 def tree() -> tuple[Nodes, list[Stage]]:
-    """A prompt of 20 tokens; steps of 10 and 6 below it; the first goes on with two steps, of 3 and 20 tokens."""
+    """A prompt of 20 tokens; steps of 10 and 6 below it; the first goes on with two steps, of 3 and 20
+    tokens."""
     nodes = Nodes()
     nodes.add(-1, 20, 0.5, False, None)
     first, second = nodes.add(0, 10, 0.9, False, None), nodes.add(0, 6, 0.1, False, None)
@@ -105,9 +130,9 @@ def test_pages_of_a_tree_counted_by_hand() -> None:
     nodes, stages = tree()
     moments = replay(nodes, stages)
     # The root holds its pages all the time: 20 tokens, one full page and one of 4 tokens.
-    # Step 1, pages of 16: after 8 ticks the branches have 28 and 26 tokens, each with its copy of the second page;
-    # two ticks later the first has 30.
-    # Step 2: paths of 33 and 50 tokens. Two ticks of 8 and one of 4; the branch of 3 tokens stops after the first.
+    # Step 1, pages of 16: after 8 ticks the branches have 28 and 26 tokens, each with its copy of the second
+    # page; two ticks later the first has 30. Step 2: paths of 33 and 50 tokens. Two ticks of 8 and one of 4;
+    # the branch of 3 tokens stops after the first.
     assert [moment.ticks for moment in moments] == [8, 2, 8, 8, 4, 1]
     assert [moment.rows for moment in moments] == [2, 1, 2, 1, 1, 1]
     # 1 shared + the root's second + two copies; then at 38 and 33 tokens: second pages and a third for each.
@@ -145,14 +170,15 @@ def test_a_search_waits_for_pages_and_the_last_one_starts_anew_where_all_wait() 
         batches.append(batch)
         return 1 / 8
 
-    # Mean peak 3: both are admitted to 6 pages. The first takes 5 of them in its second chunk, so the other waits.
+    # Mean peak 3: both are admitted to 6 pages. The first takes 5 of them in its second chunk, so the other
+    # waits.
     long, short = [Load(1, 3, 0), Load(1, 5, 0), Load(1, 5, 0)], [Load(1, 1, 0), Load(1, 1, 0)]
     found = serve([long, short], 6, second)
     assert [batch.pages for batch in batches] == [4, 6, 5]
     assert (found.seconds, found.restarts) == (3, 0)
     batches.clear()
-    # Mean peak 2: two are admitted to 4 pages, hold 2 each and want 3. The second gives its own back, begins anew
-    # when the first has ended, and the third runs beside it.
+    # Mean peak 2: two are admitted to 4 pages, hold 2 each and want 3. The second gives its own back, begins
+    # anew when the first has ended, and the third runs beside it.
     twins = [[Load(1, 2, 0), Load(1, 3, 0)], [Load(1, 2, 0), Load(1, 3, 0)], [Load(1, 0, 0)]]
     found = serve(twins, 4, second)
     assert [batch.pages for batch in batches] == [4, 3, 2, 3]
@@ -216,7 +242,7 @@ def test_problems_state_their_answers() -> None:
     for problem in found:
         first, _, added = problem.name.split(" ", 2)
         assert int(problem.answer) == int(first) + 5 * int(added.split(" x ")[1])
-    assert stated("So the total after step 5 is 27.") == "27"
+    assert stated("So the total after step 5 is 27, and what we add") == "27"
     assert stated("So the total after step 4 is 27.") is None
     assert not at_its_end("Step 1 of 5. So.\n\nSte")
     assert at_its_end("Step 1 of 5. So.\n\nNow")
