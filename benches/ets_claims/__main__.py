@@ -104,7 +104,9 @@ def throughput(path: RecordOption = _RECORD, ledger: LedgerOption = _LEDGER) -> 
 
 @app.command()
 def price(
-    blocks: Annotated[int, typer.Option(help="of 250 simulated problems, for each width and AUC")] = 4,
+    blocks: Annotated[
+        int, typer.Option(help="of 250 simulated problems (50 at width 256), for each width and AUC")
+    ] = 4,
     widths: Annotated[str, typer.Option(help="with commas")] = "16,64,256",
     path: RecordOption = _RECORD,
     ledger: LedgerOption = _LEDGER,
@@ -113,13 +115,14 @@ def price(
     records, rollouts = _records(path)
     units = [(width, auc) for width in map(int, widths.split(",")) for auc in ("0.75", "0.85")]
     with Ledger(ledger) as known:
-        for first in range(0, blocks * prices.BLOCK, prices.BLOCK):
-            recorded = [(16, "recorded")] if first == 0 else []
-            for width, scores in _told([*recorded, *units], f"price, problems from {first} on"):
+        for block in range(blocks):
+            recorded = [(16, "recorded")] if block == 0 else []
+            for width, scores in _told([*recorded, *units], f"price, block {block + 1} of {blocks}"):
                 source = Source.of(scores, records, rollouts)
-                count = len(records) if scores == "recorded" else prices.BLOCK
-                key = _key(records, width, scores) | {"first": first}
-                known.result("price", key, partial(prices.block, source, width, THRESHOLD, first, count))
+                count = len(records) if scores == "recorded" else prices.BLOCK[width]
+                key = _key(records, width, scores) | {"first": block * prices.BLOCK[width]}
+                make = partial(prices.block, source, width, THRESHOLD, key["first"], count)
+                known.result("price", key, make)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from benches.ets_claims.searches import DEVELOPMENT, Source
 Record = dict[str, Any]
 
 PRICES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # of lambda_b; 0 is REBASE
-BLOCK = 250  # simulated problems that are searched together
+BLOCK = {16: 250, 64: 250, 256: 50}  # simulated problems that are searched together, by width
 MOST_LOSS = 0.02  # of accuracy
 
 

@@ -20,7 +20,8 @@ from tts_kernels.pool import page_bytes
 Record = dict[str, Any]
 StepSeconds = Callable[[Batch], float]
 
-SETS, EACH = 3, 40  # sets of searches, for the spread
+SETS = 3  # of searches, for the spread
+EACH = {16: 120, 64: 36, 256: 16}  # searches of a set, by width: several times what runs at once
 GIBIBYTES = (8, 16, 32, 64)
 CPU_HEADS = "32/32/128"
 
@@ -87,7 +88,10 @@ def all_served(
     """By machine, budget in GiB and policy, what came of each set of searches; None where one does not
     fit."""
     sets = {
-        name: [[_loads(source, problem, width, policy) for problem in part] for part in _sets(source)]
+        name: [
+            [_loads(source, problem, width, policy) for problem in part]
+            for part in _sets(source, EACH[width])
+        ]
         for name, policy in chosen.items()
     }
     most = max(load.pages for parts in sets.values() for part in parts for search in part for load in search)
@@ -106,12 +110,12 @@ def all_served(
     return found
 
 
-def _sets(source: Source) -> list[list[int]]:
+def _sets(source: Source, each: int) -> list[list[int]]:
     """Problems of each set: all different where they are simulated, else the recorded ones again and
     again."""
     if source.scores != "recorded":
-        return [[*range(part * EACH, (part + 1) * EACH)] for part in range(SETS)]
-    return [[(number + part) % len(source.records) for number in range(EACH)] for part in range(SETS)]
+        return [[*range(part * each, (part + 1) * each)] for part in range(SETS)]
+    return [[(number + part) % len(source.records) for number in range(each)] for part in range(SETS)]
 
 
 def _loads(source: Source, problem: int, width: int, policy: Policy) -> list[Load]:

@@ -121,13 +121,15 @@ class RecordedWorld:
 class Fit:
     """What a simulated world takes from the record.
 
-    problem_values: a, b of the Beta distribution of the values of problems. spreads: by depth, the share of
-    v (1 - v) that the value of a step varies by around v, the value of the node above. depths: of the
-    recorded problems, how many steps they take. tokens: of all recorded steps. prompt: tokens. alike: cosines of the
-    embeddings of siblings, and of other steps of a problem at one depth. dimensions: of the embeddings that
-    vary as the recorded ones. early: share of steps before the last at which a branch ends, and is wrong.
-    silent: of branches that end and are not right, the share without an answer. same_wrong: how often two
-    wrong answers to a problem are the same.
+    problem_values: a, b of the Beta distribution of the values of problems.
+    spreads: by depth, the share of v (1 - v) that a step's value varies by around v, the value of the node
+        above.
+    depths: of the recorded problems, how many steps they take. tokens: of all recorded steps. prompt: tokens.
+    alike: cosines of the embeddings of siblings, and of other steps of a problem at one depth.
+    dimensions: of the embeddings that vary as the recorded ones.
+    early: share of steps before the last at which a branch ends, and is wrong.
+    silent: of branches that end and are not right, the share without an answer.
+    same_wrong: how often two wrong answers to a problem are the same.
     """
 
     problem_values: tuple[float, float]
@@ -213,8 +215,8 @@ class SimulatedWorld:
 
     Values: the problem's is drawn from Beta(a, b). A step's is drawn around the one above, v, from
     Beta(v c, (1 - v) c) with c = 1 / spread - 1: its mean is v and its variance spread * v (1 - v). The last
-    step is right with probability v. Embeddings are sums of three normal vectors, of the depth, of the siblings
-    and of the step, weighted so that cosines are `Fit.alike` on average.
+    step is right with probability v. Embeddings are sums of three normal vectors, of the depth, of the
+    siblings and of the step, weighted so that cosines are `Fit.alike` on average.
     """
 
     def __init__(self, fit: Fit, scores: RolloutScores | NoisyScores, seed: int, longer: int = 1) -> None:

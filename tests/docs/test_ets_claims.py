@@ -3,17 +3,20 @@ with."""
 
 from __future__ import annotations
 
+import base64
 import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from tts_decode.records.record_file import read_records
 
 from benches.ets_claims import record as recording
 from benches.ets_claims.admission import Batch, Load, loads, serve
+from benches.ets_claims.fitting import fit
 from benches.ets_claims.growing import Policy, Stage, account, distinct_tokens, grow
 from benches.ets_claims.ledger import Ledger
 from benches.ets_claims.paging import Moment, mean_pages, peak_pages, replay
@@ -96,6 +99,64 @@ def test_searches_of_a_simulated_problem_meet_the_same_steps() -> None:
     assert [one.nodes.scores[node] for node in few] == [other.nodes.scores[node] for node in many[:2]]
     assert one.embeddings(few).tolist() == other.embeddings(many[:2]).tolist()
     assert len({other.nodes.scores[node] for node in many}) == 5
+
+
+def recorded(problem: int, fit: Fit) -> dict[str, Any]:
+    """A record of REBASE on a simulated problem, as the command writes them; node ids rise with depth."""
+    world = SimulatedWorld(fit, RolloutScores(ROLLOUTS), seed=problem)
+    stages = grow(world, 16, Policy())
+    nodes: list[list[Any]] = []
+    for at, parent in enumerate(world.nodes.parents):
+        ended = world.nodes.finished[at]
+        value = -1 if ended else round(ROLLOUTS * world.nodes.scores[at])
+        answer = None if world.nodes.answers[at] is None else str(world.nodes.answers[at])
+        nodes.append([parent, world.nodes.tokens[at], value, answer])
+    rows = np.zeros((len(nodes) - 1, 32))
+    rows[:, : fit.dimensions] = world.embeddings(range(1, len(nodes)))
+    rows = np.rint(127 * rows / np.abs(rows).max(axis=1, keepdims=True)).astype(np.int8)
+    assert stages
+    return {
+        "problem": str(problem),
+        "answer": "0",
+        "nodes": nodes,
+        "embeddings": base64.b64encode(rows.tobytes()).decode(),
+        "searches": {"rebase": list(range(len(nodes)))},
+        "rolled_out": 0,
+        "seconds": 0.0,
+    }
+
+
+def test_a_fit_finds_what_the_records_were_simulated_with() -> None:
+    known = Fit(
+        (2.0, 3.0),
+        (0.1, 0.3, 0.2),
+        (4,),
+        (90, 110),
+        40,
+        (0.9, 0.7),
+        12,
+        early=0.1,
+        silent=0.4,
+        same_wrong=0.3,
+    )
+    found = fit([recorded(problem, known) for problem in range(400)], ROLLOUTS)
+    a, b = found.problem_values
+    assert a / (a + b) == pytest.approx(0.4, abs=0.04)
+    assert found.spreads == pytest.approx(known.spreads, abs=0.04)
+    assert set(found.depths) == {4}
+    assert found.prompt == 40
+    assert found.early == pytest.approx(0.1, abs=0.01)
+    assert found.silent == pytest.approx(0.4, abs=0.02)
+    assert found.same_wrong == pytest.approx(0.3, abs=0.06)
+    assert found.alike == pytest.approx(known.alike, abs=0.06)
+
+
+def test_the_replay_of_a_recorded_search_is_that_search() -> None:
+    record = recorded(5, FIT)
+    world = RecordedWorld(record, ROLLOUTS)
+    grow(world, 16, Policy())
+    assert world.borrowed == 0
+    assert sorted(world.source) == record["searches"]["rebase"]
 
 
 def tree() -> tuple[Nodes, list[Stage]]:
