@@ -1,0 +1,1 @@
+"""What ETS claims against REBASE, measured: `python -m benches.ets_claims --help`."""
