@@ -58,6 +58,7 @@ MEANS = ("mean_bytes", "peak_bytes", "ets_kv_tokens", "tokens", "nodes")
 
 
 RESULTS = Path(__file__).parent / "results/search_comparison.jsonl"
+JSON = RESULTS.with_suffix(".json")
 
 
 @dataclass(frozen=True)
@@ -357,9 +358,7 @@ def main(
     parallel: Annotated[
         int, typer.Option(help="branches in a batch: width 16 runs so many / 16 problems")
     ] = 256,
-    json_file: Annotated[
-        Path, typer.Option("--json", help="where results go; searches beside it")
-    ] = RESULTS.with_suffix(".json"),
+    json_file: Annotated[Path, typer.Option("--json", help="where results go; searches beside it")] = JSON,
 ) -> None:
     comparison = Comparison(
         model,

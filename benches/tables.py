@@ -13,22 +13,27 @@ T = TypeVar("T")
 
 
 class Table(NamedTuple):
-    """heads: of the columns; the first is of the rows' names. rows: as many cells each."""
+    """heads: of the columns; the first is of the rows' names. rows: as many cells each. Columns of numbers
+    are aligned to the right."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        rule = "|---" + "|---:" * (len(self.heads) - 1) + "|"
-        return "\n".join([line(self.heads), rule, *map(line, self.rows)])
+        rule = "".join("|---:" if right else "|---" for right in self._right())
+        return "\n".join([line(self.heads), f"{rule}|", *map(line, self.rows)])
 
     def show(self, title: str) -> None:
-        printed = RichTable(self.heads[0], title=title)
-        for head in self.heads[1:]:
-            printed.add_column(head, justify="right")
+        printed = RichTable(title=title)
+        for head, right in zip(self.heads, self._right(), strict=True):
+            printed.add_column(head, justify="right" if right else "left")
         for row in self.rows:
             printed.add_row(*row)
         Console().print(printed)
+
+    def _right(self) -> list[bool]:
+        columns = [[row[i] for row in self.rows] for i in range(len(self.heads))]
+        return [i > 0 and all(c == "" or c[0].isdigit() for c in cells) for i, cells in enumerate(columns)]
 
 
 def line(cells: Sequence[str]) -> str:
