@@ -1,8 +1,9 @@
 """Every strategy on the default model, run as its paper runs it: what it solved, and what it took.
 
 `python -m benches.all_strategies` runs them one after the other, each with its setup
-(`benches/strategies/setups.py`), and writes each down as it ends: called again, it goes on with those that
-are missing or whose setup changed. The figures then go into the tables of docs/strategies.md.
+(`benches/strategies/setups.py`), and writes each down as it ends: called again, it goes on with those that are
+missing or whose setup changed. `python -m benches.strategy_tables strategies` does the same, and writes the figures
+into docs/strategies.md.
 """
 
 from __future__ import annotations
@@ -27,27 +28,26 @@ from tts_decode.search import STRATEGIES, Strategy
 from tts_decode.tasks import Task
 
 from benches.strategies.kit import Kit
-from benches.strategies.page import cells, fill
+from benches.strategies.page import HEADS, cells, settings
 from benches.strategies.problems import problems as problems_of
 from benches.strategies.setups import NOT_RUN, SETUPS, Setup, described
+from benches.tables import Table
 
 Record = dict[str, Any]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benches/results/all_strategies.json"
-PAGE = ROOT / "docs/strategies.md"
 MODELS = ROOT / "build/peers/models"  # where the second model's file is, or is put
-ABOUT = (
-    "model",
-    "dtype",
-    "problems",
-    "n",
-    "temperature",
-    "seed",
-    "max_tokens",
-    "max_step_tokens",
-    "versions",
-)
+SETTINGS: Record = {
+    "model": DEFAULT_MODEL,
+    "dtype": "bfloat16",
+    "problems": 8,
+    "n": 8,
+    "temperature": 0.8,
+    "seed": 0,
+    "max_tokens": 64,
+    "max_step_tokens": 32,
+}
 
 
 def run(record: Record, path: Path) -> None:
@@ -62,11 +62,8 @@ def run(record: Record, path: Path) -> None:
     )
     decoder = TreeDecoder(model, tokenizer)
     kit = Kit(decoder, record["model"], sampling, MODELS)
-    for number, strategy in enumerate(STRATEGIES.values(), start=1):
+    for number, strategy in enumerate(missing(record), start=1):
         setup = setup_of(strategy, record["n"])
-        known = record["strategies"].get(strategy.name)
-        if strategy.name in NOT_RUN or (known and known["setup"] == described(setup)):
-            continue
         tasks = problems_of(setup.problems, record["problems"])
         began = time.perf_counter()
         own = replace(sampling, **setup.sampling)
@@ -129,30 +126,49 @@ def figures(outcomes: Sequence[Outcome]) -> Record:
     }
 
 
-def main(
-    model: str = DEFAULT_MODEL,
-    dtype: Annotated[
-        str, typer.Option(help="of activations and KV; weights stay as in the file")
-    ] = "bfloat16",
-    problems: int = 8,
-    n: Annotated[int, typer.Option(help="size of each search, or the strategy's default if less")] = 8,
-    seed: int = 0,
-    temperature: float = 0.8,
-    max_tokens: int = 64,
-    max_step_tokens: int = 32,
-    results: Annotated[Path, typer.Option(help="what was measured so far, and is")] = RESULTS,
-    page: Annotated[Path, typer.Option(help="whose tables are filled")] = PAGE,
-) -> None:
+def measure(settings: Record, path: Path) -> Record:
+    """What `path` holds, with the strategies that it lacks run and added. settings: as `SETTINGS`."""
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    about = (model, dtype, problems, n, temperature, seed, max_tokens, max_step_tokens, versions)
-    record: Record = dict(zip(ABOUT, about, strict=True)) | {"strategies": {}}
-    if results.exists():
-        before = json.loads(results.read_text(encoding="utf-8"))
-        if any(before.get(key) != record[key] for key in ABOUT):
-            raise typer.BadParameter(f"{results} is of other settings; remove it, or give another --results")
+    record: Record = settings | {"versions": versions, "strategies": {}}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if any(before.get(key) != record[key] for key in (*settings, "versions")):
+            raise typer.BadParameter(f"{path} is of other settings; remove it, or give another --results")
         record = before
-    run(record, results)
-    page.write_text(fill(page.read_text(encoding="utf-8"), record), encoding="utf-8")
+    if missing(record):
+        run(record, path)
+    return record
+
+
+def missing(record: Record) -> list[Strategy[...]]:
+    """The strategies that were not run, or with another setup."""
+    setups = {name: kept["setup"] for name, kept in record["strategies"].items()}
+    return [
+        strategy
+        for name, strategy in STRATEGIES.items()
+        if name not in NOT_RUN and setups.get(name) != described(setup_of(strategy, record["n"]))
+    ]
+
+
+def main(
+    model: str = SETTINGS["model"],
+    dtype: Annotated[str, typer.Option(help="of activations and KV; weights stay as in the file")] = SETTINGS[
+        "dtype"
+    ],
+    problems: int = SETTINGS["problems"],
+    n: Annotated[int, typer.Option(help="size of each search, or the strategy's default if less")] = SETTINGS[
+        "n"
+    ],
+    seed: int = SETTINGS["seed"],
+    temperature: float = SETTINGS["temperature"],
+    max_tokens: int = SETTINGS["max_tokens"],
+    max_step_tokens: int = SETTINGS["max_step_tokens"],
+    results: Annotated[Path, typer.Option(help="what was measured so far, and is")] = RESULTS,
+) -> None:
+    values = (model, dtype, problems, n, temperature, seed, max_tokens, max_step_tokens)
+    record = measure(dict(zip(SETTINGS, values, strict=True)), results)
+    rows = [[name, *cells(kept)] for name, kept in record["strategies"].items()]
+    Table(["strategy", *HEADS[1:]], rows).show(settings(record))
 
 
 if __name__ == "__main__":

@@ -6,17 +6,21 @@ that k samples solve by the unbiased estimate, beside what a majority vote over 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
 from tts_decode.search import repeated_sampling
 from tts_decode.select import coverage_curve, coverage_fit, wilson_interval
+from tts_decode.select.statistics import Interval
 from tts_decode.tasks import Task, default_tasks
+
+from benches.tables import Table, percent, tracked
+
+Record = dict[str, Any]
 
 
 def judged(decoder: TreeDecoder, task: Task, n: int, sampling: SamplingParams) -> tuple[int, bool]:
@@ -32,30 +36,57 @@ def judged(decoder: TreeDecoder, task: Task, n: int, sampling: SamplingParams) -
     return decoder.run(search())
 
 
+def measure(
+    *, n: int, problems: int, temperature: float, seed: int, max_tokens: int, model: str, dtype: str
+) -> Record:
+    """right: of each problem, how many of its samples are. votes: whether their vote is."""
+    decoder = TreeDecoder(*load_model(model, dtype))
+    sampling = SamplingParams(temperature, seed=seed, max_tokens=max_tokens, max_step_tokens=max_tokens)
+    outcomes = [
+        judged(decoder, task, n, sampling) for task in tracked(default_tasks(problems), "coverage_curve")
+    ]
+    return {"n": n, "right": [right for right, _ in outcomes], "votes": [vote for _, vote in outcomes]}
+
+
+def curve(figures: Record) -> dict[int, float]:
+    """k -> the share of problems that k samples solve, for k = 1, 2, 4 ... n."""
+    n = figures["n"]
+    ks = [2**i for i in range(n.bit_length())]
+    return dict(zip(ks, coverage_curve([(n, right) for right in figures["right"]], ks), strict=True))
+
+
+def solved(figures: Record) -> Interval:
+    """The share of problems that all samples solve, with its interval of 95 % over the problems."""
+    return wilson_interval(sum(right > 0 for right in figures["right"]), len(figures["right"]))
+
+
 def main(
     n: Annotated[int, typer.Option(help="Samples of each problem.")] = 64,
     problems: int = 24,
     temperature: float = 0.8,
+    seed: int = 0,
     max_tokens: int = 64,
     model: str = DEFAULT_MODEL,
+    dtype: str = "auto",
 ) -> None:
     """Print coverage by the number of samples, with 95 % intervals over the problems at the last one."""
-    decoder = TreeDecoder(*load_model(model))
-    sampling = SamplingParams(temperature, max_tokens=max_tokens, max_step_tokens=max_tokens)
-    outcomes = [judged(decoder, task, n, sampling) for task in default_tasks(problems)]
-    counts = [(n, right) for right, _ in outcomes]
-    ks = [2**i for i in range(n.bit_length()) if 2**i <= n]
-    coverage = coverage_curve(counts, ks)
-    table = Table("samples", title=f"{problems} problems, temperature {temperature:g}: solved by any of k")
-    table.add_column("coverage", justify="right")
-    for k, share in zip(ks, coverage, strict=True):
-        table.add_row(str(k), f"{share:.1%}")
-    console = Console()
-    console.print(table)
-    solved = wilson_interval(sum(right > 0 for _, right in counts), problems)
-    console.print(f"any of {n}: {solved.value:.1%} ({solved.low:.1%} to {solved.high:.1%})")
-    console.print(f"vote of {n}: {sum(vote for _, vote in outcomes)} of {problems}")
-    inside = [(k, share) for k, share in zip(ks, coverage, strict=True) if 0 < share < 1]
+    figures = measure(
+        n=n,
+        problems=problems,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        model=model,
+        dtype=dtype,
+    )
+    coverage = curve(figures)
+    rows = [[str(k), percent(share, 1)] for k, share in coverage.items()]
+    title = f"{problems} problems, temperature {temperature:g}: solved by any of k"
+    Table(["samples", "coverage"], rows).show(title)
+    any_of, console = solved(figures), Console()
+    console.print(f"any of {n}: {any_of.value:.1%} ({any_of.low:.1%} to {any_of.high:.1%})")
+    console.print(f"vote of {n}: {sum(figures['votes'])} of {problems}")
+    inside = [(k, share) for k, share in coverage.items() if 0 < share < 1]
     if len(inside) > 1:
         a, b = coverage_fit(*zip(*inside, strict=True))
         console.print(f"fitted: coverage = exp({a:.3g} k ** {b:.3g})")

@@ -8,17 +8,19 @@ and the policy that takes the best of each bin is written as JSON, for `compute_
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
 from tts_decode.rewards import mean_probability
-from tts_decode.search import Policy, Setting, fit_policy, get_strategy, measure_settings
+from tts_decode.search import Measured, Policy, Setting, fit_policy, get_strategy, measure_settings
 from tts_decode.tasks import default_tasks
+
+from benches.tables import Table, percent
+
+Record = dict[str, Any]
 
 
 def settings_of(n: int) -> list[Setting]:
@@ -29,42 +31,29 @@ def settings_of(n: int) -> list[Setting]:
     return search + [Setting(revised, {"num_sequential": length}) for length in lengths]
 
 
-def print_policy(policy: Policy) -> None:
-    about = policy.about
-    heads = ("bin", "mean score from", "questions", *about["candidates"], "chosen")
-    table = Table(*heads, title="solved, by bin of difficulty")
-    for index, setting in enumerate(policy.settings):
-        low = f"{policy.edges[index]:.3f}" if index < len(policy.edges) else ""
-        accuracy = [f"{share:.0%}" for share in about["accuracy"][index]]
-        table.add_row(str(index + 1), low, str(about["questions"][index]), *accuracy, str(setting))
-    whole = [f"{share:.0%}" for share in about["accuracy_of_single_settings"]]
-    held_out = about["cross_validated"]
-    policies = "" if held_out is None else f"held out {held_out:.0%}"
-    table.add_row("all", "", str(sum(about["questions"])), *whole, policies)
-    Console().print(table)
-
-
-def main(
-    output: Annotated[Path, typer.Argument(help="the file of the policy")],
-    model: str = DEFAULT_MODEL,
-    problems: int = 40,
-    n: int = 8,
-    bins: int = 5,
-    num_probes: int = 4,
-    temperature: float = 0.8,
-    max_tokens: int = 64,
-    max_step_tokens: int = 32,
-) -> None:
-    decoder = TreeDecoder(*load_model(model))
+def measure(
+    *,
+    model: str,
+    dtype: str,
+    problems: int,
+    n: int,
+    num_probes: int,
+    temperature: float,
+    seed: int,
+    max_tokens: int,
+    max_step_tokens: int,
+) -> Record:
+    """measured: of each problem the mean score of its probes, and of each of `settings_of(n)` whether it
+    solved the problem and the tokens that took."""
+    decoder = TreeDecoder(*load_model(model, dtype))
     sampling = SamplingParams(
-        temperature, stop=("\n",), max_tokens=max_tokens, max_step_tokens=max_step_tokens
+        temperature, seed=seed, stop=("\n",), max_tokens=max_tokens, max_step_tokens=max_step_tokens
     )
-    settings = settings_of(n)
     measured = decoder.run(
         measure_settings(
             decoder,
             default_tasks(problems),
-            settings,
+            settings_of(n),
             n=n,
             scorer=mean_probability(),
             num_probes=num_probes,
@@ -72,10 +61,57 @@ def main(
             make_prompt=lambda text: [{"role": "user", "content": text}],
         )
     )
+    return {"n": n, "measured": [vars(question) for question in measured]}
 
-    policy = fit_policy(measured, settings, bins)
+
+def policy_of(figures: Record, bins: int) -> Policy:
+    measured = [Measured(**question) for question in figures["measured"]]
+    return fit_policy(measured, settings_of(figures["n"]), bins)
+
+
+def table(policy: Policy) -> Table:
+    """Solved, by bin of difficulty and setting; last all bins, and policies on questions held out."""
+    about = policy.about
+    heads = ["bin", "mean score from", "questions", *about["candidates"], "chosen"]
+    rows = []
+    for index, setting in enumerate(policy.settings):
+        low = f"{policy.edges[index]:.3f}" if index < len(policy.edges) else ""
+        accuracy = map(percent, about["accuracy"][index])
+        rows.append([str(index + 1), low, str(about["questions"][index]), *accuracy, str(setting)])
+    held_out = about["cross_validated"]
+    policies = "" if held_out is None else f"held out {percent(held_out)}"
+    whole = map(percent, about["accuracy_of_single_settings"])
+    rows.append(["all", "", str(sum(about["questions"])), *whole, policies])
+    return Table(heads, rows)
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="the file of the policy")],
+    model: str = DEFAULT_MODEL,
+    dtype: str = "auto",
+    problems: int = 40,
+    n: int = 8,
+    bins: int = 5,
+    num_probes: int = 4,
+    temperature: float = 0.8,
+    seed: int = 0,
+    max_tokens: int = 64,
+    max_step_tokens: int = 32,
+) -> None:
+    figures = measure(
+        model=model,
+        dtype=dtype,
+        problems=problems,
+        n=n,
+        num_probes=num_probes,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        max_step_tokens=max_step_tokens,
+    )
+    policy = policy_of(figures, bins)
     policy.save(output)
-    print_policy(policy)
+    table(policy).show("solved, by bin of difficulty")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +33,7 @@ from tts_decode.cli.problems import Settings, make_prompt
 from tts_decode.cli.scorers import ScorerOf
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
-from tts_decode.records.record_file import RecordFile
+from tts_decode.records.record_file import RecordFile, read_records
 from tts_decode.search import STRATEGIES, SearchResult
 from tts_decode.select import ALLOCATIONS, vote
 from tts_decode.select.statistics import geometric_mean_ratio, paired_proportion_difference, wilson_interval
@@ -55,6 +57,65 @@ _SCHEMA = "search-comparison"
 MEANS = ("mean_bytes", "peak_bytes", "ets_kv_tokens", "tokens", "nodes")
 
 
+RESULTS = Path(__file__).parent / "results/search_comparison.jsonl"
+JSON = RESULTS.with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is searched and how. problems: width:problems, with commas."""
+
+    model: str = DEFAULT_MODEL
+    dtype: str = "auto"
+    problems: str = "16:100,64:40,256:10"
+    scorer: str = "mean_probability"
+    lambda_b: float = 2.0
+    cluster_threshold: float = 0.2
+    seed: int = 0
+    temperature: float = 1.0
+    max_tokens: int = 256
+    max_step_tokens: int = 16
+    parallel: int = 256
+
+    def counts(self) -> dict[int, int]:
+        """Of each width the problems."""
+        pairs = (pair.split(":") for pair in self.problems.split(","))
+        counts = {int(width): int(count) for width, count in pairs}
+        if not counts.keys() <= LAMBDA_D.keys() or min(counts.values()) < 1:
+            raise typer.BadParameter(
+                f"--problems: got {self.problems}, expected widths of {', '.join(map(str, LAMBDA_D))}"
+            )
+        return counts
+
+    def prices(self) -> dict[str, float]:
+        return {"lambda_b": self.lambda_b, "cluster_threshold": self.cluster_threshold}
+
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(
+            self.temperature,
+            seed=self.seed,
+            stop=("\n",),
+            max_tokens=self.max_tokens,
+            max_step_tokens=self.max_step_tokens,
+        )
+
+    def about(self, dtype: str) -> Record:
+        """The header of the file of its searches. dtype: what the model is in."""
+        return {
+            "model": self.model,
+            "dtype": dtype,
+            "threads": torch.get_num_threads(),
+            "scorer": self.scorer,
+            "sampling": {"temperature": self.temperature, "seed": self.seed, "stop": "\n"},
+            "max_tokens": self.max_tokens,
+            "max_step_tokens": self.max_step_tokens,
+            **self.prices(),
+            "lambda_d": LAMBDA_D,
+            "parallel": self.parallel,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+
+
 class Study:
     """The searches of one setting: those in the file, and those that are still to be run."""
 
@@ -75,6 +136,9 @@ class Study:
     def add(self, record: Record) -> None:
         self.records.append(record)
         self._file.write(record)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 async def search(
@@ -117,6 +181,7 @@ async def search(
         "live": sum(selection.width for selection in stats.selections),
         "kept": sum(selection.kept for selection in stats.selections),
         "ets_kv_tokens": stats.kv_tokens,
+        "date": date.today().isoformat(),
     }
 
 
@@ -195,10 +260,10 @@ def table(rows: Sequence[Record]) -> str:
             f"{row['vote_accuracy']:.0%}"
             + ("" if is_base else f", {_points(row['vote_solved_difference'])}"),
             f"{row['mean_bytes'] / 2**20:.2f}",
-            _times(row["mean_bytes_gain"]),
-            _times(row["ets_kv_tokens_gain"]),
+            times(row["mean_bytes_gain"]),
+            times(row["ets_kv_tokens_gain"]),
             f"{row['tokens_per_second']:.0f}",
-            _times(row["tokens_per_second_gain"]),
+            times(row["tokens_per_second_gain"]),
             f"{row['kept']:.0%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -210,14 +275,74 @@ def _points(interval: Record) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _times(interval: Record) -> str:
+def times(interval: Record) -> str:
     if interval["low"] is None:
         return f"{interval['value']:.2f}x"
     return f"{interval['value']:.2f}x ({interval['low']:.2f} to {interval['high']:.2f})"
 
 
+def measure(comparison: Comparison, path: Path) -> tuple[Record, list[Record]]:
+    """Settings and searches of a comparison. Those that the file lacks are run; without any, no model is
+    loaded."""
+    counts = comparison.counts()
+    tasks = default_tasks(max(counts.values()))
+    wanted = {
+        (width, task.name, variant)
+        for width, count in counts.items()
+        for task in tasks[:count]
+        for variant in VARIANTS
+    }
+    if not path.exists() or wanted - {_key(record) for record in read(path)[1]}:
+        _run(comparison, path, tasks)
+    about, records = read(path)
+    return about, [record for record in records if _key(record) in wanted]
+
+
+def read(path: Path) -> tuple[Record, list[Record]]:
+    """Settings and searches that a file holds."""
+    header, records, _ = read_records(path, _SCHEMA, 1, error=typer.BadParameter)
+    return {key: value for key, value in header.items() if key not in ("schema", "version")}, records
+
+
+def _key(record: Record) -> tuple[int, str, str]:
+    return record["width"], record["task"], record["variant"]
+
+
+def _run(comparison: Comparison, path: Path, tasks: Sequence[Task]) -> None:
+    began, counts = time.perf_counter(), comparison.counts()
+    settings = Settings(comparison.sampling())
+    loaded, tokenizer = load_model(comparison.model, comparison.dtype)
+    decoder = TreeDecoder(loaded, tokenizer)
+    study = Study(path, comparison.about(str(loaded.dtype).removeprefix("torch.")))
+
+    def run(width: int, variant: str, chosen: Sequence[Task]) -> list[Record]:
+        return decoder.run_all(
+            [
+                search(decoder, task, width, variant, settings, comparison.scorer, comparison.prices())
+                for task in chosen
+            ]
+        )
+
+    run(min(counts), next(iter(VARIANTS)), tasks[:1])  # warm, outside the record
+    for width, count in counts.items():
+        group = max(1, comparison.parallel // width)
+        for turn, first in enumerate(range(0, count, group)):
+            together = tasks[first : min(first + group, count)]
+            shift = turn % len(VARIANTS)
+            for variant in [*VARIANTS][shift:] + [*VARIANTS][:shift]:
+                if not all(study.find(width=width, task=task.name, variant=variant) for task in together):
+                    for record in run(width, variant, together):
+                        study.add(record)
+            print(
+                f"{time.perf_counter() - began:6.0f} s  width {width}: {first + len(together)} of {count}",
+                file=sys.stderr,
+            )
+    study.close()
+
+
 def main(
     model: str = DEFAULT_MODEL,
+    dtype: str = "auto",
     problems: Annotated[
         str, typer.Option(help="width:problems, with commas; widths 16, 64 and 256")
     ] = "16:100,64:40,256:10",
@@ -233,60 +358,23 @@ def main(
     parallel: Annotated[
         int, typer.Option(help="branches in a batch: width 16 runs so many / 16 problems")
     ] = 256,
-    json_file: Annotated[Path, typer.Option("--json", help="where results go; searches beside it")] = Path(
-        "benches/results/search_comparison.json"
-    ),
+    json_file: Annotated[Path, typer.Option("--json", help="where results go; searches beside it")] = JSON,
 ) -> None:
-    counts = {int(width): int(count) for width, count in (pair.split(":") for pair in problems.split(","))}
-    if not counts.keys() <= LAMBDA_D.keys() or min(counts.values()) < 1:
-        raise typer.BadParameter(
-            f"--problems: got {problems}, expected widths of {', '.join(map(str, LAMBDA_D))}"
-        )
-    began = time.perf_counter()
-    prices = {"lambda_b": lambda_b, "cluster_threshold": cluster_threshold}
-    sampling = SamplingParams(
-        temperature, seed=seed, stop=("\n",), max_tokens=max_tokens, max_step_tokens=max_step_tokens
+    comparison = Comparison(
+        model,
+        dtype,
+        problems,
+        scorer,
+        lambda_b,
+        cluster_threshold,
+        seed,
+        temperature,
+        max_tokens,
+        max_step_tokens,
+        parallel,
     )
-    settings = Settings(sampling)
-    loaded, tokenizer = load_model(model)
-    decoder = TreeDecoder(loaded, tokenizer)
-    about: Record = {
-        "model": model,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "scorer": scorer,
-        "sampling": {"temperature": temperature, "seed": seed, "stop": "\n"},
-        "max_tokens": max_tokens,
-        "max_step_tokens": max_step_tokens,
-        **prices,
-        "lambda_d": LAMBDA_D,
-        "parallel": parallel,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-    study = Study(json_file.with_suffix(".jsonl"), about)
-    tasks = default_tasks(max(counts.values()))
-
-    def run(width: int, variant: str, chosen: Sequence[Task]) -> list[Record]:
-        return decoder.run_all(
-            [search(decoder, task, width, variant, settings, scorer, prices) for task in chosen]
-        )
-
-    run(min(counts), next(iter(VARIANTS)), tasks[:1])  # warm, outside the record
-    for width, count in counts.items():
-        group = max(1, parallel // width)
-        for turn, first in enumerate(range(0, count, group)):
-            together = tasks[first : min(first + group, count)]
-            shift = turn % len(VARIANTS)
-            for variant in [*VARIANTS][shift:] + [*VARIANTS][:shift]:
-                if not all(study.find(width=width, task=task.name, variant=variant) for task in together):
-                    for record in run(width, variant, together):
-                        study.add(record)
-            print(
-                f"{time.perf_counter() - began:6.0f} s  width {width}: {first + len(together)} of {count}",
-                file=sys.stderr,
-            )
-    wanted = {(width, task.name) for width, count in counts.items() for task in tasks[:count]}
-    rows = summary([r for r in study.records if (r["width"], r["task"]) in wanted], parallel)
+    about, searches = measure(comparison, json_file.with_suffix(".jsonl"))
+    rows = summary(searches, parallel)
     json_file.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
 

@@ -8,18 +8,21 @@ answers have the same length and the saving is seen as a function of it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from statistics import median
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
 from tts_decode.rewards import mean_probability
 from tts_decode.search import STRATEGIES
 from tts_decode.tasks import Task, default_tasks
+
+from benches.tables import Table, percent, tracked
+
+Record = dict[str, Any]
 
 
 class Held(NamedTuple):
@@ -55,29 +58,49 @@ def held(decoder: TreeDecoder, name: str, task: Task, n: int, length: int, tempe
     return decoder.run(search())
 
 
+def measure(
+    *, n: int, problems: int, lengths: Sequence[int], temperature: float, model: str, dtype: str
+) -> Record:
+    """saved: by the length of the answers, of each problem how much less ST-BoN holds on average (`mean`) and
+    at the most (`peak`), as shares."""
+    decoder = TreeDecoder(*load_model(model, dtype))
+    tasks = default_tasks(problems)
+    saved: Record = {str(length): {"mean": [], "peak": []} for length in lengths}
+    for length, task in tracked([(length, task) for length in lengths for task in tasks], "st_bon_kv"):
+        ours, full = (held(decoder, name, task, n, length, temperature) for name in ("st_bon", "best_of_n"))
+        saved[str(length)]["mean"].append(round(1 - ours.mean / full.mean, 4))
+        saved[str(length)]["peak"].append(round(1 - ours.peak / full.peak, 4))
+    return {"saved": saved}
+
+
+def table(figures: Record) -> Table:
+    """Medians over the problems."""
+    heads = ["tokens of an answer", "mean over the forwards", "peak"]
+    rows = [
+        [length, percent(median(saved["mean"])), percent(median(saved["peak"]))]
+        for length, saved in figures["saved"].items()
+    ]
+    return Table(heads, rows)
+
+
 def main(
     n: Annotated[int, typer.Option(help="Samples.")] = 16,
     problems: int = 4,
     lengths: Annotated[str, typer.Option(help="Tokens of each answer, with commas.")] = "64,128,256,512",
     temperature: float = 0.8,
+    model: str = DEFAULT_MODEL,
+    dtype: str = "auto",
 ) -> None:
     """Print how much less KV ST-BoN holds, by the length of the answers: medians over the problems."""
-    decoder = TreeDecoder(*load_model(DEFAULT_MODEL))
-    tasks = default_tasks(problems)
-    table = Table("tokens of an answer", title=f"{problems} problems, n={n}: dynamic KV, less by")
-    for heading in ("mean", "peak"):
-        table.add_column(heading, justify="right")
-    for length in map(int, lengths.split(",")):
-        saved = []
-        for task in tasks:
-            ours, full = (
-                held(decoder, name, task, n, length, temperature) for name in ("st_bon", "best_of_n")
-            )
-            saved.append(Held(1 - ours.peak / full.peak, 1 - ours.mean / full.mean))
-        table.add_row(
-            str(length), f"{median(s.mean for s in saved):.0%}", f"{median(s.peak for s in saved):.0%}"
-        )
-    Console().print(table)
+    figures = measure(
+        n=n,
+        problems=problems,
+        lengths=[int(length) for length in lengths.split(",")],
+        temperature=temperature,
+        model=model,
+        dtype=dtype,
+    )
+    table(figures).show(f"{problems} problems, n={n}: dynamic KV, less by")
 
 
 if __name__ == "__main__":

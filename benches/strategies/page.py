@@ -1,17 +1,18 @@
-"""The tables of docs/strategies.md that `benches.all_strategies` fills."""
+"""The rows of strategies in docs/strategies.md, from what `benches.all_strategies` measured."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benches.strategies.setups import NOT_RUN, Part
+from benches.tables import line as line_of
 
 Record = dict[str, Any]
 
 HEADS = ("measured with", "solved", "tokens", "KV MiB")
 _KEPT = 4  # columns of a table that are not measured
-_SETTINGS = re.compile(r"^Measured .*$", re.MULTILINE)
 
 
 def cells(kept: Record) -> tuple[str, str, str]:
@@ -34,9 +35,8 @@ def setup_note(setup: Record) -> str:
     return ", ".join([*dict.fromkeys(told), *sizes])
 
 
-def fill(page: str, record: Record) -> str:
-    """The page with the measured columns of its tables of strategies replaced, or added, and the line that
-    says when they were measured and how."""
+def fill_rows(page: str, record: Record) -> str:
+    """The page with the measured columns of its tables of strategies replaced, or added."""
     rows = {
         f"[`{name}`]": (setup_note(kept["setup"]), *cells(kept))
         for name, kept in record["strategies"].items()
@@ -46,30 +46,33 @@ def fill(page: str, record: Record) -> str:
     def columns(line: str) -> str:
         row = [cell.strip() for cell in line.strip("|").split("|")]
         if row[0] == "strategy":
-            return _line([*row[:_KEPT], *HEADS])
+            return line_of([*row[:_KEPT], *HEADS])
         if name := re.match(r"\[`\w+`\]", row[0]):
-            return _line([*row[:_KEPT], *rows.get(name[0], ("",) * len(HEADS))])
+            return line_of([*row[:_KEPT], *rows.get(name[0], ("",) * len(HEADS))])
         return line
 
     lines = page.split("\n")
     for i, line in enumerate(lines):
         if line.startswith("|---") and lines[i - 1].startswith("| strategy |"):
             lines[i] = "|---" * (_KEPT + 1) + "|---:" * (len(HEADS) - 1) + "|"
-    filled = "\n".join(columns(line) if line.startswith("| ") else line for line in lines)
-    return _SETTINGS.sub(lambda _: settings(record), filled, count=1)
+    return "\n".join(columns(line) if line.startswith("| ") else line for line in lines)
 
 
 def settings(record: Record) -> str:
     """When the rows were measured, and what holds for all of them, in a line."""
-    dates = sorted({kept["date"] for kept in record["strategies"].values()}) or ["never"]
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    when = period(kept["date"] for kept in record["strategies"].values())
     return (
-        f"Measured {when} ({versions}): {record['model']} in {record['dtype']}, {record['problems']} "
+        f"Measured {when} ({named(record['versions'])}): {record['model']} in {record['dtype']}, {record['problems']} "
         f"problems, temperature {record['temperature']}, answers of up to {record['max_tokens']} tokens in "
         f"steps of up to {record['max_step_tokens']}."
     )
 
 
-def _line(row: list[str]) -> str:
-    return f"| {' | '.join(row)} |"
+def period(dates: Iterable[str]) -> str:
+    """The first and the last of ISO dates."""
+    ordered = sorted(set(dates)) or ["never"]
+    return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
+
+
+def named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
