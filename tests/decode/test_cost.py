@@ -220,6 +220,21 @@ def test_sparse_search_by_hand() -> None:
     assert apart.attention.bytes == pytest.approx(expected)
 
 
+def test_a_tail_that_is_chosen_from_by_hand() -> None:
+    """4 branches of 320 tokens each behind a prompt of 320: 20 shared pages and 20 of each; 10 are read."""
+    sizes = {"prompt": 320, "branches": 4, "generated": 321}
+    budget = SparseBudget(10, share="tree", keep_tail=False)
+    last = search_cost(SHAPE, **sizes, budget=budget).last
+    page_bytes = 2 * PAGE * 32 * 2
+    assert last.attention.flops == 3 * 6 * 4 * 32 * 4 * 10 * PAGE  # layers, heads, branches, pages
+    assert last.attention.bytes == 3 * 2 * (5 + 4 * 5) * page_bytes
+    kept = search_cost(SHAPE, **sizes, budget=budget._replace(keep_tail=True)).last
+    assert kept.attention.bytes == 3 * 2 * (1 + 4 * 20) * page_bytes  # one shared page and all of the tails
+    alone = {"prompt": 320, "branches": 1, "generated": 321}  # one branch is its own prompt's
+    costs = [search_cost(SHAPE, **alone, budget=budget._replace(keep_tail=k)) for k in (True, False)]
+    assert costs[0] == costs[1]
+
+
 @pytest.mark.parametrize("share", ["branch", "tree"])
 @pytest.mark.parametrize("branches", [1, 5])
 def test_budgets_order_costs_and_all_pages_are_dense(share: str, branches: int) -> None:
@@ -373,6 +388,7 @@ def test_bad_counts(counts: dict[str, int], sparse: SparseCounts | None, match: 
         ({"budget": SparseBudget(4, share="siblings")}, ValueError, r"budget\.share: got 'siblings'"),
         ({"budget": SparseBudget(4, summaries="max")}, ValueError, r"budget\.summaries: got 'max'"),
         ({"budget": SparseBudget(4, dense_layers=4)}, ValueError, "but the model has 3 layers"),
+        ({"budget": SparseBudget(4, keep_tail=1)}, TypeError, r"budget\.keep_tail: got 1"),
         ({"budget": SparseBudget(True)}, TypeError, r"budget\.pages: got True"),
         # Every step is counted: billions would take hours.
         ({"generated": 2**31}, ValueError, "generated: got 2147483648, expected 1 <= generated <= 1000000"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..core.params import SamplingParams
 from ..core.stop_when import READY, StopWhen
 from ..default_model import DEFAULT_MODEL
-from ..model.sparse import SparseConfig
+from ..model.sparse import SparseConfig, parse_budget
 from ..tasks import Task
 from . import options as opt
 from .errors import UsageError, usage_errors
@@ -51,12 +51,25 @@ class SparseOptions:
     sparse_share: opt.SparseShare = "branch"
     sparse_summaries: opt.SparseSummaries = "mean"
     sparse_dense_layers: opt.SparseDenseLayers = 2
+    sparse_min_pages: opt.SparseMinPages = 16
+    sparse_tail: opt.SparseTail = True
 
     def config(self) -> SparseConfig | None:
         """None without --sparse; the others are checked anyway."""
-        return opt.sparse_config(
-            self.sparse, self.sparse_share, self.sparse_summaries, self.sparse_dense_layers
-        )
+        try:
+            budget = parse_budget("1" if self.sparse is None else self.sparse)
+        except ValueError as error:
+            raise UsageError(f"--sparse: {error}") from None
+        with usage_errors(opt.SPARSE_OPTIONS):
+            config = SparseConfig(
+                budget,
+                share=self.sparse_share,  # type: ignore[arg-type]  # checked there
+                summaries=self.sparse_summaries,  # type: ignore[arg-type]
+                dense_layers=self.sparse_dense_layers,
+                min_pages=self.sparse_min_pages,
+                keep_tail=self.sparse_tail,
+            )
+        return None if self.sparse is None else config
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from ..core.constraints.grammars import Grammar, JSONSchema, Regex
 from ..core.constraints.protocol import Constraint
 from ..core.stop_when import READY
 from ..default_model import DEFAULT_MODEL
-from ..model.sparse import SparseConfig, parse_budget
 from ..search import STRATEGIES, Strategy
 from ..tasks import FORMATS
-from .errors import UsageError, usage_errors
+from .errors import UsageError
 from .functions import FUNCTIONS, attribute, names_function, user_function
 
 # By what the settings of sparse attention are called inside.
@@ -25,6 +24,7 @@ SPARSE_OPTIONS = {
     "share": "--sparse-share",
     "summaries": "--sparse-summaries",
     "dense_layers": "--sparse-dense-layers",
+    "min_pages": "--sparse-min-pages",
     "sparse.dense_layers": "--sparse-dense-layers",
 }
 _MODEL, _SPARSE, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sparse attention", "Sampling", "Limits", "Output"
@@ -74,8 +74,7 @@ Sparse = Annotated[
     str | None,
     typer.Option(
         help="Read only so many of a branch's KV pages, of 16 tokens each, in a decode step: a share such as "
-        "1/8, at least 16 pages, or a number. The first page, the last 4 and what the branch added since its "
-        "last fork are always read.",
+        "1/8, or a number. The first page and the last 4 are always read.",
         rich_help_panel=_SPARSE,
     ),
 ]
@@ -91,6 +90,17 @@ SparseSummaries = Annotated[
 ]
 SparseDenseLayers = Annotated[
     int, typer.Option(help="First layers that read all pages.", rich_help_panel=_SPARSE)
+]
+SparseTail = Annotated[
+    bool,
+    typer.Option(
+        "--sparse-tail/--no-sparse-tail",
+        help="Always read what the branch added since its last fork, or, for long chains, judge it too.",
+        rich_help_panel=_SPARSE,
+    ),
+]
+SparseMinPages = Annotated[
+    int, typer.Option(help="What a share of few pages is raised to.", rich_help_panel=_SPARSE)
 ]
 Tasks = Annotated[
     Path | None,
@@ -301,17 +311,6 @@ Resume = Annotated[
     typer.Option("--resume", help="Go on with what --save holds after a crash.", rich_help_panel=_OUTPUT),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=_OUTPUT)]
-
-
-def sparse_config(budget: str | None, share: str, summaries: str, dense_layers: int) -> SparseConfig | None:
-    """The settings of --sparse, None without; those beside it are checked anyway."""
-    try:
-        pages = parse_budget("1" if budget is None else budget)
-    except ValueError as error:
-        raise UsageError(f"--sparse: {error}") from None
-    with usage_errors(SPARSE_OPTIONS):
-        config = SparseConfig(pages, share=share, summaries=summaries, dense_layers=dense_layers)  # type: ignore[arg-type]
-    return None if budget is None else config
 
 
 def constraint(json_schema: Path | None, regex: str | None, grammar: Path | None) -> Constraint | None:

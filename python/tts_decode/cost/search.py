@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tts_kernels.checks import choice, instance, integer
+from tts_kernels.checks import choice, flag, instance, integer
 
 from .forward import ModelShape, SparseCounts, StepCost, StepCounts, attended_pairs, step_cost
 
@@ -20,13 +20,15 @@ class SparseBudget(NamedTuple):
     younger than the fork, it always reads. share: "tree", one choice among the shared pages for all branches;
     "branch", one each. How far the choices of siblings agree is not known beforehand: they are taken as
     independent, which overstates the pages read where siblings agree. summaries: "mean" or "minmax".
-    dense_layers: first layers that stay dense.
+    dense_layers: first layers that stay dense. keep_tail: False where the tail is chosen from as all else is;
+    then a branch takes the same share of the shared pages and of its own.
     """
 
     pages: int
     share: str = "branch"
     summaries: str = "mean"
     dense_layers: int = 0
+    keep_tail: bool = True
 
 
 class SearchCost(NamedTuple):
@@ -103,18 +105,23 @@ def _decode_step(
     counts = StepCounts(branches, branches, branches * length, branches * columns, pages, page_size)
     if budget is None or budget.pages >= columns:
         return step_cost(shape, counts)
-    # Of the shared pages, for each branch: the first always, without own pages the last one too.
-    chosen = min(shared, max(budget.pages - own, 1 if own else 2))
+    own_read: float = own
+    if budget.keep_tail or not own:
+        # Of the shared pages, for each branch: the first always, without own pages the last one too.
+        chosen: float = min(shared, max(budget.pages - own, 1 if own else 2))
+    else:
+        read = max(budget.pages, 2)
+        chosen, own_read = read * shared / columns, read * own / columns
     distinct: float = chosen
     if budget.share == "branch" and shared:
         distinct = shared * (1 - (1 - chosen / shared) ** branches)
     layers = shape.num_layers - budget.dense_layers
     heads = layers * shape.num_kv_heads
     vectors = 1 if budget.summaries == "mean" else 2
-    read = SparseCounts(
-        layers, heads * branches * (chosen + own), heads * (distinct + branches * own), vectors
+    selected = SparseCounts(
+        layers, heads * branches * (chosen + own_read), heads * (distinct + branches * own_read), vectors
     )
-    return step_cost(shape, counts, read)
+    return step_cost(shape, counts, selected)
 
 
 def _checked_budget(shape: ModelShape, budget: SparseBudget) -> SparseBudget:
@@ -126,4 +133,5 @@ def _checked_budget(shape: ModelShape, budget: SparseBudget) -> SparseBudget:
     choice("budget.summaries", budget.summaries, ("mean", "minmax"))
     if dense > shape.num_layers:
         raise ValueError(f"budget.dense_layers: got {dense}, but the model has {shape.num_layers} layers")
-    return SparseBudget(pages, budget.share, budget.summaries, dense)
+    flag("budget.keep_tail", budget.keep_tail)
+    return SparseBudget(pages, budget.share, budget.summaries, dense, budget.keep_tail)

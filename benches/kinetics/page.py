@@ -1,0 +1,112 @@
+"""The tables of docs/kinetics.md."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from benches.kinetics.scripted import (
+    CHAINS,
+    DENSE_CHAINS,
+    DENSE_SAMPLES,
+    SAMPLES,
+    SHAPES,
+    accuracy,
+    eflops,
+    tokens_at_cost,
+)
+
+Record = dict[str, Any]
+
+SPREADS = (0.5, 1.0, 2.0)
+_KEPT = 0.9  # of the hazards, where sparse attention loses something
+_SHOWN = {"chains": (4096, 16384, 32768), "samples": (4096, 16384, 65536)}  # dense tokens
+
+
+def scripted_record() -> list[Record]:
+    """A row for each shape, kind of search and dense size that is shown."""
+    rows = []
+    for name in SHAPES:
+        for kind, dense, sparse in (
+            ("chains", DENSE_CHAINS, CHAINS),
+            ("samples", DENSE_SAMPLES, SAMPLES),
+        ):
+            for size in dense:
+                if size.total not in _SHOWN[kind]:
+                    continue
+                cost = eflops(name, size, False)
+                tokens = tokens_at_cost(name, sparse, cost, sparse=True)
+                gains = {
+                    f"{spread}": [
+                        accuracy(tokens, spread, kept) - accuracy(size.total, spread) for kept in (1.0, _KEPT)
+                    ]
+                    for spread in SPREADS
+                }
+                rows.append(
+                    {
+                        "model": name,
+                        "kind": kind,
+                        "tokens": size.total,
+                        "eflops": cost,
+                        "times": tokens / size.total,
+                        "gains": gains,
+                    }
+                )
+    return rows
+
+
+def scripted_table(rows: list[Record]) -> str:
+    heads = ["model", "search", "dense tokens", "PFLOP", "sparse tokens"]
+    heads += [f"spread {spread:g}" for spread in SPREADS]
+    lines = [_line(heads), "|---|---|---:|---:|---:|" + "---:|" * len(SPREADS)]
+    for row in rows:
+        cells = [row["model"], "one chain" if row["kind"] == "chains" else "samples of 4,096"]
+        cells += [f"{row['tokens']:,}", f"{row['eflops'] / 1e15:.2f}", f"{row['times']:.1f}x"]
+        cells += [" / ".join(f"{100 * gain:+.0f}" for gain in row["gains"][f"{s}"]) for s in SPREADS]
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def measured_table(kinds: Record) -> str:
+    heads = ["search", "size", "dense: solved", "TFLOP", "sparse: solved", "TFLOP", "sparse at equal cost"]
+    lines = [_line(heads), "|---|---:|---:|---:|---:|---:|---:|"]
+    for kind, rows in kinds.items():
+        for row in rows:
+            dense, sparse = row["dense"], row["sparse"]
+            cells = [kind, row["size"], _share(dense), f"{dense['cost']:.2f}", _share(sparse)]
+            lines.append(_line([*cells, f"{sparse['cost']:.2f}", _points(row["difference"])]))
+    return "\n".join(lines)
+
+
+def filled(text: str, record: Record) -> str:
+    """The page with what stands between its markers replaced. Raises ValueError: a marker is missing."""
+    tables = {
+        "measured": measured_table(record["measured"]["kinds"]),
+        "setting": record["measured"]["setting"],
+        "scripted": scripted_table(record["scripted"]),
+    }
+    for name, table in tables.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        text, count = pattern.subn(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
+        if count != 1:
+            raise ValueError(
+                f"page: {count} markers of {name}, expected one <!-- {name} --> ... <!-- end -->"
+            )
+    return text
+
+
+def _share(side: Record) -> str:
+    return f"{side['accuracy']:.0%} ({side['low']:.0%} to {side['high']:.0%})"
+
+
+def _points(difference: Record | None) -> str:
+    if difference is None:
+        return ""
+    value, low, high = (difference[name] for name in ("value", "low", "high"))
+    ends = "" if low is None or math.isnan(low) else f" ({100 * low:+.0f} to {100 * high:+.0f})"
+    return f"{100 * value:+.0f}{ends}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
