@@ -284,32 +284,24 @@ def times(interval: Record) -> str:
 def measure(comparison: Comparison, path: Path) -> tuple[Record, list[Record]]:
     """Settings and searches of a comparison. Those that the file lacks are run; without any, no model is
     loaded."""
-    counts = comparison.counts()
-    tasks = default_tasks(max(counts.values()))
-    wanted = {
-        (width, task.name, variant)
-        for width, count in counts.items()
-        for task in tasks[:count]
-        for variant in VARIANTS
-    }
-    if not path.exists() or wanted - {_key(record) for record in read(path)[1]}:
-        _run(comparison, path, tasks)
-    about, records = read(path)
-    return about, [record for record in records if _key(record) in wanted]
+    total = len(VARIANTS) * sum(comparison.counts().values())
+    if not path.exists() or len(known(comparison, path)[1]) < total:
+        _run(comparison, path)
+    return known(comparison, path)
 
 
-def read(path: Path) -> tuple[Record, list[Record]]:
-    """Settings and searches that a file holds."""
+def known(comparison: Comparison, path: Path) -> tuple[Record, list[Record]]:
+    """Settings of a file, and those of the comparison's searches that it holds."""
     header, records, _ = read_records(path, _SCHEMA, 1, error=typer.BadParameter)
-    return {key: value for key, value in header.items() if key not in ("schema", "version")}, records
+    counts = comparison.counts()
+    tasks = [task.name for task in default_tasks(max(counts.values()))]
+    searches = [record for record in records if record["task"] in tasks[: counts.get(record["width"], 0)]]
+    return {key: value for key, value in header.items() if key not in ("schema", "version")}, searches
 
 
-def _key(record: Record) -> tuple[int, str, str]:
-    return record["width"], record["task"], record["variant"]
-
-
-def _run(comparison: Comparison, path: Path, tasks: Sequence[Task]) -> None:
+def _run(comparison: Comparison, path: Path) -> None:
     began, counts = time.perf_counter(), comparison.counts()
+    tasks = default_tasks(max(counts.values()))
     settings = Settings(comparison.sampling())
     loaded, tokenizer = load_model(comparison.model, comparison.dtype)
     decoder = TreeDecoder(loaded, tokenizer)

@@ -1,10 +1,10 @@
 """Every measured table of docs/strategies.md: python -m benches.strategy_tables
 
-Measures the tables one after the other, writes each down in `benches/results/strategy_tables.json` as it ends,
-and writes the page from what was measured. Called again, it goes on: a table that was measured with the same
-settings (`benches/strategies/measured.py`) is not measured again, unless it is named or with --again. The two that
-take hours, `strategies` and `search_comparison`, keep files of their own, and what those hold is measured
-again with --again only.
+Measures the tables one after the other, writes each down in `benches/results/strategy_tables.json` as it
+ends, and writes the page from what was measured. Called again, it goes on: a table that was measured with the
+same settings (`benches/strategies/measured.py`) is not measured again, unless it is named or with --again.
+The two that take hours, `strategies` and `search_comparison`, keep files of their own, and what those hold is
+measured again with --again only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of a page that are written from what was measured, each between markers that readers do not see."""
+"""Parts of a page that are written from what was measured, between markers that readers do not see."""
 
 from __future__ import annotations
 

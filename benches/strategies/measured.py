@@ -25,7 +25,7 @@ from benches import (
     search_comparison,
     st_bon_kv,
 )
-from benches.strategies import page, texts
+from benches.strategies import texts
 from tts_kernels import _core
 
 Record = dict[str, Any]
@@ -73,8 +73,8 @@ class Grown:
 
 
 def search_shares(*, n: int, limit: int, model: str, dtype: str) -> Record:
-    """The share of the time that a search spends outside the model and the draw of tokens, by the command of the
-    package, with its default strategies."""
+    """The share of the time that a search spends outside the model and the draw of tokens, as `tts-decode
+    bench search` tells it of its default strategies."""
     command = [sys.executable, "-m", "tts_decode", "bench", "search", "-n", str(n), "--limit", str(limit)]
     command += ["--model", model, "--dtype", dtype, "--json"]
     told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
@@ -136,12 +136,12 @@ GROWN = {
         all_strategies.RESULTS,
         lambda: all_strategies.measure(all_strategies.SETTINGS, all_strategies.RESULTS),
         lambda: json.loads(all_strategies.RESULTS.read_text(encoding="utf-8")),
-        page.settings,
+        texts.strategies,
     ),
     "search_comparison": Grown(
         search_comparison.RESULTS,
         lambda: _searches(search_comparison.measure(_ETS, search_comparison.RESULTS)),
-        lambda: _searches(search_comparison.read(search_comparison.RESULTS)),
+        lambda: _searches(search_comparison.known(_ETS, search_comparison.RESULTS)),
         texts.search_comparison,
     ),
 }

@@ -62,9 +62,9 @@ def settings(record: Record) -> str:
     """When the rows were measured, and what holds for all of them, in a line."""
     when = period(kept["date"] for kept in record["strategies"].values())
     return (
-        f"Measured {when} ({named(record['versions'])}): {record['model']} in {record['dtype']}, {record['problems']} "
-        f"problems, temperature {record['temperature']}, answers of up to {record['max_tokens']} tokens in "
-        f"steps of up to {record['max_step_tokens']}."
+        f"Measured {when} ({named(record['versions'])}): {record['model']} in {record['dtype']}, "
+        f"{record['problems']} problems, temperature {record['temperature']}, answers of up to "
+        f"{record['max_tokens']} tokens in steps of up to {record['max_step_tokens']}."
     )
 
 

@@ -9,14 +9,22 @@ from __future__ import annotations
 from textwrap import fill
 from typing import Any
 
-from tts_decode.select.statistics import Interval, geometric_mean_ratio
+from tts_decode.select.statistics import geometric_mean_ratio
 
 from benches import atts_pair, coverage_curve, default_problems, fit_policy, st_bon_kv
 from benches.search_comparison import base_of, summary, times
 from benches.strategies.page import named, period
+from benches.strategies.page import settings as settings_of_rows
 from benches.tables import Table, percent
 
 Record = dict[str, Any]
+
+BINS = 5  # of the policy that is fitted
+_KINDS = {
+    "rebase": "REBASE",
+    "ets, per node": "ETS, a price per step",
+    "ets, per token": "ETS, a price per token",
+}
 
 
 def measured(record: Record) -> str:
@@ -34,37 +42,16 @@ def section(*parts: str) -> str:
     )
 
 
+def strategies(record: Record) -> str:
+    return section(settings_of_rows(record))
+
+
 def search_comparison(record: Record) -> str:
     settings, searches = record["settings"], record["searches"]
     rows = summary(searches, settings["parallel"])
     problems, width = rows[0]["problems"], rows[0]["width"]
-    cells, gains, differences = [], [], []
-    for row in rows:
-        allocation, kind = row["variant"].split(" ", 1)
-        is_base = row["variant"] == base_of(row["variant"])
-        if not is_base:
-            gains.append((row["ets_kv_tokens_gain"], row["mean_bytes_gain"]))
-            differences += [row["solved_difference"], row["vote_solved_difference"]]
-        cells.append(
-            [
-                allocation if is_base else "",
-                KINDS[kind],
-                percent(row["kept"]),
-                f"{row['ets_kv_tokens']:,.0f}",
-                "" if is_base else times(row["ets_kv_tokens_gain"]),
-                f"{row['mean_bytes'] / 2**20:.1f} MiB",
-                "" if is_base else times(row["mean_bytes_gain"]),
-                f"{row['accuracy']['value'] * problems:.0f}",
-                f"{row['vote_accuracy'] * problems:.0f}",
-            ]
-        )
     heads = ["allocation", "", "leaves kept", "KV by ETS's count, tokens", "less than REBASE"]
     heads += ["KV held, mean of a search", "less than REBASE", "solved", "by vote"]
-    published = gains[: len(gains) // 2]  # rows are in the order of allocations, the published one first
-    saved = [1 - 1 / gain["value"] for pair in published for gain in pair]
-    bounds = [gain["low"] for gain, _ in published]
-    apart = sum(_apart(difference) for difference in differences)
-    count = "includes no saving at all" if min(bounds) <= 1 else "leaves out that nothing is saved"
     return section(
         f"Measured {period(search['date'] for search in searches)} ({named(settings['versions'])}): "
         f"{settings['model']} in {settings['dtype']}, width {width}, the first {problems} of the default "
@@ -72,36 +59,55 @@ def search_comparison(record: Record) -> str:
         f"{settings['max_step_tokens']}, lambda_b = {settings['lambda_b']:g}, lambda_d = "
         f"{settings['lambda_d'][str(width)]:g}, a cluster threshold of {settings['cluster_threshold']:g}, "
         f"`{settings['scorer']}` as scorer. Intervals are of 95 %, Student's t of the logarithms.",
-        Table(heads, cells).markdown(),
-        f"Against the REBASE of its authors ETS saves {percent(min(saved))} to {percent(max(saved))} of "
-        f"the KV here, where its paper reports 1.8x less. By its own count the widest interval of these "
-        f"{problems} problems {count}. The allocation makes a difference too: by the same count REBASE "
-        f"with exact shares takes {times(_of_exact_rebase(searches).to_dict())} the KV of the published "
-        f"REBASE. Of the {len(differences)} differences from REBASE in problems solved, by the best score "
-        f"and by vote, {apart} can be told from 0.",
+        Table(heads, [_row(row) for row in rows]).markdown(),
+        _found(rows, searches),
     )
 
 
-KINDS = {
-    "rebase": "REBASE",
-    "ets, per node": "ETS, a price per step",
-    "ets, per token": "ETS, a price per token",
-}
+def _row(row: Record) -> list[str]:
+    allocation, kind = row["variant"].split(" ", 1)
+    is_base = row["variant"] == base_of(row["variant"])
+    return [
+        allocation if is_base else "",
+        _KINDS[kind],
+        percent(row["kept"]),
+        f"{row['ets_kv_tokens']:,.0f}",
+        "" if is_base else times(row["ets_kv_tokens_gain"]),
+        f"{row['mean_bytes'] / 2**20:.1f} MiB",
+        "" if is_base else times(row["mean_bytes_gain"]),
+        f"{row['accuracy']['value'] * row['problems']:.0f}",
+        f"{row['vote_accuracy'] * row['problems']:.0f}",
+    ]
 
 
-def _apart(difference: Record) -> bool:
-    low, high = difference["low"], difference["high"]
-    return low is not None and not low <= 0 <= high
-
-
-def _of_exact_rebase(searches: list[Record]) -> Interval:
-    """How many times the KV of the published REBASE the exact one takes, by ETS's count."""
-    kv = {
-        variant: {s["task"]: max(float(s["ets_kv_tokens"]), 1.0) for s in searches if s["variant"] == variant}
+def _found(rows: list[Record], searches: list[Record]) -> str:
+    """What the table says: savings against the published REBASE, its KV beside the exact one's, accuracy."""
+    compared = [row for row in rows if row["variant"] != base_of(row["variant"])]
+    published = [row for row in compared if row["variant"].startswith("published")]
+    gains = [row[name]["value"] for row in published for name in ("ets_kv_tokens_gain", "mean_bytes_gain")]
+    saved = [1 - 1 / gain for gain in gains]
+    none_saved = sum(_holds(row["ets_kv_tokens_gain"], 1) for row in published)
+    kv = [
+        {s["task"]: max(float(s["ets_kv_tokens"]), 1.0) for s in searches if s["variant"] == variant}
         for variant in ("exact rebase", "published rebase")
-    }
-    exact, published = kv.values()
-    return geometric_mean_ratio(list(exact.values()), [published[task] for task in exact])
+    ]
+    heavier = geometric_mean_ratio(*([side[task] for task in kv[0]] for side in kv))
+    differences = [row[name] for row in compared for name in ("solved_difference", "vote_solved_difference")]
+    apart = sum(not _holds(difference, 0) for difference in differences)
+    return (
+        f"Against the REBASE of its authors ETS saves {percent(min(saved))} to {percent(max(saved))} of the "
+        f"KV here, where its paper reports 1.8x less; by its own count {none_saved or 'none'} of the "
+        f"{len(published)} intervals include no saving at all. The allocation alone makes a difference too: "
+        "by the same count REBASE with exact shares takes "
+        f"{times(heavier.to_dict())} the KV of the published REBASE. In "
+        f"{apart or 'none'} of {len(differences)} comparisons, by the best score and by vote, the "
+        "problems suffice to tell the accuracy from REBASE's."
+    )
+
+
+def _holds(interval: Record, value: float) -> bool:
+    """Whether the value is inside; a single pair of problems makes no interval."""
+    return interval["low"] is None or bool(interval["low"] <= value <= interval["high"])
 
 
 def search_cost(record: Record) -> str:
@@ -147,9 +153,6 @@ def policy(record: Record) -> str:
         "the settings on all problems, and by policies on problems that they were not fitted on:",
         fit_policy.table(fitted).markdown(),
     )
-
-
-BINS = 5
 
 
 def coverage(record: Record) -> str:

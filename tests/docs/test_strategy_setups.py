@@ -10,9 +10,9 @@ from tts_decode.errors import SandboxError
 from tts_decode.sandbox import check_sandbox
 from tts_decode.search import STRATEGIES
 
-from benches.all_strategies import PAGE, RESULTS, setup_of
+from benches.all_strategies import RESULTS, missing, setup_of
 from benches.strategies.kit import retrieve
-from benches.strategies.page import HEADS, fill
+from benches.strategies.page import HEADS, fill_rows, settings
 from benches.strategies.problems import PROGRAMS, passed, problems
 from benches.strategies.setups import NOT_RUN, SETUPS, Part, Setup, described
 from benches.strategies.verifier import fit, ranked
@@ -46,8 +46,14 @@ def test_every_strategy_has_figures_or_a_mark() -> None:
         assert kept["setup"] == described(setup_of(STRATEGIES[name], record["n"])), name
         assert kept["errors"] == [], name
         assert kept["generated_tokens"] > 0
-    page = PAGE.read_text(encoding="utf-8")
-    assert fill(page, record) == page
+
+
+def test_what_is_missing_or_has_another_setup_is_run_again() -> None:
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert missing(record) == []
+    del record["strategies"]["ets"]
+    record["strategies"]["atts"]["setup"]["options"]["n"] = 3
+    assert {strategy.name for strategy in missing(record)} == {"ets", "atts"}
 
 
 def test_setups_name_options_that_strategies_have() -> None:
@@ -72,8 +78,6 @@ def test_sizes_and_scorers_are_filled_in() -> None:
 def test_a_filled_page() -> None:
     page = "\n".join(
         [
-            "Measured never.",
-            "",
             "| strategy | paper | needs | departures | solved |",
             "|---|---|---|---|---:|",
             "| [`atts`](a.py) | A | P1 | none | old |",
@@ -94,17 +98,19 @@ def test_a_filled_page() -> None:
         "versions": {"torch": "2"},
         "strategies": {"atts": kept | {"setup": described(setup), "date": "2026-01-02"}},
     }
-    lines = fill(page, record).split("\n")
-    assert lines[0].startswith("Measured 2026-01-02 (torch 2): M in bfloat16, 12 problems, temperature 0.8")
-    assert lines[2] == f"| strategy | paper | needs | departures | {' | '.join(HEADS)} |"
-    assert lines[3] == "|---|---|---|---|---|---:|---:|---:|"
-    assert lines[4] == (
+    assert settings(record).startswith(
+        "Measured 2026-01-02 (torch 2): M in bfloat16, 12 problems, temperature 0.8"
+    )
+    lines = fill_rows(page, record).split("\n")
+    assert lines[0] == f"| strategy | paper | needs | departures | {' | '.join(HEADS)} |"
+    assert lines[1] == "|---|---|---|---|---|---:|---:|---:|"
+    assert lines[2] == (
         "| [`atts`](a.py) | A | P1 | none | own problems (programs), own check, Gemma 3 270M, Python in the "
         "sandbox, `n=4` | 1/6 | 1,234 | 3.2 |"
     )
-    assert lines[5] == f"| [`swift`](b.py) | B | P2 | few | not run: {NOT_RUN['swift']} |  |  |  |"
-    assert lines[7] == "| other | table |"
-    assert fill("\n".join(lines), record) == "\n".join(lines)
+    assert lines[3] == f"| [`swift`](b.py) | B | P2 | few | not run: {NOT_RUN['swift']} |  |  |  |"
+    assert lines[5] == "| other | table |"
+    assert fill_rows("\n".join(lines), record) == "\n".join(lines)
 
 
 @pytest.mark.parametrize("problem", PROGRAMS, ids=lambda problem: problem.name)
