@@ -7,12 +7,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import run_scripted, scripted_decoder
 from search_options import vowels
 from tiny_searches import PROMPT, search_decoder
 from tts_decode import Completion, SamplingParams, TextDecoder, closed_boxed, closed_json
 from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.rewards import verifier
-from tts_decode.search import Journal, SearchRun, best_of_n
+from tts_decode.search import Journal, SearchRun, best_of_n, knockout
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,3 +212,28 @@ def test_an_answer_that_never_closes_goes_on_to_its_end():
     decoder = TextDecoder(complete, sampling=SamplingParams(stop_when=closed_boxed))
     step, text, reason = step_of(decoder)
     assert (text, reason, step.tokens) == ("So \\boxed{4", "eos", (-1, -1))
+
+
+def test_a_reply_that_a_strategy_asks_for_is_no_answer():
+    """A verdict may quote a box, and is not held to the form of an answer."""
+    verdict = r"A says \boxed{1}. B is right."
+    judged = []
+
+    def script(prefix, k):
+        if not prefix.startswith("Q: "):
+            judged.append(prefix)
+            return verdict, "eos"
+        return rf"so \boxed{{{k}}} and on", "eos"
+
+    found = run_scripted(
+        scripted_decoder(script),
+        knockout,
+        "Q: ",
+        sampling=SamplingParams(stop_when=closed_boxed),
+        n=2,
+        num_comparisons=1,
+        compare_prompt="{first}|{second}",
+    )
+    assert judged
+    assert all(c.text.strip().endswith("}") for c in found.candidates)
+    assert found.best.text.strip() == r"so \boxed{1}"

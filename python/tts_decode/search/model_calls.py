@@ -212,8 +212,13 @@ class ModelCalls(HeldBranches):
         return 1 / (1 + math.exp(min(math.fsum(q) - math.fsum(p), 700.0)))
 
     def whole_reply(self, **sampling: Any) -> SamplingParams:
-        """The root's sampling, but for the fields given, for a reply that is taken in one step."""
-        whole = {"stop": (), "max_step_tokens": sampling.get("max_tokens", self.root.sampling.max_tokens)}
+        """The root's sampling, but for the fields given, for a reply that is taken in one step.
+
+        Where an answer's steps and the answer end, and what form it has, says nothing of a verdict or a
+        critique: `stop`, `stop_when` and `constraint` are left out.
+        """
+        tokens = sampling.get("max_tokens", self.root.sampling.max_tokens)
+        whole = {"stop": (), "stop_when": None, "constraint": None, "max_step_tokens": tokens}
         return replace(self.root.sampling, **(whole | sampling))
 
     async def numbers(

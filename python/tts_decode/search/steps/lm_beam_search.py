@@ -55,8 +55,8 @@ async def lm_beam_search(
     root = run.root
     if root.sampling.constraint is not None:
         raise ValueError(
-            "constraint: got one, expected None: lm_beam_search ranks the model's own log-probabilities; take "
-            "a strategy that samples"
+            "constraint: got one, expected None: lm_beam_search ranks the model's own log-probabilities; "
+            "take a strategy that samples"
         )
     stop_when = root.sampling.stop_when
     live = run.fork(root, 1)
