@@ -6,36 +6,9 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..select import unit_named
 from .notation import CACHED
 
-_SAME = {
-    "%": "percent percentage pct",
-    "deg": "degree degrees",
-    "$": "dollar dollars usd",
-    "cent": "cents",
-    "m": "meter meters metre metres",
-    "cm": "centimeter centimeters centimetre centimetres",
-    "mm": "millimeter millimeters millimetre millimetres",
-    "km": "kilometer kilometers kilometre kilometres",
-    "in": "inch inches",
-    "ft": "foot feet",
-    "yd": "yard yards",
-    "mi": "mile miles",
-    "g": "gram grams",
-    "kg": "kilogram kilograms",
-    "lb": "pound pounds lbs",
-    "oz": "ounce ounces",
-    "l": "liter liters litre litres",
-    "ml": "milliliter milliliters",
-    "s": "second seconds sec secs",
-    "min": "minute minutes mins",
-    "h": "hour hours hr hrs",
-    "day": "days",
-    "mph": "milesperhour mi/h miles/hour",
-    "unit": "units",
-    **{"am": "a.m", "pm": "p.m"},
-}
-_CANONICAL = {name: unit for unit, names in _SAME.items() for name in (unit, *names.split())}
 _SHORT = r"cm|mm|km|kg|mg|ft|in|lb|lbs|oz|hr|hrs|ml|mL|mph|am|pm|yd|mi|dm"
 _POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
 _BEHIND = re.compile(rf"\\text\{{\s*(?P<text>[^{{}}\\]*)\}}{_POWER}\s*$")
@@ -73,11 +46,6 @@ def measured(text: str) -> Measured:
     return Measured(text[: found.start()].strip(), _canonical(found["text"], found["power"]))
 
 
-def unit_named(word: str) -> str | None:
-    """The unit that a word is known to name, in one spelling."""
-    return _CANONICAL.get(word.casefold())
-
-
 def _canonical(unit: str, power: str | None) -> str:
     unit = unit.casefold().strip(" .")
     for word, value in (("square", "2"), ("sq", "2"), ("cubic", "3"), ("cu", "3")):
@@ -87,5 +55,5 @@ def _canonical(unit: str, power: str | None) -> str:
         if unit.endswith(f" {word}"):
             unit, power = unit.removesuffix(word).strip(), value
     unit = unit.replace(" ", "")
-    unit = _CANONICAL.get(unit, unit.removesuffix("s"))
+    unit = unit_named(unit) or unit.removesuffix("s")
     return unit + (power or "")
