@@ -6,21 +6,19 @@ With the decorator it runs like those of the package: with a budget, a journal, 
 """
 
 from tts_decode import SamplingParams, TreeDecoder
-from tts_decode.search import SearchResult, SearchRun, strategy
-from tts_decode.select import extract_answer
+from tts_decode.search import SearchResult, SearchRun, answers_of, strategy
+from tts_decode.select import extract_answer, vote
 
 
 @strategy("samples until two answers agree")
 async def first_to_agree(run: SearchRun, *, limit: int = 8) -> SearchResult:
-    votes: dict[str, float] = {}
     while True:
         (branch,) = run.fork(run.root, 1)
         await run.complete(branch)
         candidate = run.end(branch)  # its KV pages are free again
-        answer = extract_answer(candidate.text)
-        votes[answer] = votes.get(answer, 0.0) + 1
-        if votes[answer] == 2 or sum(votes.values()) == limit or run.over:  # over: the budget is used up
-            return await run.result(candidate, votes)
+        answers = await answers_of(run.candidates, extract_answer)  # 1/2 and 0.5 are one answer
+        if answers[-1] in answers[:-1] or len(answers) == limit or run.over:  # over: the budget is used up
+            return await run.result(candidate, vote(answers))
 
 
 def main(question: str = "What is 3 + 4?") -> SearchResult:

@@ -113,7 +113,7 @@ def test_strategies(own: Path) -> None:
         ("{folder}/none.py:mine", "--strategy: there is no file .*none.py"),
         (
             "{file}:absent",
-            "--strategy: got 'absent', expected a name that .*own.py defines: broken, compared, fails_at_times, judge",
+            "--strategy: got 'absent', expected a name that .*own.py defines: broken, compared, fails_at",
         ),
         ("{file}:judge", "a function, expected a function under the decorator"),
         ("{file}:number", "a int, expected a function under the decorator"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from openai_server import Server, choice
+from scripted import run_scripted, scripted_decoder
 from tts_decode import TreeDecoder
 from tts_decode.select import extract_answer
 
@@ -50,6 +51,14 @@ def test_own_strategy(default_model: None) -> None:
     result = load("own_strategy").main()
     assert max(result.votes.values()) == 2 or sum(result.votes.values()) == 8
     assert sum(result.votes.values()) == len(result.candidates)
+
+
+def test_own_strategy_votes_by_meaning() -> None:
+    texts = iter(["So 3.", "It is 7 hours.", "The answer is 7.0", "9"])
+    decoder = scripted_decoder(lambda prefix, k: (next(texts), "eos"))
+    result = run_scripted(decoder, load("own_strategy").first_to_agree, "Q: ")
+    assert result.votes == {"7 hours": 2.0, "3": 1.0}
+    assert result.answer == "The answer is 7.0"
 
 
 @pytest.mark.model

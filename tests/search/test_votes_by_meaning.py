@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 
 import pytest
 from scripted import NEEDS_A_MODEL, run_scripted, scripted_decoder, text_options, words
-from tts_decode.grading import groups, mathematics
+from tts_decode.grading import groups, is_correct, mathematics
 from tts_decode.rewards import verifier
 from tts_decode.search import (
     STRATEGIES,
@@ -24,6 +25,7 @@ from tts_decode.search import (
 )
 from tts_decode.search.decisions import Decision
 from tts_decode.search.result import Candidate
+from tts_decode.select import extract_answer
 
 HALVES = [r"\boxed{\frac12}", r"\boxed{0.5}", r"\boxed{1/2}"]
 pytest.importorskip("math_verify")
@@ -48,6 +50,52 @@ def test_three_spellings_of_a_half_beat_two_threes(rule):
     index, votes = asyncio.run(Decision(rule)(candidates(*texts)))
     assert votes == {r"\frac12": 3.0, "3": 2.0}
     assert index == 1  # the likeliest of the three
+
+
+NUMBERS = ("5", "1,250")
+UNITS = ("hours", "minutes", "kg", "square meters", "meters", "")
+SENTENCES = ("So it takes {} in all.", "We get 3 + 4 = {}", "**{}**", "The answer is {}.", r"\boxed{{{}}}")
+
+
+def test_votes_and_grading_agree_on_units():
+    """A number without a unit is the number with one; two units are two answers."""
+    for number, unit, sentence in itertools.product(NUMBERS, UNITS, SENTENCES):
+        for other, asked in itertools.product(UNITS, SENTENCES):
+            text, second = (
+                sentence.format(f"{number} {unit}".strip()),
+                asked.format(f"{number} {other}".strip()),
+            )
+            same = not unit or not other or unit == other
+            first, of_second = answers(text, second, extract=extract_answer)
+            assert (first == of_second) == same, (text, second, first, of_second)
+            assert is_correct(text, f"{number} {other}".strip()) == same, (text, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It takes 5 hours.", "5 hours"),
+        ("It weighs 5kg", "5 kg"),
+        ("So **1,200** meters squared", "1200 meters squared"),
+        ("That makes $5$ cm.", "5 cm"),
+        ("He has 5 in all", "5"),
+        ("It is 5 in", "5 in"),
+        ("It drives 5 miles per hour", "5"),
+        ("It drives 5 miles/hour", "5"),
+        ("There are 5 apples.", "5"),
+        ("So m = 5 m", "5"),
+    ],
+)
+def test_the_unit_that_an_answer_keeps(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_two_units_are_two_votes_whatever_comes_first():
+    texts = ["It takes 5 minutes.", "So 5 hours.", "It takes 5 hours", "5"]
+    index, votes = asyncio.run(Decision("majority")(candidates(*texts[:3])))
+    assert (index, votes) == (1, {"5 hours": 2.0, "5 minutes": 1.0})
+    _, votes = asyncio.run(Decision("majority")(candidates(*texts[1:])))
+    assert votes == {"5 hours": 3.0}
 
 
 @pytest.mark.parametrize(

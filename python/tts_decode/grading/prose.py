@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from ..select import last_value
+from ..select import last_value, unit_behind, unit_named
 from .notation import normalised, spelling
-from .units import currency_before, measured, unit_named
+from .units import currency_before, measured
 
 _REACH = 60  # characters on either side of the value that are looked at
 _OPEN = r"[\s$(*]*(?:[a-zA-Z]\s*=\s*)?[$(*]*$"
@@ -83,7 +83,9 @@ def _other_currency(before: str, behind: str, expected: str) -> bool:
 
 def _apart(behind: str, expected: str) -> bool:
     """Whether a word behind the value is another unit than that of the expected answer."""
-    unit, word = measured(normalised(expected)).unit, _WORD.match(behind)
+    unit, word, told = measured(normalised(expected)).unit, _WORD.match(behind), unit_behind(behind)
+    if unit and told:
+        return measured(f"1 {told}").unit != unit and unit_named(unit.rstrip("23")) is not None
     if not (unit and word):
         return False
     said = unit_named(word[1])

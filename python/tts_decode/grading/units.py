@@ -6,38 +6,9 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..select import unit_named
 from .notation import CACHED
 
-_SAME = {
-    "%": "percent percentage pct",
-    "deg": "degree degrees",
-    "$": "dollar dollars usd",
-    "cent": "cents",
-    "m": "meter meters metre metres",
-    "cm": "centimeter centimeters centimetre centimetres",
-    "dm": "decimeter decimeters decimetre decimetres",
-    "mm": "millimeter millimeters millimetre millimetres",
-    "km": "kilometer kilometers kilometre kilometres",
-    "in": "inch inches",
-    "ft": "foot feet",
-    "yd": "yard yards",
-    "mi": "mile miles",
-    "g": "gram grams",
-    "mg": "milligram milligrams",
-    "kg": "kilogram kilograms",
-    "lb": "pound pounds lbs",
-    "oz": "ounce ounces",
-    "l": "liter liters litre litres",
-    "ml": "milliliter milliliters",
-    "s": "second seconds sec secs",
-    "min": "minute minutes mins",
-    "h": "hour hours hr hrs",
-    "day": "days",
-    "mph": "mi/h",
-    "unit": "units",
-    **{"am": "a.m", "pm": "p.m"},
-}
-_CANONICAL = {name: unit for unit, names in _SAME.items() for name in (unit, *names.split())}
 _SHORT = r"cm|mm|km|kg|mg|ft|in|lb|lbs|oz|hr|hrs|ml|mL|mph|am|pm|AM|PM|a\.m|p\.m|yd|mi|dm"
 _POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
 _BEHIND = re.compile(rf"\\text\{{\s*(?P<text>[^{{}}\\]*)\}}{_POWER}\s*$")
@@ -96,11 +67,6 @@ def measured_in(text: str, unit: str) -> Measured | None:
     return Measured(found[0].strip(), unit)
 
 
-def unit_named(word: str) -> str | None:
-    """The unit that a word is known to name, in one spelling."""
-    return _CANONICAL.get(word.casefold())
-
-
 def _canonical(unit: str, power: str | None) -> str:
     unit = unit.casefold().strip(" .")
     for word, value in (("square", "2"), ("sq", "2"), ("cubic", "3"), ("cu", "3")):
@@ -111,6 +77,6 @@ def _canonical(unit: str, power: str | None) -> str:
             unit, power = unit.removesuffix(word).strip(), value
     parts = [part.replace(" ", "") for part in _PER.split(unit)]
     named = "/".join(
-        _CANONICAL.get(part, part.removesuffix("s") if len(part) > 1 else part) for part in parts
+        unit_named(part) or (part.removesuffix("s") if len(part) > 1 else part) for part in parts
     )
-    return _CANONICAL.get(named, named) + (power or "")
+    return (unit_named(named) or named) + (power or "")

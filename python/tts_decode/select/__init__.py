@@ -5,7 +5,7 @@ draws from the generator that it is given.
 """
 
 from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings
-from .answers import extract_answer, last_boxed, last_value, plain_number, stated_answer
+from .answers import extract_answer, last_boxed, last_value, plain_number, stated_answer, unit_behind
 from .attention_gradient import attended_tokens, attention_gradient
 from .b4 import b4_scores
 from .bandit import EXPLORATION_RULES, ExplorationRule, better_half, halving_rounds, next_question
@@ -53,6 +53,7 @@ from .subsets import AtK, majority_at_k, naive_at_k, weighted_at_k
 from .thompson import Beta, Gaussian, generate_or_continue, thompson
 from .tournament import bracket, match_winner, wins_of, within
 from .uct import puct, self_refine_uct, uct
+from .units import unit_named
 from .verifiers import choose_verifiers
 from .vote_confidence import vote_confidence
 from .votes import elect, vote, vote_weights
@@ -153,6 +154,8 @@ __all__ = [
     "trace_confidence",
     "ucb_generator",
     "uct",
+    "unit_behind",
+    "unit_named",
     "vote",
     "vote_confidence",
     "vote_weights",

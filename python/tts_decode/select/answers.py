@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from .units import unit_named
+
 _BOX = re.compile(r"\\boxed\s{0,9}\{")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # one behind a backslash is text
 _ANSWER_IS = re.compile(r"answer\s{0,9}(?:is|:|=)[ \t]{0,9}:?\s{0,9}([^\n]+)", re.IGNORECASE)
@@ -15,19 +17,32 @@ _PROSE_NUMBER = re.compile(rf"-?(?:{_DIGITS})")
 _OPERATORS = ("+", "-", "*", "/", "^", "=", "\\times", "\\cdot", "\u00d7", "\u00b7", "\u00f7", "\u2212")
 _REACH = 1000  # characters around the last digit that are looked at
 _DECORATION = "*$ \t.,;:!?"
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
+# Of two letters or more: a single one may be a variable.
+_UNIT = re.compile(
+    r"(?:\*\*|\$|\\\))?[ \t]*(?P<before>(?:(?:square|cubic|sq|cu)[ \t]+)?)(?P<word>[a-zA-Z]{2,})\b"
+    r"(?P<power>(?:[ \t]+(?:squared|cubed)\b)?)"
+)
+_BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)|(?<=\S)\*\*(?![\w(])")  # not that of 2**3
+_PER = re.compile(r"[ \t]*(?:/|per\b)")  # miles per hour are no miles
 _UNITS = re.compile(r"(?:[^\W\d_]+|%)?")  # what may follow a number in one word: 5kg, 5%
 
 
 def extract_answer(text: str) -> str:
     r"""The last \boxed{...}, or what follows the last `####` or "answer is", or the last number or the
-    expression that ends with it, or all the text."""
+    expression that ends with it, or all the text. A number keeps the unit behind it: `5 hours`, not `5`."""
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed
     stated = stated_answer(text)
     if stated is not None:
         return stated
-    return last_value(text) or text.strip()
+    value = last_value(text)
+    if value is None:
+        return text.strip()
+    _, found, behind = _THOUSANDS.sub("", text[-_REACH:]).rpartition(value)
+    unit = unit_behind(behind) if found and plain_number(value) is not None else ""
+    return f"{value} {unit}" if unit else value
 
 
 def last_boxed(text: str) -> str | None:
@@ -68,7 +83,7 @@ def last_value(text: str) -> str | None:
         rest = line[max(line.rfind("$"), line.rfind("\\)"), line.rfind("\\]")) + 1 :]
         if not re.search(r"\d", rest):
             return _reduced("".join(formulas[-1]))
-    words = line.split()
+    words = _BOLD.sub("", line).split()
     at = max(i for i, word in enumerate(words) if re.search(r"\d", word))
     first = at
     while first > 0 and (
@@ -78,6 +93,16 @@ def last_value(text: str) -> str | None:
     ):
         first -= 1
     return _reduced(" ".join(words[first : at + 1]))
+
+
+def unit_behind(text: str) -> str:
+    """The unit that a text behind a number begins with, as it is written; "" for none that is known."""
+    found = _UNIT.match(text)
+    if found is None or unit_named(found["word"]) is None or _PER.match(text, found.end()):
+        return ""
+    if found["word"].casefold() in ("in", "am") and text[found.end() :].strip(" \n.!*$)"):  # "5 in all"
+        return ""
+    return " ".join([*found["before"].split(), found["word"], *found["power"].split()])
 
 
 def plain_number(text: str) -> Decimal | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import secrets
 from functools import lru_cache
 from typing import Any
 
-from ..sandbox import Limits, check_sandbox, run_python
+from ..sandbox import Limits, check_sandbox, passes_tests
 from .rows import Row
 from .task import Task, TaskFileError
 
@@ -38,10 +37,11 @@ def program_task(row: Row, parts: dict[str, Any], name: str, *, unsafe: bool) ->
 
     @lru_cache(maxsize=_REMEMBERED)
     def verify(text: str) -> float:
-        passed = secrets.token_hex(16)  # a program that ends before its tests do has not said this
-        code = f"{program(prompt, text, function)}\n\n{test}\n\ncheck({function})\nprint({passed!r})\n"
-        ran = run_python(code, _LIMITS, unsafe=unsafe)
-        return float(ran.ok and ran.output.rstrip().endswith(passed))
+        try:
+            code = program(prompt, text, function)
+            return float(passes_tests(code, prompt, test, function, _LIMITS, unsafe=unsafe))
+        except ValueError as error:
+            raise TaskFileError(f"{row.place}: {error}") from error
 
     return Task(name, _ASK.format(prompt=prompt.strip()), None, verify, waits=True)
 

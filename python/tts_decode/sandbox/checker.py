@@ -1,0 +1,150 @@
+"""Tests of a function that a model wrote, which its process can neither see nor answer for.
+
+The text of this file, with a call of `check_function` below it, is a program for the sandbox: it imports
+nothing of the package. The function runs in a process that it starts, and gets and returns plain values over
+a pipe; the tests run here. So whether they passed is said by a process that runs no code of the model.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import ctypes
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import IO, Any
+
+_NOT_DUMPABLE = 4  # of prctl: nobody of the same user reads its memory, or opens its descriptors
+NOT_PLAIN = 3  # exit status: a test passes what is no plain value
+
+
+class NotPlainError(TypeError):
+    """A value is none of numbers, texts, bytes, None, lists, tuples, sets and dicts of such."""
+
+
+def check_function(program: str, context: str, test: str, function: str, passed: str, source: str) -> None:
+    """Prints `passed` if `check(candidate)` returns, which `test` defines; `context` runs before that.
+
+    program: what defines the function of that name. source: the text of this file.
+    """
+    if ctypes.CDLL(None).prctl(_NOT_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError("prctl: the process cannot be closed to others")
+    os.unlink(__file__)  # the program would find the tests here
+    candidate = _Candidate(program, function, source)
+    names: dict[str, Any] = {"__name__": "tests"}
+    with contextlib.suppress(SyntaxError):  # of a prompt that ends in the middle of its function
+        exec(compile(context, "prompt", "exec"), names)
+    names[function] = candidate
+    exec(compile(test, "test", "exec"), names)
+    try:
+        names["check"](candidate)
+    except NotPlainError as error:
+        print(error, file=sys.stderr)
+        sys.exit(NOT_PLAIN)
+    print(passed)
+
+
+class _Candidate:
+    """The function, which another process runs."""
+
+    def __init__(self, program: str, function: str, source: str) -> None:
+        calls, self._results = os.pipe(), os.pipe()
+        self.__name__ = function
+        code = f"{source}\nserve({calls[0]}, {self._results[1]})\n"
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-B", "-X", "utf8", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(calls[0], self._results[1]),
+        )
+        os.close(calls[0])
+        os.close(self._results[1])
+        self._to: IO[str] = os.fdopen(calls[1], "w")
+        self._from: IO[str] = os.fdopen(self._results[0])
+        self._ask({"program": program, "function": function})
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._ask({"arguments": packed(arguments), "named": packed(named)})
+
+    def _ask(self, asked: dict[str, Any]) -> Any:
+        try:
+            self._to.write(json.dumps(asked) + "\n")
+            self._to.flush()
+            line = self._from.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RuntimeError("the program ended before its tests did")
+        reply = json.loads(line)
+        if "raised" in reply:
+            kind = getattr(builtins, str(reply["raised"]), None)
+            fits = isinstance(kind, type) and issubclass(kind, Exception)
+            raise (kind if fits else RuntimeError)(str(reply.get("text")))  # type: ignore[misc]
+        return unpacked(reply["returned"])
+
+
+def serve(calls: int, results: int) -> None:
+    """In the process of the program: runs it, then calls its function as it is asked to."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    function: Any = None
+    with os.fdopen(calls) as asked, os.fdopen(results, "w") as replies:
+        for line in asked:
+            call = json.loads(line)
+            try:
+                if function is None:
+                    exec(compile(call["program"], "program", "exec"), names)
+                    function, value = names[call["function"]], None
+                else:
+                    value = function(*unpacked(call["arguments"]), **unpacked(call["named"]))
+                reply: dict[str, Any] = {"returned": packed(value)}
+            except Exception as error:
+                reply = {"raised": type(error).__name__, "text": str(error)}
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()
+
+
+def packed(value: Any) -> Any:
+    """A plain value as JSON has it: texts, truth values and None as they are, all else as [kind, value]."""
+    if value is None or isinstance(value, (bool, str)):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, int):
+        return ["int", hex(value)]
+    if isinstance(value, float):
+        return ["float", float.hex(value) if math.isfinite(value) else str(float(value))]
+    if isinstance(value, complex):
+        return ["complex", [packed(value.real), packed(value.imag)]]
+    if isinstance(value, (bytes, bytearray)):
+        return ["bytes", value.hex()]
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return [kind.__name__, [packed(item) for item in value]]
+    if isinstance(value, dict):
+        return ["dict", [[packed(key), packed(item)] for key, item in value.items()]]
+    raise NotPlainError(
+        f"got a {type(value).__name__}, expected numbers, texts, lists, tuples, sets or dicts"
+    )
+
+
+def unpacked(value: Any) -> Any:
+    """What `packed` was given."""
+    if not isinstance(value, list):
+        return value
+    kind, content = value
+    if kind == "dict":
+        return {unpacked(key): unpacked(item) for key, item in content}
+    if kind in _COLLECTIONS:
+        return _COLLECTIONS[kind](unpacked(item) for item in content)
+    return _SCALARS[kind](content)
+
+
+_COLLECTIONS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_SCALARS: dict[str, Any] = {
+    "int": lambda text: int(text, 16),
+    "float": lambda text: float.fromhex(text),
+    "complex": lambda pair: complex(*map(unpacked, pair)),
+    "bytes": bytes.fromhex,
+}
