@@ -263,3 +263,34 @@ def test_bad_arms_are_named_before_anything_is_searched(options, message):
     with pytest.raises(ValueError, match=message):
         decoder.run(halve_settings(decoder, questions, asked.pop("arms"), **asked))
     assert not decoder.complete.calls
+
+
+class Judged:
+    """A question whose verifier returns what it is made with."""
+
+    prompt = "Q"
+
+    def __init__(self, returned):
+        self.verify = lambda text: returned
+
+
+@pytest.mark.parametrize(
+    ("returned", "error"),
+    [(math.nan, ValueError), (math.inf, ValueError), ("yes", TypeError), (None, TypeError)],
+)
+def test_what_a_verifier_returns_is_a_number_or_refused_at_once(returned, error):
+    decoder = scripted_decoder(lambda prefix, k: ("a", "eos"))
+    questions = [Judged(0.0), Judged(returned)]
+    with pytest.raises(error, match=r"questions\[1\]"):
+        decoder.run(allot_samples(decoder, questions, max_samples=2))
+    arms = [Arm(Setting(best_of_n), 1)]
+    with pytest.raises(error, match=r"questions\[1\]"):
+        decoder.run(halve_settings(decoder, questions, arms, max_searches=2, scorer=scorer(len)))
+    assert decoder.stats().branches == 0
+
+
+def test_a_verifier_may_say_true():
+    decoder = scripted_decoder(lambda prefix, k: ("a", "eos"))
+    (found,) = decoder.run(allot_samples(decoder, [Judged(True)], max_samples=3))
+    assert found.rewards == [1.0]
+    assert found.passed

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tts_kernels.checks import number
+from tts_kernels.checks import is_real, number
 
 from ..core.checks import at_least, check_choice
 from ..core.running import gather
@@ -88,7 +88,9 @@ async def allot_samples(
         For each question what it got.
 
     Raises:
-        ValueError: a number is out of range, or a question has neither verifier nor scorer.
+        ValueError: a number is out of range, a question has neither verifier nor scorer, or its verifier
+            returned no finite number (TypeError: none at all).
+        SearchStoppedError: the scorer raised an exception.
     """
     at_least(1, max_samples=max_samples, batch=batch, parallel=parallel)
     check_choice("rule", rule, EXPLORATION_RULES)
@@ -114,7 +116,7 @@ async def allot_samples(
                     reward = candidate.scores[-1]
                 else:
                     assert verify is not None  # it was checked
-                    reward = verify(candidate.text)
+                    reward = _checked(verify(candidate.text), index)
                 found[index].samples.append(candidate)
                 found[index].rewards.append(reward)
                 found[index].passed |= reward >= threshold
@@ -143,6 +145,15 @@ def _opened(root: Branch, held: ExitStack) -> tuple[SearchRun, ExitStack]:
     run = SearchRun(root)
     own.enter_context(run.of("allot_samples", {}))
     return run, own
+
+
+def _checked(reward: object, index: int) -> float:
+    """What a verifier returned, as a number."""
+    if not is_real(reward) and not isinstance(reward, bool):
+        raise TypeError(
+            f"questions[{index}]: got a {type(reward).__name__} of its verifier, expected a number"
+        )
+    return number(f"what the verifier of questions[{index}] returned", float(reward))
 
 
 def _check_verifiers(questions: Sequence[Question]) -> None:
@@ -224,16 +235,17 @@ async def halve_settings(
     known = {"scorer": scorer, "agg_strategy": agg_strategy}
     left, begin = list(arms), 0
 
-    async def search(arm: Arm, question: Question, root: Branch) -> tuple[float, int]:
+    async def search(arm: Arm, index: int, root: Branch) -> tuple[float, int]:
         result = await arm.setting.strategy(root, **arm.setting.arguments(arm.n, known))
-        assert question.verify is not None  # it was checked
-        return question.verify(result.best.text), result.stats.generated_tokens
+        verify = questions[index].verify
+        assert verify is not None  # it was checked
+        return _checked(verify(result.best.text), index), result.stats.generated_tokens
 
     for _, pulls in plan:
-        for question in questions[begin : begin + pulls]:
-            root = await decoder.root(make_prompt(question.prompt), sampling)
+        for index in range(begin, begin + pulls):
+            root = await decoder.root(make_prompt(questions[index].prompt), sampling)
             try:
-                found = await gather(search(arm, question, root) for arm in left)
+                found = await gather(search(arm, index, root) for arm in left)
             finally:
                 root.release()
             for arm, (reward, tokens) in zip(left, found, strict=True):
