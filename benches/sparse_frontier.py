@@ -84,7 +84,7 @@ def page_scores(keys: Tensor, q: Tensor, positions: Tensor, estimate: Estimate) 
 class EstimateProbe:
     """Reads everything, and compares the choices by each estimate with the exact masses.
 
-    held: of (estimate, budget) two sums over layers, heads and rows: the mass in chosen pages, and of that what
+    held: of (estimate, budget) two sums over layers, heads and rows: the mass in chosen pages, and what of it
     lies in pages of tokens to be copied. total: the same sums over all pages.
     """
 
@@ -127,7 +127,7 @@ def measure(
 ) -> Iterator[Record]:
     """Records, those of recall first.
 
-    text: one token more than the longest length, or longer. forwards: estimates that get forwards of their own.
+    text: at least one token more than the longest length. forwards: the estimates that get some of their own.
     """
     model = PagedModel(engine, -(-len(text) // PAGE) + 2 * size // PAGE)
     root = model.prefill(text[: max(lengths) - size])

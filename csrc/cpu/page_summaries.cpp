@@ -14,19 +14,23 @@ inline float to_float(int8_t x) { return static_cast<float>(x); }
 inline void store(float& to, float x) { to = x; }
 inline void store(uint16_t& to, float x) { to = round_to_bfloat16(x); }
 
-// Means of the slow channels of each quarter. `scale` is that of int8 pages, else 1.
+// Means of the slow channels of each quarter; one without keys repeats the one before. `scale` is that of int8
+// pages, else 1.
 template <class Element, class Out>
 void summarize_quarters(const KVView& kv, int head, const FilledPage& page, float scale, Out* out) {
   const Element* k = k_page<Element>(kv, page.page, head);
   const int channels = summary_channels(kQuarters, kv.head_dim);
-  for (int quarter = 0; quarter < kQuarters; ++quarter) {
-    const int begin = quarter * kQuarterTokens;
-    const int count = std::clamp(page.filled - begin, 0, kQuarterTokens);
+  for (int quarter = 0; quarter < kQuarters; ++quarter, out += channels) {
+    const int begin = quarter * kQuarterTokens, end = std::min(begin + kQuarterTokens, page.filled);
+    if (begin >= end) {
+      std::copy_n(out - channels, channels, out);
+      continue;
+    }
     for (int i = 0; i < channels; ++i) {
       const int c = slow_channel(i, kv.head_dim);
       float sum = 0.0f;
-      for (int t = begin; t < begin + count; ++t) sum += to_float(k[k_index<Element>(t, c)]) * scale;
-      store(out[quarter * channels + i], sum / static_cast<float>(std::max(count, 1)));
+      for (int t = begin; t < end; ++t) sum += to_float(k[k_index<Element>(t, c)]) * scale;
+      store(out[i], sum / static_cast<float>(end - begin));
     }
   }
 }

@@ -24,6 +24,12 @@ void widen(const void* data, DType dtype, int64_t offset, int count, float* out)
   }
 }
 
+// most[i] = max(most[i], x[i]) of 16 floats, NaN if one of them is or x[i] is infinite. Without branches, for
+// the compiler to make vectors of.
+void keep_largest(const float* x, float* most) {
+  for (int i = 0; i < kPageSize; ++i) most[i] = (x[i] > most[i] ? x[i] : most[i]) + (x[i] - x[i]);
+}
+
 class Run {
  public:
   Run(const ScorePagesParams& params, int num_threads)
@@ -46,10 +52,10 @@ class Run {
   void run_unit(const QueryBlock& block, int head) const {
     const int rows = (block.query_end - block.query_begin) * group_;
     const size_t q_floats = size_t(rows) * channels_, tile_words = size_t{kPageSize} * words_;
-    const size_t s_floats = size_t(rows) * kScoreStride, logit_floats = size_t(rows) * parts_ * stride_;
+    const size_t s_floats = size_t(rows) * kScoreStride, logit_floats = size_t(rows) * stride_;
     thread_local std::vector<float> floats;
     thread_local std::vector<uint32_t> tiles;
-    floats.resize(q_floats + s_floats + logit_floats + static_cast<size_t>(parts_ * stride_));
+    floats.resize(q_floats + s_floats + logit_floats + static_cast<size_t>(stride_));
     tiles.resize(kScoreTiles * tile_words);
     float* q = floats.data();
     float* s = q + q_floats;
@@ -77,16 +83,16 @@ class Run {
       const int row_end = (segments[0].query_end - block.query_begin) * group_;
       kernels_.multiply(q + int64_t{row} * channels_, row_end - row, channels_, pairs_, packed, count * parts_,
                         s);
-      for (int n = 0; n < count * parts_; ++n) {
+      for (int n = 0; n < count; ++n) {
         for (int r = row; r < row_end; ++r) {
-          set_logits(segments[n / parts_], s + int64_t{r - row} * kScoreStride + n * kPageSize,
-                     logits + (int64_t{r} * parts_ + n % parts_) * stride_);
+          float* products = s + int64_t{r - row} * kScoreStride + n * parts_ * kPageSize;
+          for (int part = 1; part < parts_; ++part) keep_largest(products + part * kPageSize, products);
+          set_logits(segments[n], products, logits + r * stride_);
         }
       }
     }
     for (int query = block.query_begin; query < block.query_end; ++query) {
-      write_scores(query, head, logits + int64_t{query - block.query_begin} * group_ * parts_ * stride_,
-                   scores);
+      write_scores(query, head, logits + int64_t{query - block.query_begin} * group_ * stride_, scores);
     }
   }
 
@@ -152,38 +158,28 @@ class Run {
     }
   }
 
-  // A page's score is the sum of those of its parts, each a row of `stride_` logits. What a row adds to its
-  // sums beyond the pages that it sees is 0, so its bits do not depend on how many pages others see.
   void write_scores(int query, int head, float* logits, float* scores) const {
     const int position = p_.plan.query_position[query];
     const int64_t seen = position / kPageSize + 1, padded = (seen + kPageSize - 1) / kPageSize * kPageSize;
-    const int64_t count = parts_ == 1 ? padded : parts_ * stride_;
+    // All pages but the last stand for 16 tokens: it is enough to say how many fewer that one has.
+    const float fewer = std::log2(static_cast<float>(position % kPageSize + 1) / kPageSize);
     const int64_t token = p_.plan.query_order[query];
-    const int tokens = kPageSize / parts_;  // of a part
-    std::fill_n(scores, count, 0.0f);
-    for (int h = 0; h < group_; ++h, logits += parts_ * stride_) {
-      for (int part = 0; part < parts_; ++part) {
-        float* row = logits + part * stride_;
-        // All pages but the last stand for all their tokens: it is enough to say how many fewer that one has.
-        const int visible = std::clamp(position % kPageSize + 1 - part * tokens, 0, tokens);
-        row[seen - 1] += std::log2(static_cast<float>(visible) / static_cast<float>(tokens));
-        std::fill(row + seen, row + (parts_ == 1 ? padded : stride_), -std::numeric_limits<float>::infinity());
-      }
-      require(kernels_.add_softmax(logits, count, 1.0f / static_cast<float>(group_), scores), "q: row ",
+    std::fill_n(scores, padded, 0.0f);
+    for (int h = 0; h < group_; ++h, logits += stride_) {
+      logits[seen - 1] += fewer;
+      std::fill(logits + seen, logits + padded, -std::numeric_limits<float>::infinity());
+      require(kernels_.add_softmax(logits, padded, 1.0f / static_cast<float>(group_), scores), "q: row ",
               token, " holds NaN or infinity, or the summary of one of its pages does");
     }
     float* out = p_.scores + (head * p_.plan.num_queries + token) * p_.num_columns;
     std::copy_n(scores, seen, out);
-    for (int part = 1; part < parts_; ++part) {
-      for (int64_t i = 0; i < seen; ++i) out[i] += scores[part * stride_ + i];
-    }
     std::fill(out + seen, out + p_.num_columns, 0.0f);
   }
 
   const ScorePagesParams& p_;
   const PageScoreKernels kernels_;
   const int group_;
-  const int parts_;       // of a page, each with a logit of its own
+  const int parts_;       // of a page, the largest of whose products is its logit
   const int channels_;    // of a part
   const bool pairs_;      // a word holds two channels
   const int words_;       // of a part

@@ -19,8 +19,8 @@ class SparseBudget(NamedTuple):
     pages: a query reads so many for each KV head; the first page of the prompt and its own tail, the pages
     younger than the fork, it always reads. share: "tree", one choice among the shared pages for all branches;
     "branch", one each. How far the choices of siblings agree is not known beforehand: they are taken as
-    independent, which overstates the pages read where siblings agree. summaries: "mean" or "minmax".
-    dense_layers: first layers that stay dense.
+    independent, which overstates the pages read where siblings agree. summaries: "mean", "minmax" or
+    "quarters". dense_layers: first layers that stay dense.
     """
 
     pages: int
@@ -123,7 +123,7 @@ def _checked_budget(shape: ModelShape, budget: SparseBudget) -> SparseBudget:
         integer("budget.dense_layers", budget.dense_layers, 0),
     )
     choice("budget.share", budget.share, SHARES)
-    choice("budget.summaries", budget.summaries, ("mean", "minmax"))
+    choice("budget.summaries", budget.summaries, ("mean", "minmax", "quarters"))
     if dense > shape.num_layers:
         raise ValueError(f"budget.dense_layers: got {dense}, but the model has {shape.num_layers} layers")
     return SparseBudget(pages, budget.share, budget.summaries, dense)
