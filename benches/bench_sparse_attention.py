@@ -40,7 +40,7 @@ def make_tree(branches: int, summaries: str) -> tuple[KVPool, TreePlan]:
     return pool, plan(tables, torch.full((branches,), CONTEXT, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("summaries", ["mean", "minmax"])
+@pytest.mark.parametrize("summaries", ["mean", "minmax", "quarters"])
 @pytest.mark.parametrize(
     ("together", "related"),
     [(False, False), (False, True), (True, True)],

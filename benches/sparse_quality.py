@@ -53,7 +53,7 @@ from benches.sparse_quality_report import plots, tables
 REPEATED = 1500  # tokens from a passage to its repetition; no multiple of a page
 FAN_OUT, TAIL = 4, 32  # of the tree that shows sharing: two levels of forks, tokens of each branch
 SHARE_PAGES = 2 + (FAN_OUT + FAN_OUT**2) * (TAIL // PAGE + 1)
-SUMMARIES = ("mean", "minmax")
+SUMMARIES = ("mean", "minmax", "quarters")
 BUDGETS = {"1/4": 1 / 4, "1/8": 1 / 8, "1/16": 1 / 16}
 
 Record = dict[str, Any]

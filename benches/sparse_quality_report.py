@@ -10,8 +10,14 @@ from typing import Any
 from tts_decode.bench.plots import GREY, styled_pyplot
 
 Record = dict[str, Any]
-JUDGES = ("oracle", "mean", "minmax", "window")
-COLOURS = {"oracle": "#808080", "mean": "#1f8fd6", "minmax": "#e07b20", "window": "#b05fc4"}
+JUDGES = ("oracle", "quarters", "mean", "minmax", "window")
+COLOURS = {
+    "oracle": "#808080",
+    "mean": "#1f8fd6",
+    "minmax": "#e07b20",
+    "quarters": "#2a9d5c",
+    "window": "#b05fc4",
+}
 
 
 def tables(results: Record) -> str:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checks import choice, integer
-from .checks.pages import DTYPES, PACKED_HEAD_DIMS, PAGE_SIZE, check_plain, packed_page, summary_dtype
+from .checks.pages import (
+    DTYPES,
+    PACKED_HEAD_DIMS,
+    PAGE_SIZE,
+    SUMMARIES,
+    check_plain,
+    packed_page,
+    summary_dtype,
+    summary_shape,
+)
 from .device import checked_device
 from .machine_memory import memory_bytes
 from .ops.append_kv import append_kv
@@ -43,16 +53,16 @@ class KVPool:
         device: "cpu", "cuda" or a torch.device.
         layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
             token after token (default elsewhere); "NHD", heads inside tokens.
-        summaries: "mean" or "minmax" keeps a summary of each page's keys for sparse attention (see
-            `select_pages`): 1/32 or 1/16 of the bytes of 16 tokens' keys and values, twice that beside pages
-            of 8-bit numbers. Default: none.
+        summaries: "mean", "minmax" or, in packed pages, "quarters" keeps a summary of each page's keys for
+            sparse attention (see `select_pages`): 1/32 or, of the last two, 1/16 of the bytes of 16 tokens'
+            keys and values, twice that beside pages of 8-bit numbers. Default: none.
 
     Attributes:
         k_pages, v_pages: packed [num_layers, num_pages, num_kv_heads, *packed page], see
             csrc/cpu/kv_layout.h; plain [num_layers, num_pages, num_kv_heads, page_size, head_dim], a view for
             "NHD".
-        summaries: [num_layers, num_pages, num_kv_heads, S, head_dim], S = 1: mean, S = 2: minimum and
-            maximum; or None.
+        summaries: [num_layers, num_pages, num_kv_heads, S, channels]: S = 1, mean, or S = 2, minimum and
+            maximum, of head_dim channels; S = 4, quarters, of head_dim / 2; or None.
         scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2] of K and V; else None.
         page_bytes: bytes of one page over all layers: keys, values, summary and scales.
 
@@ -88,16 +98,21 @@ class KVPool:
             _check_packed(head_dim, dtype, page_size)
         else:
             check_plain(head_dim, dtype)
-        vectors = _summary_vectors(summaries)
+        choice("summaries", summaries, (*SUMMARIES, None))
+        if summaries == "quarters" and self.layout != "packed":
+            raise ValueError(
+                f"summaries: got 'quarters' with layout {self.layout!r}, expected packed pages; take 'mean' "
+                "or 'minmax' on plain ones"
+            )
         self.page_bytes = page_bytes(num_layers, num_kv_heads, head_dim, page_size, dtype, summaries)
         self.num_pages = _pages(num_pages, budget_bytes, self.page_bytes, page_size)
         self.num_layers, self.num_kv_heads, self.head_dim = num_layers, num_kv_heads, head_dim
         self.dtype, self.page_size = dtype, page_size
         try:
             self.k_pages, self.v_pages, self.scales = self._allocate(device)
-            shape = (num_layers, self.num_pages, num_kv_heads, vectors, head_dim)
+            shape = (num_layers, self.num_pages, num_kv_heads, *summary_shape(summaries, head_dim))
             self.summaries = (
-                torch.empty(shape, dtype=summary_dtype(dtype), device=device) if vectors else None
+                torch.empty(shape, dtype=summary_dtype(dtype), device=device) if summaries else None
             )
         except RuntimeError as cause:
             name, value = ("num_pages", num_pages) if budget_bytes is None else ("budget_bytes", budget_bytes)
@@ -143,9 +158,9 @@ class KVPool:
         return self._layers[integer("layer", index, 0, self.num_layers - 1)]
 
     def layer_summaries(self, index: int) -> Tensor:
-        """Summaries [num_pages, num_kv_heads, S, head_dim] of one layer."""
+        """Summaries [num_pages, num_kv_heads, S, channels] of one layer."""
         if self.summaries is None:
-            raise ValueError('summaries: got none; make the pool with summaries="mean" or "minmax"')
+            raise ValueError('summaries: got none; make the pool with summaries="mean"')
         return self.summaries[integer("layer", index, 0, self.num_layers - 1)]
 
     def layer_scales(self, index: int) -> Tensor | None:
@@ -188,9 +203,9 @@ def page_bytes(
     summaries: str | None = None,
 ) -> int:
     """Bytes of one page of a pool over all layers: keys, values, summary and the scales of int8 pages."""
-    vectors = _summary_vectors(summaries) * summary_dtype(dtype).itemsize
+    summary = math.prod(summary_shape(summaries, head_dim)) * summary_dtype(dtype).itemsize
     scales = 2 * torch.float32.itemsize if dtype.itemsize == 1 else 0
-    return num_layers * num_kv_heads * ((2 * page_size * dtype.itemsize + vectors) * head_dim + scales)
+    return num_layers * num_kv_heads * (2 * page_size * head_dim * dtype.itemsize + summary + scales)
 
 
 def default_bytes(device: torch.device) -> int:
@@ -199,12 +214,6 @@ def default_bytes(device: torch.device) -> int:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4
     return memory_bytes() // 4
-
-
-def _summary_vectors(summaries: str | None) -> int:
-    vectors = {None: 0, "mean": 1, "minmax": 2}
-    choice("summaries", summaries, ("mean", "minmax", None))
-    return vectors[summaries]
 
 
 def _layout(layout: str | None, device: torch.device) -> str:

@@ -14,9 +14,31 @@ inline float to_float(int8_t x) { return static_cast<float>(x); }
 inline void store(float& to, float x) { to = x; }
 inline void store(uint16_t& to, float x) { to = round_to_bfloat16(x); }
 
+// Means of the slow channels of each quarter; one without keys repeats the one before. `scale` is that of int8
+// pages, else 1.
+template <class Element, class Out>
+void summarize_quarters(const KVView& kv, int head, const FilledPage& page, float scale, Out* out) {
+  const Element* k = k_page<Element>(kv, page.page, head);
+  const int channels = summary_channels(kQuarters, kv.head_dim);
+  for (int quarter = 0; quarter < kQuarters; ++quarter, out += channels) {
+    const int begin = quarter * kQuarterTokens, end = std::min(begin + kQuarterTokens, page.filled);
+    if (begin >= end) {
+      std::copy_n(out - channels, channels, out);
+      continue;
+    }
+    for (int i = 0; i < channels; ++i) {
+      const int c = slow_channel(i, kv.head_dim);
+      float sum = 0.0f;
+      for (int t = begin; t < end; ++t) sum += to_float(k[k_index<Element>(t, c)]) * scale;
+      store(out[i], sum / static_cast<float>(end - begin));
+    }
+  }
+}
+
 // `scale` is that of int8 pages, else 1.
 template <class Element, class Out>
 void summarize(const KVView& kv, int head, const FilledPage& page, float scale, int vectors, Out* out) {
+  if (vectors == kQuarters) return summarize_quarters<Element>(kv, head, page, scale, out);
   const Element* k = k_page<Element>(kv, page.page, head);
   for (int c = 0; c < kv.head_dim; ++c) {
     const float first = to_float(k[k_index<Element>(0, c)]) * scale;
@@ -41,7 +63,8 @@ void summarize(const KVView& kv, int head, const FilledPage& page, float scale, 
 void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& pages,
                      const SummaryView& summaries) {
   for (const FilledPage& page : pages) {
-    const int64_t index = (int64_t{page.page} * kv.num_kv_heads + head) * summaries.vectors * kv.head_dim;
+    const int64_t index = (int64_t{page.page} * kv.num_kv_heads + head) * summaries.vectors *
+                          summary_channels(summaries.vectors, kv.head_dim);
     if (kv.dtype == DType::kFloat32) {
       summarize<float>(kv, head, page, 1.0f, summaries.vectors, static_cast<float*>(summaries.data) + index);
       continue;
@@ -58,7 +81,8 @@ void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& 
 void copy_summaries(const SummaryView& summaries, const KVView& kv, const int32_t* copies,
                     int64_t num_copies) {
   const size_t page_bytes = static_cast<size_t>(element_bytes(summary_dtype(kv.dtype)) * kv.num_kv_heads *
-                                                summaries.vectors * kv.head_dim);
+                                                summaries.vectors *
+                                                summary_channels(summaries.vectors, kv.head_dim));
   if (page_bytes == 0) return;
   char* pages = static_cast<char*>(summaries.data);
   for (int64_t i = 0; i < num_copies; ++i) {

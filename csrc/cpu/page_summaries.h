@@ -14,7 +14,7 @@ struct FilledPage {
 };
 
 // Computes the summaries of these pages of one head anew. A mean is a float32 sum in the order of the slots,
-// divided by their number and rounded once.
+// divided by their number and rounded once; a quarter without keys repeats the one before.
 void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& pages,
                      const SummaryView& summaries);
 

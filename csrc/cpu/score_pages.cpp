@@ -24,13 +24,21 @@ void widen(const void* data, DType dtype, int64_t offset, int count, float* out)
   }
 }
 
+// most[i] = max(most[i], x[i]) of 16 floats, NaN if one of them is or x[i] is infinite. Without branches, for
+// the compiler to make vectors of.
+void keep_largest(const float* x, float* most) {
+  for (int i = 0; i < kPageSize; ++i) most[i] = (x[i] > most[i] ? x[i] : most[i]) + (x[i] - x[i]);
+}
+
 class Run {
  public:
   Run(const ScorePagesParams& params, int num_threads)
       : p_(params),
         kernels_(cpu_isa().kernels.page_scores),
         group_(params.num_q_heads / params.num_kv_heads),
-        channels_(params.summaries.vectors * params.head_dim),
+        parts_(params.summaries.vectors == kQuarters ? kQuarters : 1),
+        channels_(params.summaries.vectors * summary_channels(params.summaries.vectors, params.head_dim) /
+                  parts_),
         pairs_(params.summary_dtype == DType::kBFloat16),
         words_(pairs_ ? channels_ / 2 : channels_),
         stride_((params.num_columns + kPageSize - 1) / kPageSize * kPageSize) {
@@ -59,21 +67,27 @@ class Run {
     for (int i = block.segment_begin, count; i < block.segment_end; i += count) {
       const Segment* segments = p_.plan.segments + i;
       const uint32_t* packed[kScoreTiles];
-      for (count = 0; count < kScoreTiles && i + count < block.segment_end; ++count) {
+      for (count = 0; count < kScoreTiles / parts_ && i + count < block.segment_end; ++count) {
         if (segments[count].query_begin != segments[0].query_begin ||
             segments[count].query_end != segments[0].query_end) {
           break;
         }
         if (i + count + 1 < block.segment_end) prefetch_segment(segments[count + 1], head);
-        packed[count] = tiles.data() + static_cast<size_t>(count) * tile_words;
-        pack_segment(segments[count], head, tiles.data() + static_cast<size_t>(count) * tile_words);
+        for (int part = 0; part < parts_; ++part) {
+          const int n = count * parts_ + part;
+          packed[n] = tiles.data() + static_cast<size_t>(n) * tile_words;
+          pack_segment(segments[count], head, part, tiles.data() + static_cast<size_t>(n) * tile_words);
+        }
       }
       const int row = (segments[0].query_begin - block.query_begin) * group_;
       const int row_end = (segments[0].query_end - block.query_begin) * group_;
-      kernels_.multiply(q + int64_t{row} * channels_, row_end - row, channels_, pairs_, packed, count, s);
+      kernels_.multiply(q + int64_t{row} * channels_, row_end - row, channels_, pairs_, packed, count * parts_,
+                        s);
       for (int n = 0; n < count; ++n) {
         for (int r = row; r < row_end; ++r) {
-          set_logits(segments[n], s + int64_t{r - row} * kScoreStride + n * kPageSize, logits + r * stride_);
+          float* products = s + int64_t{r - row} * kScoreStride + n * parts_ * kPageSize;
+          for (int part = 1; part < parts_; ++part) keep_largest(products + part * kPageSize, products);
+          set_logits(segments[n], products, logits + r * stride_);
         }
       }
     }
@@ -83,20 +97,24 @@ class Run {
   }
 
   // Rows of q times scale, in units of log2. For minima and maxima, with q+ = max(q, 0) and q- = min(q, 0),
-  // the sum of max(q min, q max) is q- . min + q+ . max.
+  // the sum of max(q min, q max) is q- . min + q+ . max. For quarters, the slow channels alone.
   void pack_queries(const QueryBlock& block, int head, float* out) const {
     const int d = p_.head_dim;
     const float factor = p_.scale * kLog2E;
+    float q[kMaxHeadDim];
     for (int query = block.query_begin; query < block.query_end; ++query) {
       for (int h = head * group_; h < (head + 1) * group_; ++h, out += channels_) {
-        widen(p_.q, p_.q_dtype, p_.plan.query_order[query] * p_.q_token_stride + h * p_.q_head_stride, d,
-              out);
-        for (int c = 0; c < d; ++c) out[c] *= factor;
-        if (p_.summaries.vectors == 1) continue;
-        for (int c = 0; c < d; ++c) {
-          const float x = out[c];
-          out[c] = x > 0.0f ? 0.0f : x;
-          out[d + c] = x > 0.0f ? x : 0.0f;
+        widen(p_.q, p_.q_dtype, p_.plan.query_order[query] * p_.q_token_stride + h * p_.q_head_stride, d, q);
+        for (int c = 0; c < d; ++c) q[c] *= factor;
+        if (p_.summaries.vectors == 1) {
+          std::copy_n(q, d, out);
+        } else if (p_.summaries.vectors == 2) {
+          for (int c = 0; c < d; ++c) {
+            out[c] = q[c] > 0.0f ? 0.0f : q[c];
+            out[d + c] = q[c] > 0.0f ? q[c] : 0.0f;
+          }
+        } else {
+          for (int i = 0; i < channels_; ++i) out[i] = q[slow_channel(i, d)];
         }
       }
     }
@@ -104,19 +122,23 @@ class Run {
 
   const uint32_t* summary(int32_t page, int head) const {
     return static_cast<const uint32_t*>(p_.summaries.data) +
-           (int64_t{std::max(page, 0)} * p_.num_kv_heads + head) * words_;
+           (int64_t{std::max(page, 0)} * p_.num_kv_heads + head) * parts_ * words_;
   }
 
-  // The summaries of a segment's pages in the columns of its tile; in the other columns those of its first
-  // page.
-  void pack_segment(const Segment& segment, int head, uint32_t* tile) const {
+  // One part of the summaries of a segment's pages in the columns of its tile; in the other columns that of
+  // its first page.
+  void pack_segment(const Segment& segment, int head, int part, uint32_t* tile) const {
     const uint32_t* rows[kPageSize];
     const int32_t* pages = p_.plan.pages + segment.page_offset;
     const int first = segment.first_page % kPageSize;
     for (int j = 0; j < kPageSize; ++j) {
-      rows[j] = summary(j >= first && j < first + segment.num_pages ? pages[j - first] : pages[0], head);
+      const bool held = j >= first && j < first + segment.num_pages;
+      rows[j] = summary(held ? pages[j - first] : pages[0], head) + part * words_;
     }
-    kernels_.pack(rows, words_, tile);
+    if (words_ >= kPageSize) return kernels_.pack(rows, words_, tile);
+    for (int i = 0; i < words_; ++i) {
+      for (int j = 0; j < kPageSize; ++j) tile[kPageSize * i + j] = rows[j][i];
+    }
   }
 
   // One head's summaries of pages lie too far apart for the hardware to foresee the next.
@@ -124,7 +146,7 @@ class Run {
     constexpr int kLine = 16;  // words
     for (int j = 0; j < segment.num_pages; ++j) {
       const uint32_t* words = summary(p_.plan.pages[segment.page_offset + j], head);
-      for (int i = 0; i < words_; i += kLine) __builtin_prefetch(words + i, 0, 2);  // L2
+      for (int i = 0; i < parts_ * words_; i += kLine) __builtin_prefetch(words + i, 0, 2);  // L2
     }
   }
 
@@ -156,9 +178,11 @@ class Run {
 
   const ScorePagesParams& p_;
   const PageScoreKernels kernels_;
-  const int group_, channels_;
+  const int group_;
+  const int parts_;       // of a page, the largest of whose products is its logit
+  const int channels_;    // of a part
   const bool pairs_;      // a word holds two channels
-  const int words_;       // of a page's summary
+  const int words_;       // of a part
   const int64_t stride_;  // num_columns in whole vectors
 };
 
@@ -170,8 +194,9 @@ void score_pages(const ScorePagesParams& params, int num_threads) {
           "summaries: got ", params.num_kv_heads, " KV heads of head_dim ", params.head_dim,
           ", expected at least one and a multiple of ", kHeadDimStep, " from ", kMinHeadDim, " to ",
           kMaxHeadDim);
-  require(params.summaries.vectors == 1 || params.summaries.vectors == 2, "summaries: got ",
-          params.summaries.vectors, " vectors a page, expected 1 (mean) or 2 (minmax)");
+  const int vectors = params.summaries.vectors;
+  require(vectors == 1 || vectors == 2 || vectors == kQuarters, "summaries: got ", vectors,
+          " vectors a page, expected 1 (mean), 2 (minmax) or 4 (quarters)");
   require(params.num_q_heads >= 1 && params.num_q_heads % params.num_kv_heads == 0, "q: got ",
           params.num_q_heads, " heads, expected a multiple of the ", params.num_kv_heads, " KV heads");
   require(params.scale > 0.0f && std::isfinite(params.scale), "scale: got ", params.scale,

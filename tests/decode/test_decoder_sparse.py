@@ -36,7 +36,7 @@ async def logprobs_after(decoder: TreeDecoder, tokens: list[int]) -> list[torch.
     return found
 
 
-@pytest.mark.parametrize("summaries", ["mean", "minmax"])
+@pytest.mark.parametrize("summaries", ["mean", "minmax", "quarters"])
 def test_a_budget_beyond_the_pages_is_dense(summaries: Any) -> None:
     sparse = make_decoder(SparseConfig(budget=10**6, summaries=summaries, dense_layers=0))
     dense = make_decoder(None)

@@ -72,7 +72,7 @@ def tree(rng: random.Random, dtype: torch.dtype | None = None, layers: int = 1) 
         head_dim=rng.choice([32, 64]),
         num_pages=num_pages,
         dtype=dtype or rng.choice([*FLOATS, torch.int8]),
-        summaries=rng.choice(["mean", "minmax"]),
+        summaries=rng.choice(["mean", "minmax", "quarters"]),
     )
     for pages in (pool.k_pages, pool.v_pages):
         pages.copy_(

@@ -87,7 +87,7 @@ def pool(rng: random.Random) -> Case:
     args: dict[str, Any] = {"num_layers": 2, "num_kv_heads": 2, "head_dim": 32, "num_pages": 4}
     args |= {"dtype": rng.choice([*FLOATS, torch.int8]), "page_size": 16, "budget_bytes": None}
     args |= {"device": "cpu", "layout": None}
-    args |= {"summaries": rng.choice([None, "mean", "minmax"]), "layer": 1, "slots": ints(3, 20)}
+    args |= {"summaries": rng.choice([None, "mean", "minmax", "quarters"]), "layer": 1, "slots": ints(3, 20)}
 
     def call(layer: Any, slots: Any, **options: Any) -> Any:
         made = tk.KVPool(**options)

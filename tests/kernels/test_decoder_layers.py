@@ -38,7 +38,7 @@ def make_layers(
     return DecoderLayers([layer(index) for index in range(count)], **heads, eps=EPS)
 
 
-@pytest.mark.parametrize("summaries", [None, "minmax"])
+@pytest.mark.parametrize("summaries", [None, "minmax", "quarters"])
 @pytest.mark.parametrize(("head_norms", "biases", "window"), [(False, False, None), (True, True, 20)])
 @pytest.mark.parametrize("pages", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])

@@ -197,7 +197,7 @@ def test_half_the_bytes_of_bfloat16() -> None:
     assert used == pool.num_pages * pool.page_bytes
 
 
-@pytest.mark.parametrize("kind", ["mean", "minmax"])
+@pytest.mark.parametrize("kind", ["mean", "minmax", "quarters"])
 def test_summaries_are_of_the_values(kind: str) -> None:
     pool = KVPool(num_layers=1, num_kv_heads=2, head_dim=64, num_pages=3, dtype=torch.int8, summaries=kind)
     k = torch.randn((40, 2, 64))

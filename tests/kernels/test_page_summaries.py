@@ -42,7 +42,7 @@ def cut(tree: KVTree, branch: int, data: st.DataObject) -> int:
     return data.draw(st.integers(0, length).filter(lambda n: not PAGE < n <= 2 * PAGE))
 
 
-@pytest.mark.parametrize("kind", ["mean", "minmax"])
+@pytest.mark.parametrize("kind", ["mean", "minmax", "quarters"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(max_examples=25)
 @given(data=st.data())
@@ -78,8 +78,9 @@ def test_summaries_follow_the_pages(kind: str, dtype: torch.dtype, data: st.Data
             check(pool, tree, branch, kind)
 
 
-def test_a_page_copied_on_write_keeps_the_source_s_summary() -> None:
-    pool, tree = make_pool("minmax"), KVTree(12)
+@pytest.mark.parametrize("kind", ["minmax", "quarters"])
+def test_a_page_copied_on_write_keeps_the_source_s_summary(kind: str) -> None:
+    pool, tree = make_pool(kind), KVTree(12)
     root = tree.create()
 
     def append(branch: int, count: int) -> None:
@@ -91,33 +92,65 @@ def test_a_page_copied_on_write_keeps_the_source_s_summary() -> None:
     append(root, 24)
     (child,) = tree.fork(root, 1)
     append(child, 3)
-    check(pool, tree, root, "minmax")
-    check(pool, tree, child, "minmax")
+    check(pool, tree, root, kind)
+    check(pool, tree, child, kind)
+
+
+def test_quarters_of_known_keys() -> None:
+    """Six tokens, then a seventh: token t has t + 1 in every channel, and c / 64 of its own in channel c."""
+    pool = make_pool("quarters")
+    keys = (torch.arange(1.0, 8)[:, None] + torch.arange(32) / 64).view(7, 1, 32).expand(-1, 2, -1)
+    slow = torch.cat([torch.arange(8, 16), torch.arange(24, 32)]) / 64
+    for tokens, second in ((range(6), 5.5), (range(6, 7), 6.0)):
+        k = keys[tokens.start : tokens.stop].contiguous()
+        pool.append(1, k, k, torch.tensor(list(tokens), dtype=torch.int32))
+        expected = torch.stack([2.5 + slow, second + slow, second + slow, second + slow])
+        assert torch.equal(pool.layer_summaries(1)[0], expected.expand(2, -1, -1))
+
+
+def test_chunks_and_single_tokens_give_the_same_bits() -> None:
+    keys = torch.randn((40, 2, 32)).bfloat16()
+    pools = [make_pool("quarters", torch.bfloat16) for _ in range(2)]
+    for pool, size in zip(pools, (40, 1), strict=True):
+        for slots in torch.arange(40, dtype=torch.int32).split(size):
+            k = keys[slots.long()]
+            pool.append(0, k, k, slots)
+    ours, theirs = (pool.layer_summaries(0)[:3] for pool in pools)
+    assert torch.equal(ours, theirs)
 
 
 def test_memory_is_reported() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         plain = make_pool(None, dtype).page_bytes
         assert make_pool("mean", dtype).page_bytes == plain * 33 // 32
-        assert make_pool("minmax", dtype).page_bytes == plain * 17 // 16
+        for kind in ("minmax", "quarters"):
+            pool = make_pool(kind, dtype)
+            assert pool.page_bytes == plain * 17 // 16
+            assert pool.summaries is not None and pool.summaries.nbytes == plain // 16 * pool.num_pages
 
 
 @pytest.mark.parametrize(
-    "shape", [(12, 2, 3, 32), (11, 2, 1, 32), (12, 1, 1, 32), (12, 2, 1, 64), (12, 2, 32)]
+    "shape", [(12, 2, 3, 32), (12, 2, 4, 32), (11, 2, 1, 32), (12, 1, 1, 32), (12, 2, 1, 64), (12, 2, 32)]
 )
 def test_summaries_of_another_pool_are_refused(shape: tuple[int, ...]) -> None:
     pool = make_pool("mean")
     k_pages, v_pages = pool.layer(0)
     before = k_pages.clone()
     k = torch.randn((1, 2, 32))
-    with pytest.raises(ValueError, match=r"summaries: got (shape|S = 3)"):
+    with pytest.raises(ValueError, match=r"summaries: got (shape|S = )"):
         append_kv(k, k, k_pages, v_pages, torch.zeros(1, dtype=torch.int32), summaries=torch.zeros(shape))
     assert torch.equal(k_pages.nan_to_num(), before.nan_to_num())
 
 
 def test_wrong_kinds_are_refused() -> None:
-    with pytest.raises(ValueError, match="summaries: got 'max', expected one of 'mean', 'minmax' or None"):
+    with pytest.raises(
+        ValueError, match="summaries: got 'max', expected one of 'mean', 'minmax', 'quarters' or None"
+    ):
         make_pool("max")
+    with pytest.raises(
+        ValueError, match="summaries: got 'quarters' with layout 'HND', expected packed pages"
+    ):
+        make_pool("quarters", layout="HND")
     with pytest.raises(ValueError, match="make the pool with summaries"):
         make_pool(None).layer_summaries(0)
     pool = make_pool("mean")

@@ -16,7 +16,9 @@ from tts_kernels import KVPool, _core, plan, reference, score_pages
 def random_summaries(case: Case, kind: str, generator: torch.Generator) -> Tensor:
     """Of the pages in use; NaN for the others."""
     used = case.tables[case.tables >= 0].long().unique()
-    shape = (case.pool.num_pages, case.pool.num_kv_heads, 1 if kind == "mean" else 2, case.pool.head_dim)
+    d = case.pool.head_dim
+    each = {"mean": (1, d), "minmax": (2, d), "quarters": (4, d // 2)}[kind]
+    shape = (case.pool.num_pages, case.pool.num_kv_heads, *each)
     summaries = torch.full(shape, torch.nan)
     summaries[used] = torch.randn((len(used), *shape[1:]), generator=generator)
     if kind == "minmax":
@@ -33,7 +35,7 @@ def expected(case: Case, summaries: Tensor, **options: float | None) -> Tensor:
 @settings(max_examples=20)
 @given(
     case=random_cases(head_dims=[32, 48, 64, 80, 128], groups=[1, 2, 3, 4, 8], longest=1300),
-    kind=st.sampled_from(["mean", "minmax"]),
+    kind=st.sampled_from(["mean", "minmax", "quarters"]),
     scale=st.none() | st.floats(0.01, 0.12),
     seed=st.integers(0, 2**31),
 )
@@ -45,9 +47,10 @@ def test_random_forests(level: str, case: Case, kind: str, scale: float | None, 
     torch.testing.assert_close(scores.double(), expected(case, summaries, scale=scale), rtol=2e-5, atol=1e-7)
 
 
-def test_the_bits_of_a_branch_depend_on_its_own_path() -> None:
+@pytest.mark.parametrize("kind", ["minmax", "quarters"])
+def test_the_bits_of_a_branch_depend_on_its_own_path(kind: str) -> None:
     case = make_case([3000, 2900, 2700, 40], [(0, 0), (0, 2700), (1, 2650), (0, 0)], [1, 2, 1, 3])
-    summaries = random_summaries(case, "minmax", torch.Generator().manual_seed(0))
+    summaries = random_summaries(case, kind, torch.Generator().manual_seed(0))
     together = score_pages(case.q, summaries, case.plan())
     torch.set_num_threads(2)
     assert torch.equal(together, score_pages(case.q, summaries, case.plan(query_block=2)))
@@ -71,11 +74,12 @@ def test_scores_of_equal_keys_are_the_attention_itself() -> None:
     torch.testing.assert_close(scores.double(), mass, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["mean", "quarters"])
 @pytest.mark.parametrize("head_dim", [48, 80, 112, 144])
-def test_head_dims_of_an_odd_number_of_words(head_dim: int) -> None:
+def test_head_dims_of_an_odd_number_of_words(head_dim: int, kind: str) -> None:
     """Summaries of bfloat16 that are no multiple of 16 words; four tiles at once."""
     case = make_case([1100, 1040], [(0, 0), (0, 1024)], [1, 1], head_dim=head_dim, dtype=torch.bfloat16)
-    summaries = random_summaries(case, "mean", torch.Generator().manual_seed(0))
+    summaries = random_summaries(case, kind, torch.Generator().manual_seed(0))
     scores = score_pages(case.q, summaries, case.plan())
     torch.testing.assert_close(scores.double(), expected(case, summaries), rtol=2e-5, atol=1e-7)
 
@@ -87,7 +91,7 @@ def test_nan_queries_and_foreign_summaries_are_refused() -> None:
     q[1, 0, 3] = torch.nan
     with pytest.raises(ValueError, match="q: row 1 holds NaN or infinity"):
         score_pages(q, summaries, case.plan())
-    with pytest.raises(ValueError, match=r"q: got shape \[2, 4, 64\], .* = \[2, 4, 32\]"):
+    with pytest.raises(ValueError, match="summaries: got S = 1, channels = 32, head_dim = 64"):
         score_pages(case.q, summaries[..., :32].contiguous(), case.plan())
     with pytest.raises(ValueError, match="plan: got one of 2 queries, expected 1"):
         score_pages(case.q[:1], summaries, case.plan())

@@ -42,6 +42,19 @@ def packed_page(head_dim: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tup
     return (head_dim, 16), (16, head_dim)
 
 
+SUMMARIES = ("mean", "minmax", "quarters")
+# The shapes of a page's summary [S, channels] for one head; see `summary_shape`.
+PLAIN_SUMMARY_SHAPE = "S in (1, 2) and channels == head_dim"
+SUMMARY_SHAPE = f"{PLAIN_SUMMARY_SHAPE} or S == 4 and channels == head_dim // 2"
+
+
+def summary_shape(kind: str | None, head_dim: int) -> tuple[int, int]:
+    """S, channels: mean; minimum and maximum; means of four quarters, of half the channels; or none."""
+    if kind == "quarters":
+        return 4, head_dim // 2
+    return {None: 0, "mean": 1, "minmax": 2}[kind], head_dim
+
+
 def summary_dtype(pages: torch.dtype) -> torch.dtype:
     """The dtype of summaries of pages of that dtype."""
     return pages if pages.itemsize > 1 else torch.bfloat16
@@ -97,13 +110,15 @@ def scale_arrays(dtype: torch.dtype, *, layers: bool = False, written: bool = Fa
     return (Array("scales", f"{outer}, num_kv_heads, 2", FLOAT32, written=written, absent=absent),)
 
 
-def summary_arrays(dtype: torch.dtype, *, layers: bool = False) -> tuple[Array | Rule, ...]:
-    """Summaries that are kept beside pages of that dtype."""
+def summary_arrays(
+    dtype: torch.dtype, *, plain: bool = False, layers: bool = False
+) -> tuple[Array | Rule, ...]:
+    """Summaries that are kept beside pages of that dtype. Plain pages have no quarters."""
     outer = "num_layers, num_pages" if layers else "num_pages"
-    shape = f"{outer}, num_kv_heads, S, head_dim"
+    shape = f"{outer}, num_kv_heads, S, channels"
     return (
         Array("summaries", shape, (summary_dtype(dtype),), written=True, optional=True),
-        Rule("summaries", "1 <= S <= 2"),
+        Rule("summaries", PLAIN_SUMMARY_SHAPE if plain else SUMMARY_SHAPE),
     )
 
 

@@ -21,7 +21,7 @@ def _describe(dtype: torch.dtype, plain: bool) -> Signature:
         Array("k", rows, row_dtypes(dtype), packed=1),
         Array("v", rows, row_dtypes(dtype), like=None if plain else "k", packed=1),
         Array("slots", "T", INT32),
-        *summary_arrays(dtype),
+        *summary_arrays(dtype, plain=plain),
         *scale_arrays(dtype, written=True),
         home="k_pages",
         plain=plain,
@@ -46,8 +46,10 @@ def append_kv(
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; changed in place.
         slots: int32 [T], physical slot page * page_size + offset of each token, no two the same.
-        summaries: [num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; changed in place.
-            S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest).
+        summaries: [num_pages, num_kv_heads, S, channels] of the pages' dtype, contiguous; changed in place.
+            S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest),
+            both of head_dim channels; S = 4, packed pages only: means of each quarter of the page, of the
+            head_dim / 2 slow channels (see `score_pages`); a quarter without keys repeats the one before.
             It covers a page's slots from its first to the last that this call writes: pages fill in order.
             On plain pages it is made by Triton, whichever backend serves the rest.
         scales: float32 [num_pages, num_kv_heads, 2], those of K and V of each page, with 8-bit pages only;

@@ -18,7 +18,7 @@ def _describe(dtype: torch.dtype, plain: bool) -> Signature:
     return Signature(
         *page_arrays(dtype, plain=plain, layers=True, written=True),
         Array("copies", "C, 2", INT32),
-        *summary_arrays(dtype, layers=True),
+        *summary_arrays(dtype, plain=plain, layers=True),
         *scale_arrays(dtype, layers=True, written=True),
         home="k_pages",
         plain=plain,
@@ -39,7 +39,7 @@ def copy_pages(
         k_pages, v_pages: all layers of a `KVPool`, or plain pages [num_layers, num_pages, num_kv_heads,
             page_size, head_dim] with contiguous channels; changed in place.
         copies: int32 [C, 2] physical (source, destination) pages.
-        summaries: [num_layers, num_pages, num_kv_heads, S, head_dim] of the pages' dtype, contiguous; those
+        summaries: [num_layers, num_pages, num_kv_heads, S, channels] of the pages' dtype, contiguous; those
             of the copied pages are copied along.
         scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2]; copied with their pages.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _core
 from ..checks import Array, Number, Result, Rule, Signature, real
-from ..checks.pages import COLUMNS, CORE_DTYPES, PACKED_HEAD_DIM, PLAN
+from ..checks.pages import COLUMNS, CORE_DTYPES, PACKED_HEAD_DIM, PLAN, SUMMARY_SHAPE
 from ..plans.device_plan import DevicePlan
 from ..plans.tree_plan import TreePlan, packed_plan
 from .operator import register
@@ -17,10 +17,12 @@ from .sparse_work import score_pages_work
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TAKES = Signature(
-    Array("summaries", "num_pages, num_kv_heads, S, head_dim", _DTYPES),
-    Rule("summaries", f"num_kv_heads >= 1 and 1 <= S <= 2 and {PACKED_HEAD_DIM}"),
+    Array("summaries", "num_pages, num_kv_heads, S, channels", _DTYPES),
+    Rule("summaries", "num_kv_heads >= 1"),
     PLAN,
     Array("q", "T, num_q_heads, head_dim", _DTYPES, packed=1),
+    Rule("q", PACKED_HEAD_DIM),
+    Rule("summaries", SUMMARY_SHAPE),
     Rule("q", "num_q_heads >= 1 and num_q_heads % num_kv_heads == 0"),
     *COLUMNS,
     Number("scale", "2**-126 <= scale <= 2**64", float, optional=True),
@@ -36,15 +38,18 @@ def score_pages(
 
     A page of n tokens that a query sees stands for n keys with one logit: scale * (q . mean) for means
     (Kinetics, block top-k attention), or the bound scale * sum_j max(q_j min_j, q_j max_j) (Quest).
-    The score is the softmax of that over the pages of the path, mean over the query heads of a KV head.
+    Of quarters it is the largest scale * (q . mean), over the slow channels: [head_dim / 4, head_dim / 2) and
+    [3/4 head_dim, head_dim). The score is the softmax of that over the pages of the path, mean over the query
+    heads of a KV head.
     A page that branches share is read once for all of them. On the CPU the bits of a query's scores depend on
     its own path only.
 
     Args:
         q: [T, num_q_heads, head_dim], float32 or bfloat16, contiguous channels, other strides free; rows in
             the order of the plan's arguments.
-        summaries: [num_pages, num_kv_heads, S, head_dim], contiguous, float32 or bfloat16: one layer of
-            `KVPool.summaries`, S = 1 for means, S = 2 for minima and maxima.
+        summaries: [num_pages, num_kv_heads, S, channels], contiguous, float32 or bfloat16: one layer of
+            `KVPool.summaries`, S = 1 for means, S = 2 for minima and maxima, both of head_dim channels, S = 4
+            for quarters, of head_dim / 2.
         plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
             `DevicePlanner(...).update(block_tables, lengths, query_lens)`: then q has the dtype of the
             summaries, which may be float16 too, and may have more rows than the plan, with scores of 0 up to
@@ -62,7 +67,7 @@ def score_pages(
     """
     scale = None if scale is None else real("scale", scale)
     if summaries is None:
-        raise TypeError('summaries: got None; make the pool with KVPool(summaries="mean") or "minmax"')
+        raise TypeError('summaries: got None; make the pool with KVPool(summaries="mean")')
     if isinstance(plan, DevicePlan):
         return score_pages_work(q, summaries, plan, scale)
     if type(plan) is not TreePlan:
@@ -72,7 +77,8 @@ def score_pages(
 
 
 def _score_packed(a: Any) -> None:
-    num_pages, num_kv_heads, _, head_dim = a.summaries.shape
+    num_pages, num_kv_heads = a.summaries.shape[:2]
+    head_dim = a.q.shape[2]
     _core.score_pages(
         _core.SummaryView(a.summaries),
         (num_pages, num_kv_heads, head_dim),

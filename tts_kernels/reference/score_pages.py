@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .page_summaries import slow_channels
+
 
 def score_pages(
     q: Tensor,
@@ -19,17 +21,18 @@ def score_pages(
     """Estimated share of each page in the attention of each query, mean over the heads of the GQA group.
 
     A page of n visible tokens counts as n keys with the logit scale * (q . mean), or with the bound
-    scale * sum_j max(q_j min_j, q_j max_j).
+    scale * sum_j max(q_j min_j, q_j max_j), or the largest scale * (q . mean) of its quarters' slow channels.
 
     Args:
         q: [T, num_q_heads, d], branch by branch.
-        summaries: [num_pages, num_kv_heads, S, d]: S = 1 means, S = 2 minima and maxima.
+        summaries: [num_pages, num_kv_heads, S, channels]: S = 1 means, S = 2 minima and maxima, S = 4 quarters.
         block_tables, lengths, query_lens: [B, P], [B], [B]; -1 in a table is an evicted page.
 
     Returns:
         [num_kv_heads, T, P] float64, P the most pages of a branch with queries; each row sums to 1.
     """
-    heads, d = summaries.shape[1], summaries.shape[3]
+    heads, vectors = summaries.shape[1:3]
+    d = q.shape[2]
     group = q.shape[1] // heads
     scale = d**-0.5 if scale is None else scale
     tables = list(zip(block_tables, lengths.tolist(), query_lens.tolist(), strict=True))
@@ -43,7 +46,10 @@ def score_pages(
             visible = (position + 1 - seen * page_size).clamp(max=page_size).double()
             pages = summaries[table[seen].long()].double().permute(1, 0, 2, 3)  # [heads, n, S, d]
             rows = q[row].double().view(heads, group, 1, 1, d)
-            logits = scale * (rows * pages[:, None]).amax(3).sum(3) + visible.log()
-            scores[:, row, seen] = logits.softmax(-1).mean(1)
+            if vectors == 4:
+                products = (rows[..., slow_channels(d)] * pages[:, None]).sum(4).amax(3)
+            else:
+                products = (rows * pages[:, None]).amax(3).sum(3)
+            scores[:, row, seen] = (scale * products + visible.log()).softmax(-1).mean(1)
             row += 1
     return scores

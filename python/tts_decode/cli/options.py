@@ -86,7 +86,7 @@ SparseShare = Annotated[
     ),
 ]
 SparseSummaries = Annotated[
-    str, typer.Option(help="What pages are judged by: mean or minmax.", rich_help_panel=_SPARSE)
+    str, typer.Option(help="What pages are judged by: mean, minmax or quarters.", rich_help_panel=_SPARSE)
 ]
 SparseDenseLayers = Annotated[
     int, typer.Option(help="First layers that read all pages.", rich_help_panel=_SPARSE)

@@ -41,7 +41,7 @@ def plan_budget(
     context: Annotated[int, typer.Option("--context", "-c", help="Tokens of the prompt.")] = 4096,
     branches: Annotated[int, typer.Option("--branches", "-n", help="Branches that grow from it.")] = 16,
     tokens: Annotated[int, typer.Option(help="Tokens that each branch generates.")] = 512,
-    summaries: Annotated[str, typer.Option(help="Page summaries: mean or minmax.")] = "mean",
+    summaries: Annotated[str, typer.Option(help="Page summaries: mean, minmax or quarters.")] = "mean",
     share: Annotated[
         str,
         typer.Option(help="Shared pages chosen by each branch, or once for the whole tree: branch, tree."),
@@ -81,7 +81,7 @@ def plan_budget(
             raise UsageError(f"{flag}: got {rate}, expected a positive number a second")
     for flag, text, known in (
         ("--share", share, ("branch", "tree")),
-        ("--summaries", summaries, ("mean", "minmax")),
+        ("--summaries", summaries, ("mean", "minmax", "quarters")),
     ):
         if text not in known:
             raise UsageError(f"{flag}: got {text!r}, expected {' or '.join(known)}")

@@ -209,7 +209,7 @@ class SparseCounts(NamedTuple):
 
     layers: how many layers are sparse. pairs: (query, page, KV head) triples read, summed over these layers.
     loads: distinct (page, KV head) pairs read, summed over these layers. vectors: of a summary, 1 ("mean") or
-    2 ("minmax"). scored: False where the choice was made without the summaries.
+    2 ("minmax", "quarters"). scored: False where the choice was made without the summaries.
     """
 
     layers: int
@@ -284,7 +284,7 @@ def _checked_counts(
     instance("sparse", sparse, SparseCounts, "name its counts")
     layers, vectors = integer("sparse.layers", sparse.layers, 0, shape.num_layers), sparse.vectors
     if integer("sparse.vectors", vectors) not in (1, 2):
-        raise ValueError(f'sparse.vectors: got {vectors}, expected 1 ("mean") or 2 ("minmax")')
+        raise ValueError(f'sparse.vectors: got {vectors}, expected 1 ("mean") or 2 ("minmax", "quarters")')
     pairs, loads = number("sparse.pairs", sparse.pairs, low=0), number("sparse.loads", sparse.loads, low=0)
     scored = flag("sparse.scored", sparse.scored)
     return known, SparseCounts(layers, pairs, loads, int(vectors), scored)

@@ -19,9 +19,9 @@ class SparseBudget(NamedTuple):
     pages: a query reads so many for each KV head; the first page of the prompt and its own tail, the pages
     younger than the fork, it always reads. share: "tree", one choice among the shared pages for all branches;
     "branch", one each. How far the choices of siblings agree is not known beforehand: they are taken as
-    independent, which overstates the pages read where siblings agree. summaries: "mean" or "minmax".
-    dense_layers: first layers that stay dense. keep_tail: False where the tail is chosen from as all else is;
-    then a branch takes the same share of the shared pages and of its own.
+    independent, which overstates the pages read where siblings agree. summaries: "mean", "minmax" or
+    "quarters". dense_layers: first layers that stay dense. keep_tail: False where the tail is chosen from as
+    all else is; then a branch takes the same share of the shared pages and of its own.
     """
 
     pages: int
@@ -130,7 +130,7 @@ def _checked_budget(shape: ModelShape, budget: SparseBudget) -> SparseBudget:
         integer("budget.dense_layers", budget.dense_layers, 0),
     )
     choice("budget.share", budget.share, SHARES)
-    choice("budget.summaries", budget.summaries, ("mean", "minmax"))
+    choice("budget.summaries", budget.summaries, ("mean", "minmax", "quarters"))
     if dense > shape.num_layers:
         raise ValueError(f"budget.dense_layers: got {dense}, but the model has {shape.num_layers} layers")
     flag("budget.keep_tail", budget.keep_tail)

@@ -39,8 +39,9 @@ class SparseConfig:
             float in (0, 1).
         top_p: read fewer pages where these hold that share of the estimated attention (Twilight); None:
             always the budget.
-        summaries: how a page is judged before it is read: "mean", by its mean key (Kinetics), or "minmax", by
-            a bound from the least and largest values of each channel (Quest), at twice the bytes.
+        summaries: how a page is judged before it is read: "mean", by its mean key (Kinetics); or, at twice
+            the bytes, "minmax", by a bound from the least and largest values of each channel (Quest), or, on a
+            CPU, "quarters", by the means of 4 tokens each over the channels that rotary embeddings turn least.
         sink, recent: first and last pages that are always read.
         share: "branch", every branch its own pages; "siblings", one choice for the branches that have the
             same last fork; "tree", one for all branches of a root. One choice is made by the scores of those
@@ -56,7 +57,7 @@ class SparseConfig:
 
     budget: int | float = 0.125
     top_p: float | None = None
-    summaries: Literal["mean", "minmax"] = "mean"
+    summaries: Literal["mean", "minmax", "quarters"] = "mean"
     sink: int = 1
     recent: int = 4
     share: Literal["branch", "siblings", "tree"] = "branch"
@@ -73,7 +74,7 @@ class SparseConfig:
             self._keep("budget", number("budget", self.budget, above=0, below=1, what=what))
         if self.top_p is not None:
             self._keep("top_p", number("top_p", self.top_p, above=0, high=1))
-        check_choice("summaries", self.summaries, ("mean", "minmax"))
+        check_choice("summaries", self.summaries, ("mean", "minmax", "quarters"))
         check_choice("share", self.share, ("branch", "siblings", "tree"))
         for name, least in (("sink", 0), ("recent", 1), ("dense_layers", 0), ("min_pages", 1)):
             self._keep(name, checked_count(name, getattr(self, name), least))
