@@ -1,4 +1,4 @@
-"""benches.sparse_frontier: its estimates are what the kernels keep, its figures those of plain computation."""
+"""benches.sparse_frontier: its estimates are what the kernels keep, its figures those of a plain sum."""
 
 from __future__ import annotations
 
