@@ -126,7 +126,8 @@ def test_memory_is_reported() -> None:
         for kind in ("minmax", "quarters"):
             pool = make_pool(kind, dtype)
             assert pool.page_bytes == plain * 17 // 16
-            assert pool.summaries is not None and pool.summaries.nbytes == plain // 16 * pool.num_pages
+            assert pool.summaries is not None
+            assert pool.summaries.nbytes == plain // 16 * pool.num_pages
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def page_summaries(k_slots: Tensor, filled: Tensor, kind: str, page_size: int = 16) -> Tensor:
-    """Summaries [num_pages, num_kv_heads, S, channels] of the first filled[p] keys of each page p; NaN where none.
+    """Summaries [num_pages, num_kv_heads, S, channels] of the first filled[p] keys of each page p, or NaN.
 
     Args:
         k_slots: [num_slots, num_kv_heads, d].

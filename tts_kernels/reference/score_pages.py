@@ -25,7 +25,7 @@ def score_pages(
 
     Args:
         q: [T, num_q_heads, d], branch by branch.
-        summaries: [num_pages, num_kv_heads, S, channels]: S = 1 means, S = 2 minima and maxima, S = 4 quarters.
+        summaries: [num_pages, num_kv_heads, S, channels]: S = 1 means, 2 minima and maxima, 4 quarters.
         block_tables, lengths, query_lens: [B, P], [B], [B]; -1 in a table is an evicted page.
 
     Returns:

@@ -40,8 +40,8 @@ class SparseConfig:
         top_p: read fewer pages where these hold that share of the estimated attention (Twilight); None:
             always the budget.
         summaries: how a page is judged before it is read: "mean", by its mean key (Kinetics); or, at twice
-            the bytes, "minmax", by a bound from the least and largest values of each channel (Quest), or, on a
-            CPU, "quarters", by the means of 4 tokens each over the channels that rotary embeddings turn least.
+            the bytes, "minmax", by a bound from the least and largest values of each channel (Quest), or, on
+            a CPU, "quarters", by means of 4 tokens each over the channels that rotary embeddings turn least.
         sink, recent: first and last pages that are always read.
         share: "branch", every branch its own pages; "siblings", one choice for the branches that have the
             same last fork; "tree", one for all branches of a root. One choice is made by the scores of those
