@@ -57,7 +57,8 @@ def measure(name: str, records: dict[str, Record], path: Path, *, named: bool, a
         return True
     if name in records and table.fits(records[name]) and not (named or again):
         return False
-    records[name] = table.record()
+    record = table.record()
+    records |= load(path, MEASURED) | {name: record}  # another run may have written its tables meanwhile
     save(path, records)
     return True
 

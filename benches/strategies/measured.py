@@ -108,7 +108,7 @@ MEASURED = {
     "fit_policy": Measured(
         _MODEL
         | _SAMPLES
-        | {"problems": 40, "n": 8, "num_probes": 4, "max_tokens": 64, "max_step_tokens": 32},
+        | {"problems": 20, "n": 8, "num_probes": 4, "max_tokens": 64, "max_step_tokens": 32},
         fit_policy.measure,
         texts.policy,
     ),
