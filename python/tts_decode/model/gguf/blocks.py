@@ -41,7 +41,7 @@ class FileTensor(NamedTuple):
         made = np.empty((*outer, row // numbers * size), np.uint8)
         with self.header.file.open("rb", buffering=0) as stream:
             stream.seek(self.header.begin + self.place.offset)
-            room = memoryview(made).cast("B") if made.size else memoryview(b"")
+            room = made.reshape(-1).data
             while len(room):
                 if not (count := stream.readinto(room)):
                     raise ModelLoadError(
