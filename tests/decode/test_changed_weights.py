@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from primitives import close, make, plain_logprobs, plain_next_logprobs
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, StaleKVError, TreeBranch, TreeDecoder, gather
+from tts_decode.model.families.conditions import why_general
 from weight_changes import PATHS, PROMPT, SEEN, TOLD, in_place
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -294,3 +295,26 @@ def alike(actual: torch.Tensor, wanted: torch.Tensor) -> None:
 
 async def async_pin(decoder: TreeDecoder, branch: TreeBranch) -> Any:
     return decoder.pin(branch)
+
+
+@PATHS
+def test_a_look_at_hidden_states_changes_nothing(pack_weights: bool) -> None:
+    """The first one leaves hooks of transformers on the layers, which record in such calls alone."""
+    model = tiny_model()
+    decoder = make(model, pack_weights=pack_weights)
+
+    async def look() -> None:
+        root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=4))
+        with torch.no_grad():
+            model(torch.tensor([root.tokens]), output_hidden_states=True, output_attentions=True)
+        await root.step()
+        close(await root.next_logprobs(), plain_next_logprobs(model, root.tokens))
+        model.model.layers[0].register_forward_hook(lambda module, args, output: output * 2)
+        with pytest.raises(StaleKVError):
+            await root.step()
+
+    decoder.run(look())
+    seen = tiny_model()
+    with torch.no_grad():
+        seen(torch.tensor([[1, 2]]), output_hidden_states=True)
+    assert why_general(seen) == why_general(tiny_model())

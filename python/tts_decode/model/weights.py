@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from .hooks import changing_hooks
+
 _SMALL = 4096  # numbers in a tensor whose values are kept, to be compared with
 
 
@@ -139,7 +141,9 @@ def _code(modules: list[nn.Module]) -> list[object]:
     for module in modules:
         own = vars(module)
         if own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own:
-            code.append((*own["_forward_hooks"], None, *own["_forward_pre_hooks"], id(own.get("forward"))))
+            hooks = changing_hooks(module)
+            if hooks or "forward" in own:
+                code.append((*hooks, id(own.get("forward"))))
     return code
 
 

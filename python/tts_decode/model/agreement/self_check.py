@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModelError
 from ..hf import HFEngine
+from ..hooks import changing_hooks
 from ..quantised_modules import Quantised
 from ..support.length_settings import refuse_length_settings
 from .check_program import CheckProgram, special_tokens
@@ -122,8 +123,7 @@ def _fingerprint(engine: HFEngine, on_host: bool) -> Any:
             (
                 type(module),
                 id(vars(module).get("forward")),
-                *module._forward_hooks,
-                *module._forward_pre_hooks,
+                *changing_hooks(module),
             )
             for module in model.modules()
         ],

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..hooks import changing_hooks
 from ..packed_clamped_experts import PackedClampedExperts
 from ..packed_modules import PackedEmbedding, PackedExperts, PackedLinear
 from ..quantised_experts import QuantisedExperts
@@ -99,7 +100,7 @@ def _foreign_part(base: Any, model: Any) -> str | None:
         if hasattr(module, "in_features") and type(module) not in _LINEAR:
             return f"{name} is {type(module).__name__}"  # adapters, ones that others quantised
     for name, module in model.named_modules():
-        if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+        if "forward" in vars(module) or changing_hooks(module):
             return f"{name} has a forward or hooks of its own"
     head = model.get_output_embeddings()
     if head is not None and (type(head) not in _LINEAR or head.bias is not None):

@@ -1,0 +1,19 @@
+"""Hooks of modules that may change what these compute."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# Since release 5 the first `output_hidden_states=True` of a model leaves hooks on its layers for good, which
+# return nothing and record only in a call that asks for it.
+_RECORDERS = "transformers.utils.output_capturing"
+
+
+def changing_hooks(module: nn.Module) -> tuple[int | None, ...]:
+    """Ids of the module's forward hooks, None, ids of its forward pre-hooks; empty where it has neither.
+    Those by which transformers records hidden states and attentions do not count."""
+    after, before = module._forward_hooks, module._forward_pre_hooks
+    if not (after or before):
+        return ()
+    ids = [number for number, hook in after.items() if getattr(hook, "__module__", None) != _RECORDERS]
+    return (*ids, None, *before) if ids or before else ()
