@@ -18,22 +18,20 @@ from tts_decode.select import coverage_curve, coverage_fit, wilson_interval
 from tts_decode.select.statistics import Interval
 from tts_decode.tasks import Task, default_tasks
 
-from benches.tables import Table, percent, tracked
+from benches.tables import Table, percent
 
 Record = dict[str, Any]
 
 
-def judged(decoder: TreeDecoder, task: Task, n: int, sampling: SamplingParams) -> tuple[int, bool]:
+async def judged(decoder: TreeDecoder, task: Task, n: int, sampling: SamplingParams) -> tuple[int, bool]:
     """How many of `n` samples are right, and whether their vote is."""
-
-    async def search() -> tuple[int, bool]:
-        root = await decoder.root([{"role": "user", "content": task.prompt}], sampling)
+    root = await decoder.root([{"role": "user", "content": task.prompt}], sampling)
+    try:
         result = await repeated_sampling(root, max_samples=n, parallel=n)
+    finally:
         root.release()
-        assert task.verify is not None
-        return sum(task.verify(c.text) == 1 for c in result.candidates), task.verify(result.answer) == 1
-
-    return decoder.run(search())
+    assert task.verify is not None
+    return sum(task.verify(c.text) == 1 for c in result.candidates), task.verify(result.answer) == 1
 
 
 def measure(
@@ -42,9 +40,8 @@ def measure(
     """right: of each problem, how many of its samples are. votes: whether their vote is."""
     decoder = TreeDecoder(*load_model(model, dtype))
     sampling = SamplingParams(temperature, seed=seed, max_tokens=max_tokens, max_step_tokens=max_tokens)
-    outcomes = [
-        judged(decoder, task, n, sampling) for task in tracked(default_tasks(problems), "coverage_curve")
-    ]
+    tasks = default_tasks(problems)
+    outcomes = decoder.run_all([judged(decoder, task, n, sampling) for task in tasks])
     return {"n": n, "right": [right for right, _ in outcomes], "votes": [vote for _, vote in outcomes]}
 
 

@@ -19,7 +19,7 @@ from tts_decode.rewards.self_evaluation import chat_question
 from tts_decode.tasks import Task, default_tasks
 
 from benches.strategies.verifier import ranked
-from benches.tables import Table, percent, tracked
+from benches.tables import Table, percent
 
 Record = dict[str, Any]
 
@@ -35,8 +35,9 @@ def measure(
         "`self_evaluation`, its own wording": self_evaluation(),
         "`self_evaluation`, asked in the next turn": self_evaluation(chat_question(decoder.tokenizer)),
     }
-    tasks = tracked(default_tasks(problems), "default_problems")
-    return {"n": n, "problems": [decoder.run(judged(decoder, task, n, sampling, scorers)) for task in tasks]}
+    tasks = default_tasks(problems)
+    found = decoder.run_all([judged(decoder, task, n, sampling, scorers) for task in tasks])
+    return {"n": n, "problems": found}
 
 
 async def judged(
