@@ -16,7 +16,7 @@ from tts_decode.plots import MEASURES, Point, SavedRun, at_equal_cost, lines_of
 
 _SHOTS = 60  # some 2,600 tokens of prompt, all shared
 _WIDTHS = (1, 2, 4, 8, 16)
-_CHAINS = (64, 128, 256, 512, 1024, 2048)
+_CHAINS = (64, 128, 256, 512, 1024)
 _SPARSE = ("--sparse", "1/8", "--sparse-min-pages", "4")
 _BOXED = "final_answer=\n\nFinal answer: \\boxed{"
 
@@ -31,8 +31,7 @@ def commands(folder: Path, problems: int) -> Iterator[list[str]]:
     chain = ["-s", "budget_forcing", "-o", "n=1", "-o", "num_ignore=1000", "-o", "end_of_thinking="]
     chain += ["-o", _BOXED, "--stop-when", "closed_boxed", "--no-sparse-tail", "--stop", "\x1f"]
     for length in _CHAINS:
-        limits = ["-o", f"max_tokens_thinking={length}", "--max-tokens", str(length)]
-        limits += ["--max-step-tokens", str(length)]
+        limits = ["--max-tokens", str(length), "--max-step-tokens", "4096"]
         yield ["compare", *chain, *limits, *common, "--save", str(folder / f"chains/{length}")]
 
 

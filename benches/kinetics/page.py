@@ -87,8 +87,8 @@ def filled(text: str, record: Record) -> str:
         "scripted": scripted_table(record["scripted"]),
     }
     for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text, count = pattern.subn(lambda found, table=table: f"{found[1]}{table}{found[2]}", text)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text, count = pattern.subn(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
         if count != 1:
             raise ValueError(
                 f"page: {count} markers of {name}, expected one <!-- {name} --> ... <!-- end -->"

@@ -76,7 +76,7 @@ def test_equal_cost_of_drawn_problems_is_near_the_models_own() -> None:
 
 def test_commands_are_ones_that_the_command_takes(tmp_path: Path) -> None:
     found = list(measured.commands(tmp_path, 24))
-    assert len({tuple(c) for c in found}) == len(found) == 11
+    assert len({tuple(c) for c in found}) == len(found) == 10
     assert all("--resume" in c and "--sparse" in c for c in found)
 
 
