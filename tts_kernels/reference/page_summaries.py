@@ -25,7 +25,8 @@ def page_summaries(k_slots: Tensor, filled: Tensor, kind: str, page_size: int = 
             summaries[page, :, 0] = keys.sum(0) / count
         elif count and kind == "quarters":
             slow = keys[:, :, slow_channels(d)]
-            parts = [part.sum(0) / len(part) for part in slow.split(page_size // 4)]
+            size = page_size // 4
+            parts = [slow[i : i + size].mean(0) for i in range(0, count, size)]
             for quarter in range(4):
                 summaries[page, :, quarter] = parts[min(quarter, len(parts) - 1)]
         elif count:
