@@ -29,8 +29,8 @@ KVView layer_of(const KVView& first, int64_t layer, int64_t k_layer_stride, int6
 }
 
 SummaryView layer_of(const SummaryView& first, int64_t layer, const KVView& kv) {
-  const int64_t elements = int64_t{kv.num_pages} * kv.num_kv_heads * first.vectors *
-                           summary_channels(first.vectors, kv.head_dim);
+  const int64_t elements =
+      int64_t{kv.num_pages} * kv.num_kv_heads * first.vectors * summary_channels(first.vectors, kv.head_dim);
   return {moved(first.data, layer * elements * element_bytes(summary_dtype(kv.dtype))), first.vectors};
 }
 

@@ -35,9 +35,9 @@ struct KVView {
   float* scales;  // [num_pages, num_kv_heads, 2] of K and V, contiguous; null unless int8
 };
 
-// Summaries of the keys of each page and head, for choosing pages: their mean; the least and the largest value
-// of each channel; or the means of the page's quarters, 4 tokens each, of its slow channels. Of float, or
-// bfloat16 where the pages are not float.
+// Summaries of the keys of each page and head, for choosing pages: their mean; the least and the largest
+// value of each channel; or the means of the page's quarters, 4 tokens each, of its slow channels. Of float,
+// or bfloat16 where the pages are not float.
 struct SummaryView {
   void* data;   // [num_pages, num_kv_heads, vectors, channels], contiguous
   int vectors;  // 1: mean; 2: minimum, maximum; kQuarters; 0: there are none
@@ -51,8 +51,9 @@ static inline int summary_channels(int vectors, int head_dim) {
   return vectors == kQuarters ? head_dim / 2 : head_dim;
 }
 
-// The i-th of the head_dim / 2 slow channels. Rotary embeddings turn the pairs (c, c + head_dim / 2), the later
-// ones by smaller angles from token to token: of the later half of the pairs a few tokens' mean is like each.
+// The i-th of the head_dim / 2 slow channels. Rotary embeddings turn the pairs (c, c + head_dim / 2), the
+// later ones by smaller angles from token to token: of the later half of the pairs a few tokens' mean is like
+// each.
 static inline int slow_channel(int i, int head_dim) {
   return i < head_dim / 4 ? head_dim / 4 + i : head_dim / 2 + i;
 }

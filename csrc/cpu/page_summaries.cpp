@@ -14,8 +14,8 @@ inline float to_float(int8_t x) { return static_cast<float>(x); }
 inline void store(float& to, float x) { to = x; }
 inline void store(uint16_t& to, float x) { to = round_to_bfloat16(x); }
 
-// Means of the slow channels of each quarter; one without keys repeats the one before. `scale` is that of int8
-// pages, else 1.
+// Means of the slow channels of each quarter; one without keys repeats the one before. `scale` is that of
+// int8 pages, else 1.
 template <class Element, class Out>
 void summarize_quarters(const KVView& kv, int head, const FilledPage& page, float scale, Out* out) {
   const Element* k = k_page<Element>(kv, page.page, head);
@@ -80,9 +80,9 @@ void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& 
 
 void copy_summaries(const SummaryView& summaries, const KVView& kv, const int32_t* copies,
                     int64_t num_copies) {
-  const size_t page_bytes = static_cast<size_t>(element_bytes(summary_dtype(kv.dtype)) * kv.num_kv_heads *
-                                                summaries.vectors *
-                                                summary_channels(summaries.vectors, kv.head_dim));
+  const size_t page_bytes =
+      static_cast<size_t>(element_bytes(summary_dtype(kv.dtype)) * kv.num_kv_heads * summaries.vectors *
+                          summary_channels(summaries.vectors, kv.head_dim));
   if (page_bytes == 0) return;
   char* pages = static_cast<char*>(summaries.data);
   for (int64_t i = 0; i < num_copies; ++i) {

@@ -81,8 +81,8 @@ class Run {
       }
       const int row = (segments[0].query_begin - block.query_begin) * group_;
       const int row_end = (segments[0].query_end - block.query_begin) * group_;
-      kernels_.multiply(q + int64_t{row} * channels_, row_end - row, channels_, pairs_, packed, count * parts_,
-                        s);
+      kernels_.multiply(q + int64_t{row} * channels_, row_end - row, channels_, pairs_, packed,
+                        count * parts_, s);
       for (int n = 0; n < count; ++n) {
         for (int r = row; r < row_end; ++r) {
           float* products = s + int64_t{r - row} * kScoreStride + n * parts_ * kPageSize;

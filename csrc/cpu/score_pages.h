@@ -23,9 +23,9 @@ struct ScorePagesParams {
 };
 
 // A page of n tokens that the query sees stands for n keys with the logit scale * q . mean, or with the upper
-// bound scale * sum of max(q min, q max); or the largest scale * q . mean of its quarters; the score is the softmax of that over the pages, mean over the
-// query heads of the KV head. 0 for pages that a query does not see. As in tree_attention, the bits of a row
-// depend on its own query and path only.
+// bound scale * sum of max(q min, q max); or the largest scale * q . mean of its quarters; the score is the
+// softmax of that over the pages, mean over the query heads of the KV head. 0 for pages that a query does not
+// see. As in tree_attention, the bits of a row depend on its own query and path only.
 //
 // Throws ArgumentError where an index of the plan leads outside its arrays or the pool, and, with some scores
 // written, where a row's scores are not finite.

@@ -285,7 +285,8 @@ template <class Pages>
 void test_sparse(uint32_t seed) {
   Random random(seed);
   Pages forest(random);
-  const int heads = forest.kv_heads, vectors = std::array{1, 2, kQuarters}[draw(random, 0, 2)], width = forest.width;
+  const int heads = forest.kv_heads, vectors = std::array{1, 2, kQuarters}[draw(random, 0, 2)],
+            width = forest.width;
   const size_t rows = static_cast<size_t>(heads) * forest.num_queries, words = (width + 31u) / 32;
   // As wide as the summaries of the pages in use, no page more: a read too far is seen.
   std::vector<float> summaries(static_cast<size_t>(forest.num_pages) * heads * vectors *
