@@ -267,9 +267,7 @@ def test_a_folder_as_it_is_published_is_read_as_its_authors_do(
     assert run(["search", "hello", "-m", str(tmp_path / "tiny.gguf"), *arguments]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     candidates = result["search"]["candidates"]
-    in_its_dtype = load_reward_model(
-        folder, kv_bytes=KV_BYTES
-    )  # bfloat16 on some CPUs
+    in_its_dtype = load_reward_model(folder, kv_bytes=KV_BYTES)  # bfloat16 on some CPUs
     answers = [Answer([candidate["text"]], prompt="hello") for candidate in candidates]
     of_the_library = [told[-1] for told in in_its_dtype.decoder.run(in_its_dtype.step_scores(answers))]
     assert [candidate["score"] for candidate in candidates] == pytest.approx(of_the_library, abs=1e-3)
