@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import transformers as hf
 from primitives import plain_states
 from reward_cases import (
     CHAT,
+    KV_BYTES,
     MINUS,
     PLUS,
     SEQUENCE,
@@ -23,9 +26,21 @@ from reward_cases import (
     random_text,
     stack,
 )
+from safetensors.torch import load_file, save_file
+from tiny_gguf import write_tiny_gguf
 from tiny_models import byte_tokenizer, tiny_model
 from torch import Tensor, nn
-from tts_decode.rewards import READERS, ClassHead, Reader, Reading, RewardModel, TagTemplate, TokenSoftmax
+from tts_decode.cli.app import run
+from tts_decode.rewards import (
+    READERS,
+    ClassHead,
+    Reader,
+    Reading,
+    RewardModel,
+    TagTemplate,
+    TokenSoftmax,
+    load_reward_model,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -195,6 +210,67 @@ def test_rlhflow_equals_one_forward_for_each_step() -> None:
     (scores,) = decoder.run(prm.step_scores([Answer([f"{step}\n\n" for step in steps])]))
     assert scores == pytest.approx(expected, abs=5e-5)
     assert len(set(scores)) == 4
+
+
+# What each model is called on the hub, its config's architecture where transformers has no class for it, and
+# how its weights are named: before those of the body, and before those of the head.
+FOLDERS: dict[str, tuple[str, str | None, str, str]] = {
+    "math_shepherd": ("math-shepherd-mistral-7b-prm", None, "", ""),
+    "rebase_llemma": ("Llemma-reward-model", None, "", ""),
+    "qwen2.5_math_prm": ("Qwen2.5-Math-PRM-7B", "Qwen2ForProcessRewardModel", "model.", "score."),
+    "skywork_o1": ("Skywork-o1-Open-PRM-Qwen-2.5-1.5B", "Qwen2ForPrmModel", "model.", "v_head.summary."),
+    "er_prm": ("Llama3.1-Math-PRM", None, "", ""),
+    "pqm": ("PQM", None, "pretrained_model.", "v_head.summary."),
+    "versa_prm": ("VersaPRM", None, "", ""),
+    "outcome": ("Skywork-Reward-Llama-3.1-8B", None, "", ""),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_folder_as_it_is_published_is_read_as_its_authors_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """From the library, its reader told by the name, and by `--scorer FOLDER` of the command."""
+    case, rng = PUBLISHED[name], random.Random(name)
+    called, architecture, before, before_head = FOLDERS[name]
+    model = tiny_model(case.family, auto=case.auto, num_labels=case.labels)
+    tokenizer = byte_tokenizer(*case.tags, chat_template=CHAT)
+    tokenizer.bos_token = "<eos>"
+    torch.manual_seed(1)
+    head = case.head() if case.head else None
+    folder = tmp_path / called
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if head is not None:
+        nn.init.normal_(next(iter(head.parameters())))
+        weights = {
+            f"{before}{key}": tensor for key, tensor in load_file(folder / "model.safetensors").items()
+        }
+        weights |= {f"{before_head}{key}": tensor.detach() for key, tensor in head.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    if architecture is not None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
+
+    prm = load_reward_model(folder, dtype="float32", kv_bytes=KV_BYTES)
+    assert prm.reader.name == name
+    question, steps = random_text(rng, 12), [random_text(rng, 9) for _ in range(3)]
+    expected = case.scores(model, head, case.ids(tokenizer, question, steps)).tolist()
+    (scores,) = prm.decoder.run(prm.step_scores([Answer(steps, prompt=question)]))
+    assert scores == pytest.approx(expected, abs=5e-5, rel=5e-5)
+
+    if name not in ("math_shepherd", "qwen2.5_math_prm", "outcome"):
+        return
+    write_tiny_gguf(tmp_path / "tiny.gguf")
+    arguments = ["-s", "best_of_n", "-o", "n=2", "--scorer", str(folder), "--json"]
+    arguments += ["--max-tokens", "9", "--max-step-tokens", "9"]
+    assert run(["search", "hello", "-m", str(tmp_path / "tiny.gguf"), *arguments]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    candidates = result["search"]["candidates"]
+    in_its_dtype = load_reward_model(folder, kv_bytes=KV_BYTES)  # bfloat16 on some CPUs
+    answers = [Answer([candidate["text"]], prompt="hello") for candidate in candidates]
+    of_the_library = [told[-1] for told in in_its_dtype.decoder.run(in_its_dtype.step_scores(answers))]
+    assert [candidate["score"] for candidate in candidates] == pytest.approx(of_the_library, abs=1e-3)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "mistral"])
