@@ -146,6 +146,7 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
 DYNAMIC = {
     *("tts_decode", "tts_decode.extras", "tts_decode.cli.app", "tts_decode.cli.functions"),
     *("tts_kernels.backends.choice", "tts_kernels.checks.arrays"),
+    "tts_decode.sandbox.checker",  # runs a model's program, in the sandbox
 }
 
 # Module or folder -> names with an underscore of other projects, which have no public ones for the same.
@@ -157,7 +158,7 @@ FOREIGN: dict[str, set[str]] = {
         *("_attn_implementation", "_supports_sdpa"),
     },
     "tts_decode.model.hf": {"_attn_implementation_internal"},
-    "tts_decode.model.families.conditions": {"_forward_hooks", "_forward_pre_hooks"},
+    "tts_decode.model.hooks": {"_forward_hooks", "_forward_pre_hooks"},
     "tts_decode.model.weights": {
         *("_parameters", "_buffers", "_modules", "_version", "_forward_hooks", "_forward_pre_hooks"),
     },
