@@ -83,7 +83,9 @@ def test_read_tasks(tmp_path: Path) -> None:
     assert (two.name, two.answer, colour.name, talk.name) == ("1", "2", "colour", "4")
     assert two.verify is not None
     assert colour.verify is not None
-    assert [two.verify(text) for text in ("It is 2.0", "so 1 + 1 = 2.", "3", "two")] == [1.0, 1.0, 0.0, 0.0]
+    assert [two.verify(text) for text in ("It is 2.0", "so 1 + 1 = 2.", "3", "two", "too")] == [
+        *(1.0, 1.0, 0.0, 1.0, 0.0)
+    ]
     assert [colour.verify(text) for text in ("The answer is blue.", "red")] == [1.0, 0.0]
     assert talk.verify is None
 

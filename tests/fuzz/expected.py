@@ -136,6 +136,11 @@ def scores(q: Tensor, summaries: Tensor, plan: TreePlan, scale: float, columns: 
         count = torch.tensor([min(16, position + 1 - 16 * c) for c in held], dtype=torch.float64)
         pages = summaries[[path[c] for c in held]].double().transpose(0, 1)  # [heads, n, S, d]
         rows = q[row].double().view(heads, group, 1, 1, -1)
-        logits = scale * (rows * pages[:, None]).amax(3).sum(3) + count.log()
+        if pages.shape[2] == 4:  # means of quarters, of the pairs (c, c + d / 2) that turn the least
+            slow = [c for c in range(q.shape[2]) if c % (q.shape[2] // 2) >= q.shape[2] // 4]
+            products = (rows[..., slow] * pages[:, None]).sum(4).amax(3)
+        else:
+            products = (rows * pages[:, None]).amax(3).sum(3)
+        logits = scale * products + count.log()
         out[:, row, held] = logits.softmax(-1).mean(1)
     return out

@@ -38,7 +38,7 @@ def extract_answer(text: str) -> str:
     if stated is not None:
         return stated
     value = last_value(text)
-    if value is None:
+    if not value:
         return text.strip()
     _, found, behind = _THOUSANDS.sub("", text[-_REACH:]).rpartition(value)
     unit = unit_behind(behind) if found and plain_number(value) is not None else ""
