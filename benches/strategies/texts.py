@@ -152,6 +152,8 @@ def policy(record: Record) -> str:
         f"between {min(scores):.2f} and {max(scores):.2f}. Problems solved, by bin and setting; last by "
         "the settings on all problems, and by policies on problems that they were not fitted on:",
         fit_policy.table(fitted).markdown(),
+        f"The smallest bin has {min(fitted.about['questions'])} questions; what so few say of a setting is "
+        "mostly chance, and the last column of the last row shows what the choice is worth.",
     )
 
 
