@@ -23,7 +23,7 @@ def fit(records: Sequence[Record], rollouts: int) -> Fit:
         problem_values=_beta(records, rollouts),
         spreads=_spreads(records, rollouts),
         depths=tuple(_depth(record) for record in records),
-        tokens=tuple(node[1] for record in records for node in record["nodes"][1:]),
+        tokens=_tokens(records),
         prompt=round(float(np.mean([record["nodes"][0][1] for record in records]))),
         alike=(siblings, others),
         dimensions=dimensions,
@@ -45,6 +45,16 @@ def _depth(record: Record) -> int:
     """At which most branches state their answer."""
     ends = [d for d, node in zip(depths_of(record), record["nodes"], strict=True) if node[3] is not None]
     return Counter(ends).most_common(1)[0][0] if ends else max(depths_of(record))
+
+
+def _tokens(records: Sequence[Record]) -> tuple[tuple[int, ...], ...]:
+    """By depth up to the usual last one. Of one token are branches that began a paragraph that is no step."""
+    found: dict[int, list[int]] = {}
+    for record in records:
+        for depth, node in zip(depths_of(record), record["nodes"], strict=True):
+            if 0 < depth <= _depth(record) and node[1] > 1:
+                found.setdefault(depth, []).append(node[1])
+    return tuple(tuple(found[depth]) for depth in sorted(found))
 
 
 def _early(records: Sequence[Record]) -> float:

@@ -8,17 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from tts_decode.select import Interval, geometric_mean_ratio
 
 from benches.ets_claims.fitting import fit
 from benches.ets_claims.parts import LAYERS
 from benches.ets_claims.price import MOST_LOSS, largest, swept
-from benches.ets_claims.searches import SIDE_BY_SIDE
+from benches.ets_claims.record import WIDTH
+from benches.ets_claims.searches import SIDE_BY_SIDE, Source, by_threshold
 
 Record = dict[str, Any]
 Entries = Sequence[Record]
 
 BASE, NODE, TOKEN = "rebase", "ets, per node", "ets, per token"
+THRESHOLDS = (0.2, 0.01, 0.005, 0.002)  # cosine distance of clusters; 0.2 is that of all other tables
 PAPER = {"kv": 1.8, "throughput": 1.4}  # printed by arXiv 2502.13575, its abstract
 _MEASURES = ("kv_sum", "per_selection", "mean_pages", "peak_pages")
 
@@ -28,13 +31,14 @@ def figures(records: Entries, rollouts: int, entries: Entries) -> Record:
     count = len(records)
     current = [entry for entry in entries if entry["key"].get("fitted", count) == count]
     told = asdict(fit(records, rollouts))
-    told["tokens"] = sorted(told["tokens"])[:: max(1, len(told["tokens"]) // 20)]
+    told["tokens"] = [[int(cut) for cut in np.percentile(depth, (10, 50, 90))] for depth in told["tokens"]]
     replayed = [_replayed(key, found) for key, found in _grouped(current, "replay", ("problem",))]
     return {
         "problems": count,
         "rolled_out": sum(record["rolled_out"] for record in records),
         "fit": told,
         "replay": replayed,
+        "thresholds": _thresholds(by_threshold(Source.of("recorded", records, rollouts), WIDTH, THRESHOLDS)),
         "attention": _attention(current),
         "products": next((e["result"] for e in current if e["part"] == "products"), None),
         "throughput": [entry["key"] | _served(entry["result"]) for entry in _of(current, "throughput")],
@@ -86,6 +90,16 @@ def _replayed(key: Record, found: Entries) -> Record:
             }
         row["policies"][name] = told
     return row
+
+
+def _thresholds(found: Entries) -> list[Record]:
+    base = {row["threshold"]: row["kv_sum"] for row in found if row["search"] == BASE}
+    return [
+        {name: row[name] for name in ("threshold", "search", "clusters", "kept")}
+        | {"less": _ratio(base[row["threshold"]], row["kv_sum"])}
+        for row in found
+        if row["search"] != BASE
+    ]
 
 
 def _measure(result: Record, name: str) -> float:
@@ -175,6 +189,7 @@ def tables(found: Record) -> dict[str, str]:
         "claims": _claims(found),
         "record": _record(found),
         "validation": _validation(found),
+        "thresholds": _threshold_table(found),
         "kv": _kv(found),
         "law": _law(found),
         "attention": _attention_table(found),
@@ -249,17 +264,16 @@ def _short(value: float | None) -> str:
 
 def _record(found: Record) -> str:
     told = found["fit"]
-    lengths = told["tokens"]
+    lengths = ", ".join(f"{low} to {high} (median {middle})" for low, middle, high in told["tokens"])
     a, b = told["problem_values"]
     spreads = ", ".join(f"{spread:.2f}" for spread in told["spreads"])
     share = a / (a + b)
     return " ".join(
         [
             f"{found['problems']} problems were recorded, with {found['rolled_out']:,} tokens of rollouts.",
-            f"The middle 80 % of the steps have {lengths[len(lengths) // 10]} to",
-            f"{lengths[-1 - len(lengths) // 10]} tokens, the median {lengths[len(lengths) // 2]}.",
+            f"Steps have, from the first to the last and in the middle 80 % of them, {lengths} tokens.",
             f"Problems have values of {share:.2f} on average; s is {spreads} from the first step on;",
-            f"{told['early']:.0%} of the steps before the last end a branch. Cosines of embeddings are",
+            f"{told['early']:.1%} of the steps before the last end a branch. Cosines of embeddings are",
             f"{told['alike'][0]:.3f} between siblings, {told['alike'][1]:.3f} between others of a depth.",
         ]
     )
@@ -336,6 +350,20 @@ def _validation(found: Record) -> str:
                 )
     head = ["scores", "search", "problems", "leaves kept", "clusters a leaf", "KV by sum, tokens", "less"]
     return _table([*head, "right by vote", "steps that stand in"], rows)
+
+
+def _threshold_table(found: Record) -> str:
+    rows = [
+        [
+            f"{row['threshold']:g}",
+            row["search"].removeprefix("ets, "),
+            f"{row['clusters']:.2f}",
+            f"{row['kept']:.0%}",
+            _x(row["less"]),
+        ]
+        for row in found["thresholds"]
+    ]
+    return _table(["threshold", "cost", "clusters a leaf", "ETS keeps", "KV by sum"], rows)
 
 
 def _kv(found: Record) -> str:

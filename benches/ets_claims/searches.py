@@ -92,3 +92,25 @@ def snapshots(
         replay(world.nodes, stages, found[name].__setitem__)
     common = set.intersection(*(set(steps) for steps in found.values()))
     return {name: [steps[number] for number in sorted(common)] for name, steps in found.items()}
+
+
+def by_threshold(source: Source, width: int, thresholds: Sequence[float]) -> list[Record]:
+    """How finely steps are told apart, and what ETS then keeps of the source's recorded problems."""
+    found = []
+    for threshold in thresholds:
+        for name, policy in policies(width, threshold).items():
+            accounts = []
+            for problem in range(len(source.records)):
+                world = source.world(problem)
+                accounts.append(account(world.nodes, grow(world, width, policy)))
+            live = sum(seen.live for seen in accounts)
+            found.append(
+                {
+                    "threshold": threshold,
+                    "search": name,
+                    "clusters": sum(seen.clusters for seen in accounts) / live,
+                    "kept": sum(seen.kept for seen in accounts) / live,
+                    "kv_sum": [seen.kv_sum for seen in accounts],
+                }
+            )
+    return found

@@ -11,12 +11,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from tts_decode.core.params import mix
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 RIGHT = 0  # answers are numbers: 0 the right one, others wrong ones
 
@@ -124,7 +125,8 @@ class Fit:
     problem_values: a, b of the Beta distribution of the values of problems.
     spreads: by depth, the share of v (1 - v) that a step's value varies by around v, the value of the node
         above.
-    depths: of the recorded problems, how many steps they take. tokens: of all recorded steps. prompt: tokens.
+    depths: of the recorded problems, how many steps they take.
+    tokens: of all recorded steps, by depth. prompt: its tokens.
     alike: cosines of the embeddings of siblings, and of other steps of a problem at one depth.
     dimensions: of the embeddings that vary as the recorded ones.
     early: share of steps before the last at which a branch ends, and is wrong.
@@ -135,7 +137,7 @@ class Fit:
     problem_values: tuple[float, float]
     spreads: tuple[float, ...]
     depths: tuple[int, ...]
-    tokens: tuple[int, ...]
+    tokens: tuple[tuple[int, ...], ...]
     prompt: int
     alike: tuple[float, float]
     dimensions: int
@@ -243,7 +245,7 @@ class SimulatedWorld:
         # average.
         early = depth < self._last and rng.random() < self._early
         above = self.values[node] if depth == self._last else min(1.0, self.values[node] / (1 - self._early))
-        tokens = rng.choice(self._fit.tokens)
+        tokens = rng.choice(self._recorded(self._fit.tokens, depth))
         right = False if early else rng.random() < above if depth == self._last else None
         value = float(right) if right is not None else _around(above, self._spread(depth), rng)
         score = self._scores.score(value, right, self.nodes.scores[node], rng)
@@ -257,10 +259,12 @@ class SimulatedWorld:
         return self.nodes.add(node, tokens, score, finished, answer)
 
     def _spread(self, depth: int) -> float:
-        """Of the recorded step that this one is a part of: what is left of v (1 - v) multiplies."""
-        spreads = self._fit.spreads
-        whole = spreads[min((depth - 1) // self._longer, len(spreads) - 1)]
-        return 1 - (1 - whole) ** (1 / self._longer)
+        """Its part of a recorded step's: what is left of v (1 - v) multiplies."""
+        return 1 - (1 - self._recorded(self._fit.spreads, depth)) ** (1 / self._longer)
+
+    def _recorded(self, by_depth: Sequence[T], depth: int) -> T:
+        """Of the recorded step that this one is a part of."""
+        return by_depth[min((depth - 1) // self._longer, len(by_depth) - 1)]
 
     def embeddings(self, nodes: Sequence[int]) -> Array:
         siblings, others = self._fit.alike

@@ -34,7 +34,18 @@ from benches.ets_claims.worlds import (
 )
 
 RECORD = Path(__file__).parents[2] / "benches/results/ets_record.jsonl"
-FIT = Fit((1.0, 1.0), (0.2, 0.3), (3,), (90, 110), 40, (0.9, 0.7), 8, early=0.0, silent=0.5, same_wrong=0.4)
+FIT = Fit(
+    (1.0, 1.0),
+    (0.2, 0.3),
+    (3,),
+    ((90, 110), (70, 80)),
+    40,
+    (0.9, 0.7),
+    8,
+    early=0.0,
+    silent=0.5,
+    same_wrong=0.4,
+)
 
 
 def area(right: list[float], wrong: list[float]) -> float:
@@ -131,7 +142,7 @@ def test_a_fit_finds_what_the_records_were_simulated_with() -> None:
         (2.0, 3.0),
         (0.1, 0.3, 0.2),
         (4,),
-        (90, 110),
+        ((90, 110), (50, 60)),
         40,
         (0.9, 0.7),
         12,
@@ -145,6 +156,7 @@ def test_a_fit_finds_what_the_records_were_simulated_with() -> None:
     assert found.spreads == pytest.approx(known.spreads, abs=0.04)
     assert set(found.depths) == {4}
     assert found.prompt == 40
+    assert [set(tokens) for tokens in found.tokens] == [{90, 110}, *[{50, 60}] * 3]
     assert found.early == pytest.approx(0.1, abs=0.01)
     assert found.silent == pytest.approx(0.4, abs=0.02)
     assert found.same_wrong == pytest.approx(0.3, abs=0.06)
