@@ -6,6 +6,7 @@ transformers fills a tensor of another size than its file's with random numbers 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def refuse_counts(source: Path | str, config: Any) -> None:
     for name, value in _counts(config.to_dict(), ""):
         if value > _MOST:
             raise _refused(source, name, value, f"at most {_MOST}")
-    layers, tensors = getattr(text, _LAYERS, None), _tensors_of(source)
+    layers, tensors = getattr(text, _LAYERS, None), None
+    with contextlib.suppress(ModelLoadError):  # of damaged files: told where they are read
+        tensors = _tensors_of(source)
     if tensors is not None and is_integer(layers) and layers > len(tensors.left):  # each has one at least
         raise _refused(source, _LAYERS, layers, f"no more than the {len(tensors.left)} tensors of its files")
 
