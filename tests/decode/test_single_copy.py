@@ -296,11 +296,12 @@ def test_the_weights_are_in_memory_once_while_they_are_loaded_and_after(
     assert stays - before < 1.2 * size + 32e6
 
 
-def test_a_folder_that_memory_does_not_hold_is_refused_with_the_numbers(
+def test_a_folder_that_memory_does_not_hold_is_refused_before_it_is_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = saved(folder)
     size = 4 * sum(weight.numel() for weight in model.parameters())
+    (folder / "model.safetensors").write_bytes(b"not read")
     monkeypatch.setattr(memory, "memory_bytes", lambda: 40960)
     with pytest.raises(ModelLoadError, match=rf"takes {size / 1e9:.2f} GB .* has 0.00 GB"):
         load_model(folder, "float32")
