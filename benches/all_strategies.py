@@ -141,12 +141,14 @@ def measure(settings: Record, path: Path) -> Record:
 
 
 def missing(record: Record) -> list[Strategy[...]]:
-    """The strategies that were not run, or with another setup."""
+    """Our strategies that were not run, or with another setup."""
     setups = {name: kept["setup"] for name, kept in record["strategies"].items()}
     return [
         strategy
         for name, strategy in STRATEGIES.items()
-        if name not in NOT_RUN and setups.get(name) != described(setup_of(strategy, record["n"]))
+        if strategy.family != "own"
+        and name not in NOT_RUN
+        and setups.get(name) != described(setup_of(strategy, record["n"]))
     ]
 
 

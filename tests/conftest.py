@@ -15,6 +15,7 @@ from tts_decode import TreeDecoder
 from tts_decode.default_model import default_model_file
 from tts_decode.errors import ModelLoadError
 from tts_decode.model.loading import load_model
+from tts_decode.search import STRATEGIES
 
 sys.path.insert(0, str(Path(__file__).parent))  # for fuzz
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
@@ -43,6 +44,15 @@ def device(request: pytest.FixtureRequest) -> torch.device:
         pytest.skip("needs a GPU" if request.param == "cuda" else "the kernels run on the GPU here")
     pytest.importorskip("triton")
     return torch.device("cuda" if request.param == "cuda" else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def listed_strategies() -> Iterator[None]:
+    """A strategy that a test defines is not listed in other tests, whichever of them run in this process."""
+    before = dict(STRATEGIES)
+    yield
+    STRATEGIES.clear()
+    STRATEGIES.update(before)
 
 
 @pytest.fixture
