@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benches.strategies.markers import fill
+from benches.markers import fill
 from benches.strategies.measured import GROWN, MEASURED, Grown, Measured
 from benches.strategies.page import fill_rows
 from benches.strategies.records import load, save

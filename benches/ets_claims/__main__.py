@@ -18,12 +18,14 @@ from tts_decode.records.record_file import read_records
 
 from benches.ets_claims import price as prices
 from benches.ets_claims import throughput as served
+from benches.ets_claims.figures import figures
 from benches.ets_claims.ledger import Ledger, read_ledger
 from benches.ets_claims.parts import HEADS, time_attention, time_products
 from benches.ets_claims.record import SCHEMA, THRESHOLD, VERSION
 from benches.ets_claims.record import record as record_searches
-from benches.ets_claims.report import figures, fill
+from benches.ets_claims.report import tables
 from benches.ets_claims.searches import Source, measured, policies, snapshots
+from benches.markers import fill
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -138,7 +140,7 @@ def page(
     records, rollouts = _records(path)
     found = figures(records, rollouts, read_ledger(ledger))
     json_file.write_text(json.dumps(found, indent=1) + "\n")
-    docs.write_text(fill(docs.read_text(), found))
+    docs.write_text(fill(docs.read_text(), tables(found)))
 
 
 def _records(path: Path) -> tuple[list[Record], int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from benches.kinetics.scripted import (
@@ -16,6 +15,8 @@ from benches.kinetics.scripted import (
     eflops,
     tokens_at_cost,
 )
+from benches.markers import fill
+from benches.tables import line
 
 Record = dict[str, Any]
 
@@ -59,41 +60,36 @@ def scripted_record() -> list[Record]:
 def scripted_table(rows: list[Record]) -> str:
     heads = ["model", "search", "dense tokens", "PFLOP", "sparse tokens"]
     heads += [f"spread {spread:g}" for spread in SPREADS]
-    lines = [_line(heads), "|---|---|---:|---:|---:|" + "---:|" * len(SPREADS)]
+    lines = [line(heads), "|---|---|---:|---:|---:|" + "---:|" * len(SPREADS)]
     for row in rows:
         cells = [row["model"], "one chain" if row["kind"] == "chains" else "samples of 4,096"]
         cells += [f"{row['tokens']:,}", f"{row['eflops'] / 1e15:.2f}", f"{row['times']:.1f}x"]
         cells += [" / ".join(f"{100 * gain:+.0f}" for gain in row["gains"][f"{s}"]) for s in SPREADS]
-        lines.append(_line(cells))
+        lines.append(line(cells))
     return "\n".join(lines)
 
 
 def measured_table(kinds: Record) -> str:
     heads = ["search", "size", "dense: solved", "TFLOP", "sparse: solved", "TFLOP", "sparse at equal cost"]
-    lines = [_line(heads), "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [line(heads), "|---|---:|---:|---:|---:|---:|---:|"]
     for kind, rows in kinds.items():
         for row in rows:
             dense, sparse = row["dense"], row["sparse"]
             cells = [kind, row["size"], _share(dense), f"{dense['cost']:.2f}", _share(sparse)]
-            lines.append(_line([*cells, f"{sparse['cost']:.2f}", _points(row["difference"])]))
+            lines.append(line([*cells, f"{sparse['cost']:.2f}", _points(row["difference"])]))
     return "\n".join(lines)
 
 
 def filled(text: str, record: Record) -> str:
-    """The page with what stands between its markers replaced. Raises ValueError: a marker is missing."""
-    tables = {
-        "measured": measured_table(record["measured"]["kinds"]),
-        "setting": record["measured"]["setting"],
-        "scripted": scripted_table(record["scripted"]),
-    }
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, count = pattern.subn(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
-        if count != 1:
-            raise ValueError(
-                f"page: {count} markers of {name}, expected one <!-- {name} --> ... <!-- end -->"
-            )
-    return text
+    """The page with its tables written anew."""
+    return fill(
+        text,
+        {
+            "setting": record["measured"]["setting"],
+            "measured": measured_table(record["measured"]["kinds"]),
+            "scripted": scripted_table(record["scripted"]),
+        },
+    )
 
 
 def _share(side: Record) -> str:
@@ -106,7 +102,3 @@ def _points(difference: Record | None) -> str:
     value, low, high = (difference[name] for name in ("value", "low", "high"))
     ends = "" if low is None or math.isnan(low) else f" ({100 * low:+.0f} to {100 * high:+.0f})"
     return f"{100 * value:+.0f}{ends}"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"

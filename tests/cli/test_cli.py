@@ -13,7 +13,7 @@ from tiny_models import byte_tokenizer, tiny_model
 from tiny_quantised import write_quantised
 from transformers import AutoModelForSequenceClassification
 from tts_decode.cli.app import run
-from tts_decode.cli.options import families
+from tts_decode.cli.strategy_options import families
 from tts_decode.search import STRATEGIES
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_commands import compare, last_error, search, write_files
-from tts_decode.cli import judging, options, scorers
+from tts_decode.cli import judging, options, scorers, strategy_options
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.functions import load_function
 from tts_decode.search import STRATEGIES, Strategy
@@ -100,11 +100,11 @@ def own(tmp_path: Path):
 
 
 def test_strategies(own: Path) -> None:
-    decorated = options.get_strategy(f"{own}:mine_decorated")
-    plain = options.get_strategy(f"{own}:mine")
+    decorated = strategy_options.get_strategy(f"{own}:mine_decorated")
+    plain = strategy_options.get_strategy(f"{own}:mine")
     assert isinstance(plain, Strategy)
     assert (decorated.name, plain.name, plain.summary) == ("mine_decorated", "mine", "One answer, plainly.")
-    assert options.parse_options([plain], ["n=3"]) == [{"n": 3}]
+    assert strategy_options.parse_options([plain], ["n=3"]) == [{"n": 3}]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_strategies(own: Path) -> None:
 def test_what_is_no_strategy(own: Path, named: str, message: str) -> None:
     (own.parent / "broken.py").write_text("1 / 0")
     with pytest.raises(UsageError, match=message):
-        options.get_strategy(named.format(file=own, folder=own.parent))
+        strategy_options.get_strategy(named.format(file=own, folder=own.parent))
 
 
 def test_signatures_are_checked(own: Path) -> None:
@@ -145,13 +145,13 @@ def test_scorers_and_tools(own: Path) -> None:
     assert scorers.is_reward_model("outcome:some/folder")
     with pytest.raises(UsageError, match=r"READER:FOLDER, a folder, OWNER/NAME on the hub or FILE.py:NAME"):
         scorers.check_scorer("nonsense")
-    (made,) = options.parse_options([STRATEGIES["t1_verify"]], [f"tool={own}:run"])
+    (made,) = strategy_options.parse_options([STRATEGIES["t1_verify"]], [f"tool={own}:run"])
     assert made["tool"]("print(1)") == "PRINT(1)"
     assert made["tool"].named == f"{own}:run"
-    (made,) = options.parse_options([STRATEGIES["t1_verify"]], ["tool=python"], unsafe_tools=True)
+    (made,) = strategy_options.parse_options([STRATEGIES["t1_verify"]], ["tool=python"], unsafe_tools=True)
     assert made["tool"]("print(6 * 7)") == "42"
     with pytest.raises(UsageError, match=r"--option tool: got 'x', expected FILE.py:NAME"):
-        options.parse_options([STRATEGIES["t1_verify"]], ["tool=x"])
+        strategy_options.parse_options([STRATEGIES["t1_verify"]], ["tool=x"])
 
 
 def test_verifiers(own: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_verifier_that_gives_no_score_is_named(own: Path, name: str, reason: s
     ("name", "reason"), [("broken", "broken raised KeyError"), ("too_much", "got a int")]
 )
 def test_an_extract_that_fails_is_named(own: Path, name: str, reason: str) -> None:
-    (made,) = options.parse_options([STRATEGIES["self_consistency"]], [f"extract={own}:{name}"])
+    (made,) = strategy_options.parse_options([STRATEGIES["self_consistency"]], [f"extract={own}:{name}"])
     with pytest.raises(UsageError, match=reason):
         made["extract"]("a")
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benches import strategy_tables
-from benches.strategies.markers import PageError, fill
+from benches.markers import PageError, fill
 from benches.strategies.measured import MEASURED, Grown, Measured
 from benches.strategies.records import RecordsError, load, save
 from benches.tables import Table

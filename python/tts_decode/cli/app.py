@@ -115,7 +115,11 @@ def _app(called: str | None) -> typer.Typer:
             continue
         try:
             command = getattr(import_module(f".{module}", __package__), module)
-            epilog = import_module(".options", __package__).strategies_help() if lists_strategies else None
+            epilog = (
+                import_module(".strategy_options", __package__).strategies_help()
+                if lists_strategies
+                else None
+            )
         except ModuleNotFoundError as missing:
             raise explained(missing) from missing
         if isinstance(command, typer.Typer):

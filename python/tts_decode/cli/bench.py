@@ -30,6 +30,7 @@ from . import options as opt
 from .display import Display, Screen, mib, print_json, short
 from .errors import UsageError, at_least, usage_errors
 from .session import Session, open_session
+from .strategy_options import get_strategy
 
 bench = typer.Typer(
     no_args_is_help=True,
@@ -240,7 +241,7 @@ def search(
     """
     _check(plot, threads)
     at_least(1, limit=limit, branches=n)
-    strategies = [opt.get_strategy(name, "STRATEGY") for name in strategy]
+    strategies = [get_strategy(name, "STRATEGY") for name in strategy]
     with usage_errors():
         sampling = SamplingParams(
             temperature, max_tokens=max_tokens, max_step_tokens=max_step_tokens, stop=("\n",)

@@ -13,6 +13,7 @@ from . import options as opt
 from .errors import CommandError, UsageError, at_least, usage_errors
 from .groups import ProblemOptions
 from .scorers import check_scorer
+from .strategy_options import get_strategy, parse_options
 
 _DEFAULT_STRATEGIES = ("best_of_n", "beam_search", "rebase", "ets")
 _DEFAULT_LIMIT = 8  # problems of the default set: a few minutes on two cores
@@ -44,12 +45,10 @@ class ComparedOptions:
 
     def strategies(self, *, unsafe_tools: bool) -> list[tuple[Strategy[...], dict[str, Any]]]:
         """Each with its options."""
-        chosen = [opt.get_strategy(name) for name in self.strategy]
+        chosen = [get_strategy(name) for name in self.strategy]
         if len({strategy.name for strategy in chosen}) < len(chosen):
             raise UsageError("--strategy: the same strategy is given twice")
-        return list(
-            zip(chosen, opt.parse_options(chosen, self.option, unsafe_tools=unsafe_tools), strict=True)
-        )
+        return list(zip(chosen, parse_options(chosen, self.option, unsafe_tools=unsafe_tools), strict=True))
 
     def problems(self, given: ProblemOptions, seed: int) -> list[Task]:
         """Those of --tasks or the default ones. seed: as of `ProblemOptions.read`."""

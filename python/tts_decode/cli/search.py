@@ -24,6 +24,7 @@ from .judging import unjudged_note
 from .problems import Outcome, RunStats, describe, require_one, run_problems, run_settings, summary, told
 from .saving import Saved, open_folder, saved_name
 from .scorers import check_scorer, is_reward_model, open_scorer
+from .strategy_options import get_strategy, parse_options
 
 
 @filled
@@ -67,8 +68,8 @@ def search(
     """
     if (prompt is None) == (chosen_problems.tasks is None):
         raise UsageError("give either a prompt or --tasks FILE")
-    chosen = opt.get_strategy(strategy)
-    (options,) = opt.parse_options([chosen], option, unsafe_tools=chosen_problems.unsafe_tools)
+    chosen = get_strategy(strategy)
+    (options,) = parse_options([chosen], option, unsafe_tools=chosen_problems.unsafe_tools)
     check_scorer(scorer)
     sparse_config = sparse.config()
     settings = limits.settings(sampling.params(seed), chat=not raw)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from . import options as opt
 from .display import Screen, print_json
+from .strategy_options import families, get_strategy, shown_options
 
 
 def strategies(
@@ -25,9 +26,9 @@ def strategies(
 
       tts-decode strategies ets
     """
-    chosen = [strategy for members in opt.families().values() for strategy in members]
+    chosen = [strategy for members in families().values() for strategy in members]
     if name is not None:
-        chosen = [opt.get_strategy(name, "NAME")]
+        chosen = [get_strategy(name, "NAME")]
     if json_output:
         described = [
             {
@@ -48,10 +49,10 @@ def strategies(
         about = f" ({strategy.family}{scorer}): {strategy.summary}\n"
         screen.print(Text.assemble((strategy.name, "bold"), about))
         screen.print(inspect.cleandoc(strategy.__doc__ or ""), soft_wrap=True)
-        screen.print(f"\nOptions for -o, with defaults: {opt.shown_options(strategy)}")
+        screen.print(f"\nOptions for -o, with defaults: {shown_options(strategy)}")
         return
-    for family, members in opt.families().items():
+    for family, members in families().items():
         screen.print(Text(family, "bold"))
         for strategy in members:
             screen.print(f"{strategy.name}: {strategy.summary}")
-            screen.print(Padding(Text(opt.shown_options(strategy), style="dim"), (0, 0, 0, 4)))
+            screen.print(Padding(Text(shown_options(strategy), style="dim"), (0, 0, 0, 4)))
