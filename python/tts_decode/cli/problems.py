@@ -30,6 +30,7 @@ _WATCH_SECONDS = 0.02  # between looks at the decoder; a forward takes about as 
 _BUDGET_OPTIONS = {f"max_{unit}": f"--budget-{unit}" for unit in ("tokens", "seconds", "cost")}
 # What errors of a search begin with, beside options of its strategy.
 _SEARCH_OPTIONS = {"text": "prompt", "pattern": "--regex", "schema": "--json-schema", "grammar": "--grammar"}
+_SEARCH_OPTIONS |= {"constraint": "--json-schema, --regex or --grammar"}
 CORRECT = 0.99  # verifier scores from here on count as solved
 
 

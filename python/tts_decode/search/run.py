@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tts_kernels.checks import number
 
 from ..core.checks import at_least
-from ..errors import ScorerError
+from ..errors import ConstraintError, ScorerError
 from ..rewards.scorer import Scorer, score_branches
 from ..select import extract_answer
 from .blocking import wait_within
@@ -102,6 +102,17 @@ class SearchRun(ModelCalls):
         if limit is not None and self.root.length >= limit:
             raise SearchStoppedError(
                 f"the root's {self.root.length} tokens fill the model's {limit} positions"
+            )
+
+    def refuse_constraint(self, strategy: str, why: str) -> None:
+        """ConstraintError where the root has a constraint: for a strategy that could not keep to one.
+
+        why: what the strategy does, behind its name.
+        """
+        if self.root.sampling.constraint is not None:
+            raise ConstraintError(
+                f"constraint: got one, expected None: {strategy} {why}; search without it, or by a strategy "
+                "that only samples, such as best_of_n"
             )
 
     # -- how it ends
