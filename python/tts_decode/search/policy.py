@@ -31,6 +31,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         instance("strategy", self.strategy, Strategy, "get_strategy finds one by its name")
+        self.strategy.check_options(self.options)
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())
