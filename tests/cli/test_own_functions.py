@@ -288,3 +288,39 @@ def test_a_tool_that_hangs_has_a_limit(own: Path, capsys: pytest.CaptureFixture[
     assert result["stopped"] == "retrieve gave nothing within 0.2 s"
     assert search(own.parent, *asked, "--tool-timeout", "0") == 2
     assert "--tool-timeout: got 0" in last_error(capsys)
+
+
+WRONG = """
+async def one(branches):
+    return 0.5
+
+def none(text):
+    return None
+
+def number(text):
+    return 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (
+            ["-s", "best_of_n", "-o", "n=2", "--scorer", "{}:one"],
+            "scorer one: got a float of it, expected a list",
+        ),
+        (
+            ["-s", "best_of_n", "-o", "n=2", "--scorer", "{}:none"],
+            "scorer verifier: got the score None for branch",
+        ),
+        (["-s", "t1_verify", "-o", "n=2", "-o", "tool={}:number"], "tool: got a int of it, expected a text"),
+        (["-s", "r2_retrieval", "-o", "retrieve={}:number"], "retrieve: got a int of it, expected a text"),
+    ],
+)
+def test_what_a_function_returns_is_told_in_one_line(
+    own: Path, capsys: pytest.CaptureFixture[str], named: list[str], told: str
+) -> None:
+    write_files(own.parent)
+    (own.parent / "wrong.py").write_text(WRONG)
+    assert search(own.parent, "a", *(part.format(own.parent / "wrong.py") for part in named)) == 1
+    assert last_error(capsys).startswith(f"tts-decode: {told}")

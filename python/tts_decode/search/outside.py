@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..core.running import in_thread
+from ..errors import ReturnedError
 from .model_calls import SearchStoppedError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ async def tests_passed(run: SearchRun, tests: Tests, text: str) -> list[bool]:
         try:
             return [bool(passed) for passed in value]
         except TypeError:
-            raise TypeError(
+            raise ReturnedError(
                 f"run_tests: got a {type(value).__name__} of it, expected a list of true and false"
             ) from None
 
@@ -104,5 +105,5 @@ def _slots() -> asyncio.Semaphore:
 def _text(name: str, value: object) -> str:
     """As UTF-8 has it: half a surrogate pair, as of a program's broken output, becomes a question mark."""
     if not isinstance(value, str):
-        raise TypeError(f"{name}: got a {type(value).__name__} of it, expected a text")
+        raise ReturnedError(f"{name}: got a {type(value).__name__} of it, expected a text")
     return value.encode("utf-8", "replace").decode("utf-8")
