@@ -32,16 +32,10 @@ class Held(NamedTuple):
     mean: float
 
 
-def held(decoder: TreeDecoder, name: str, task: Task, n: int, length: int, temperature: float) -> Held:
+def held(decoder: TreeDecoder, name: str, task: Task, n: int, sampling: SamplingParams) -> Held:
     options: dict[str, Any] = {"n": n} | ({"scorer": mean_probability()} if name == "best_of_n" else {})
 
     async def search() -> Held:
-        sampling = SamplingParams(
-            temperature,
-            max_tokens=length,
-            max_step_tokens=length,
-            suppress_token_ids=tuple(decoder.eos_token_ids),
-        )
         root = await decoder.root([{"role": "user", "content": task.prompt}], sampling)
         stats = decoder.stats()
         prompt, steps, samples = stats.resident_bytes, stats.steps, []
@@ -59,7 +53,14 @@ def held(decoder: TreeDecoder, name: str, task: Task, n: int, length: int, tempe
 
 
 def measure(
-    *, n: int, problems: int, lengths: Sequence[int], temperature: float, model: str, dtype: str
+    *,
+    n: int,
+    problems: int,
+    lengths: Sequence[int],
+    temperature: float,
+    model: str,
+    dtype: str,
+    seed: int = 0,
 ) -> Record:
     """saved: by the length of the answers, of each problem how much less ST-BoN holds on average (`mean`) and
     at the most (`peak`), as shares."""
@@ -67,7 +68,14 @@ def measure(
     tasks = default_tasks(problems)
     saved: Record = {str(length): {"mean": [], "peak": []} for length in lengths}
     for length, task in tracked([(length, task) for length in lengths for task in tasks], "st_bon_kv"):
-        ours, full = (held(decoder, name, task, n, length, temperature) for name in ("st_bon", "best_of_n"))
+        sampling = SamplingParams(
+            temperature,
+            seed=seed,
+            max_tokens=length,
+            max_step_tokens=length,
+            suppress_token_ids=tuple(decoder.eos_token_ids),
+        )
+        ours, full = (held(decoder, name, task, n, sampling) for name in ("st_bon", "best_of_n"))
         saved[str(length)]["mean"].append(round(1 - ours.mean / full.mean, 4))
         saved[str(length)]["peak"].append(round(1 - ours.peak / full.peak, 4))
     return {"saved": saved}
@@ -88,6 +96,7 @@ def main(
     problems: int = 4,
     lengths: Annotated[str, typer.Option(help="Tokens of each answer, with commas.")] = "64,128,256,512",
     temperature: float = 0.8,
+    seed: int = 0,
     model: str = DEFAULT_MODEL,
     dtype: str = "auto",
 ) -> None:
@@ -99,6 +108,7 @@ def main(
         temperature=temperature,
         model=model,
         dtype=dtype,
+        seed=seed,
     )
     table(figures).show(f"{problems} problems, n={n}: dynamic KV, less by")
 

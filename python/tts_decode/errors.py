@@ -13,6 +13,7 @@ __all__ = [
     "OutOfPagesError",
     "PromptTooLongError",
     "ResultFileError",
+    "ReturnedError",
     "SandboxError",
     "ScorerError",
     "StaleKVError",
@@ -38,6 +39,11 @@ class UnsupportedModelError(TTSError, ValueError):
 
 class PromptTooLongError(TTSError, ValueError):
     """A prompt or forced text exceeds the model's positions or the KV pool; the message gives the numbers."""
+
+
+class ReturnedError(TTSError, TypeError):
+    """A function of the caller's, such as a scorer or a tool, returned what cannot be used; the message names
+    it."""
 
 
 class StrategyError(TTSError, TypeError):

@@ -240,3 +240,87 @@ def test_the_command_runs_them(own: Path, capsys: pytest.CaptureFixture[str]) ->
         )
     assert search(own.parent, "a", "-s", f"{own}:absent") == 2
     assert "expected a name that" in last_error(capsys)
+
+
+OTHER = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Weights:
+    length: int = 1
+
+with open(__file__ + ".runs", "a") as file:
+    file.write("x")
+
+score = lambda text: Weights().length / (1 + len(text))
+
+class Tool:
+    async def __call__(self, code):
+        return "7"
+
+run = Tool()
+"""
+
+
+def test_a_file_runs_once_whatever_it_is_called(
+    own: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named like a module that is there, in a folder with a space, by a relative path, with a dataclass."""
+    write_files(own.parent)
+    folder = own.parent / "of mine"
+    folder.mkdir()
+    (folder / "json.py").write_text(OTHER)
+    monkeypatch.chdir(own.parent)
+    named = ["-s", "t1_verify", "-o", "n=2", "-o", "tool=of mine/json.py:run"]
+    assert search(own.parent, "a", *named, "--scorer", "./of mine/json.py:score", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["results"]) == 1
+    assert (folder / "json.py.runs").read_text() == "x"
+    assert json.__name__ == "json"
+
+
+def test_a_tool_that_hangs_has_a_limit(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(own.parent)
+    (own.parent / "hangs.py").write_text("import time\ndef find(query):\n    time.sleep(600)\n")
+    asked = ["a", "-s", "r2_retrieval", "-o", f"retrieve={own.parent}/hangs.py:find", "--json"]
+    assert search(own.parent, *asked, "--tool-timeout", "0.2") == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["stopped"] == "retrieve gave nothing within 0.2 s"
+    assert search(own.parent, *asked, "--tool-timeout", "0") == 2
+    assert "--tool-timeout: got 0" in last_error(capsys)
+
+
+WRONG = """
+async def one(branches):
+    return 0.5
+
+def none(text):
+    return None
+
+def number(text):
+    return 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (
+            ["-s", "best_of_n", "-o", "n=2", "--scorer", "{}:one"],
+            "scorer one: got a float of it, expected a list",
+        ),
+        (
+            ["-s", "best_of_n", "-o", "n=2", "--scorer", "{}:none"],
+            "scorer verifier: got the score None for branch",
+        ),
+        (["-s", "t1_verify", "-o", "n=2", "-o", "tool={}:number"], "tool: got a int of it, expected a text"),
+        (["-s", "r2_retrieval", "-o", "retrieve={}:number"], "retrieve: got a int of it, expected a text"),
+    ],
+)
+def test_what_a_function_returns_is_told_in_one_line(
+    own: Path, capsys: pytest.CaptureFixture[str], named: list[str], told: str
+) -> None:
+    write_files(own.parent)
+    (own.parent / "wrong.py").write_text(WRONG)
+    assert search(own.parent, "a", *(part.format(own.parent / "wrong.py") for part in named)) == 1
+    assert last_error(capsys).startswith(f"tts-decode: {told}")

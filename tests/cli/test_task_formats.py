@@ -136,6 +136,13 @@ def test_programs_without_a_sandbox_are_refused(tmp_path: Path, monkeypatch: pyt
     assert len(read_tasks(file, format="humaneval", unsafe_tools=True)) == 1
 
 
+def test_a_wrong_choice_that_is_the_right_one_is_refused_by_its_record(tmp_path: Path) -> None:
+    """Else a right answer counts as wrong where the other letter is taken."""
+    file = lines(tmp_path / "a.jsonl", GPQA, GPQA | {"Record ID": "rec2", "Incorrect Answer 2": " two\n"})
+    with pytest.raises(TaskFileError, match="line 2: \"wrong2\" of rec2 is the right answer, 'two'"):
+        read_tasks(file, format="gpqa")
+
+
 def test_files_of_other_kinds(tmp_path: Path) -> None:
     rows = [{"prompt": "1 + 1?", "answer": "2"}, {"prompt": "a,\nb", "answer": "x"}]
     (tmp_path / "a.json").write_text(json.dumps(rows))

@@ -283,6 +283,20 @@ def test_a_decoder_keeps_its_branches_within_a_budget(model: PreTrainedModel) ->
     assert decoder.stats().resident_bytes == 0
 
 
+def test_more_tokens_to_observe_than_there_are_are_those_that_are_there(model: PreTrainedModel) -> None:
+    """Nothing says that a decoder needs pages for them."""
+    held = []
+    for observe in (len(PROMPT), 10**6):
+        decoder = make(model, compress=Compression(64, slack_tokens=16, observe=observe))
+
+        async def prompt(decoder: TreeDecoder = decoder) -> int:
+            root = await decoder.root(PROMPT)
+            return sum(page >= 0 for page in table(root))
+
+        held.append(decoder.run(prompt()))
+    assert held[0] == held[1] < len(PROMPT) // PAGE
+
+
 def test_a_shared_prompt_is_left_and_its_branches_are_compressed(model: PreTrainedModel) -> None:
     decoder = make(model, compress=Compression(budget_tokens=16 * PAGE, slack_tokens=16, observe=8))
     pages = len(PROMPT) // PAGE

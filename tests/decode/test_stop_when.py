@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -119,6 +120,22 @@ def test_what_the_predicate_raises_fails_the_step_and_the_branch_goes_on(decoder
         return step
 
     assert decoder.run(failing()).tokens
+
+
+def test_an_async_predicate_is_refused():
+    """What it returns is true of any text."""
+
+    async def ends(text):
+        return False
+
+    class Ends:
+        __call__ = ends
+
+    for predicate in (ends, partial(ends), Ends()):
+        with pytest.raises(
+            TypeError, match=r"stop_when: got the async function .*, expected a function of a text"
+        ):
+            SamplingParams(stop_when=predicate)
 
 
 def test_a_search_takes_such_an_end_for_a_whole_answer(decoder):

@@ -151,6 +151,9 @@ DYNAMIC = {
     "tts_decode.sandbox.checker",  # runs a model's program, in the sandbox
 }
 
+# Modules that read sys.modules: to put a user's file there, where dataclasses look their module up.
+LOADERS = {"tts_decode.cli.functions"}
+
 # Module or folder -> names with an underscore of other projects, which have no public ones for the same.
 FOREIGN: dict[str, set[str]] = {
     "tts_decode.cli.signals": {"_exit"},

@@ -47,6 +47,51 @@ def test_what_is_right_passes(program: str) -> None:
     assert passes(program)
 
 
+CHANGING = """
+def check(candidate):
+    rows, seen, table, data, pair = [3, [1]], {1}, {"a": [1]}, bytearray(b"ab"), ([2, 1],)
+    assert candidate(rows, seen, table, data=data) is None
+    assert (rows, seen, table, data) == ([3, [1], 4], {2}, {"b": 1}, bytearray(b"b"))
+"""
+CHANGES = """
+def f(rows, seen, table, data):
+    rows.append(4); seen.clear(); seen.add(2); table.clear(); table["b"] = 1; del data[0]
+"""
+
+
+def test_what_a_function_changes_in_its_arguments_is_changed_for_the_tests() -> None:
+    assert passes(CHANGES, CHANGING)
+    assert not passes("def f(rows, seen, table, data): pass", CHANGING)
+    raising = (
+        "def check(candidate):\n    x = [1]\n    try: candidate(x)\n    except KeyError: assert x == []\n"
+    )
+    assert passes("def f(x):\n    x.pop()\n    raise KeyError(1)", raising)
+    assert not passes("def f(x):\n    raise KeyError(1)", raising)
+
+
+AWAITING = """
+import asyncio
+def check(candidate):
+    assert asyncio.run(candidate(2)) == 4
+    async def both():
+        assert await asyncio.gather(candidate(1), candidate(x=3)) == [2, 6]
+    asyncio.run(both())
+"""
+ASYNC = "import asyncio\nasync def f(x):\n    await asyncio.sleep(0)\n    return 2 * x"
+
+
+def test_async_functions_and_async_tests() -> None:
+    assert passes(ASYNC, AWAITING)
+    assert not passes(ASYNC.replace("2 *", "3 *"), AWAITING)
+    assert not passes("def f(x): return 2 * x", AWAITING)  # which cannot be awaited
+    awaits = "async def check(candidate):\n    assert await candidate(2) == 4"
+    assert passes(ASYNC, awaits)
+    assert not passes(ASYNC.replace("2 *", "3 *"), awaits)
+    raises = "async def check(c):\n    try: await c(0)\n    except KeyError: return\n    assert False"
+    assert passes("async def f(x): raise KeyError(x)", raises)
+    assert not passes(ASYNC, raises)
+
+
 ATTACKS = {
     "wrong": "def f(x): return 4",
     "nothing": "",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pytest
 from plain_scripts import number
 from scripted import counted, scorer, scripted_decoder
+from tiny_models import byte_tokenizer, tiny_model
+from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.search import (
     Allotted,
     Arm,
@@ -165,15 +167,49 @@ def test_a_budget_that_does_not_reach_all_leaves_the_last_without():
     assert decoder.run(allot_samples(decoder, [], max_samples=5)) == []
 
 
-def test_branches_return_when_a_scorer_fails():
-    def broken(text):
-        raise RuntimeError("no score")
+@pytest.mark.parametrize("by", ["scorer", "verifier"])
+def test_a_question_whose_judge_fails_keeps_its_samples_and_the_others_go_on(by):
+    """The second answer of the first question has no reward: it gets no third one."""
+    asked = []
 
-    decoder = scripted_decoder(script)
-    with pytest.raises(Exception, match="no score"):
-        decoder.run(
-            allot_samples(decoder, [Question("a"), Question("b")], max_samples=4, scorer=scorer(broken))
-        )
+    def reward(text):
+        asked.append(text)
+        if text == "a 1":
+            raise RuntimeError("no score")
+        return 0.0
+
+    decoder = scripted_decoder(lambda prefix, k: (f"{prefix} {k}", "eos"))
+    judged = [Judged(call=reward, prompt=prompt) for prompt in "ab"]
+    options = {"scorer": scorer(reward)} if by == "scorer" else {}
+    first, second = decoder.run(allot_samples(decoder, judged, max_samples=6, rule="uniform", **options))
+    assert [c.text for c in first.samples] == ["a 0"]
+    assert first.rewards == [0.0]
+    assert "raised RuntimeError: no score" in first.stopped
+    assert ("scorer" if by == "scorer" else "the verifier of questions[0]") in first.stopped
+    assert [c.text for c in second.samples] == [f"b {k}" for k in range(4)]
+    assert second.stopped is None
+    assert asked == ["a 0", "b 0", "a 1", "b 1", "b 2", "b 3"]
+    assert decoder.stats().branches == 0
+
+
+def test_a_question_that_does_not_fit_is_left_out():
+    decoder = TreeDecoder(tiny_model(), byte_tokenizer(), sampling=SamplingParams(max_tokens=4))
+    questions = [Question("long " * 120, "y"), Question("b", "y")]
+    first, second = decoder.run(allot_samples(decoder, questions, max_samples=4))
+    assert "the model allows 512" in first.stopped
+    assert not first.samples
+    assert len(second.samples) == 3
+    assert decoder.stats().branches == 0
+
+
+def test_rewards_that_thompson_cannot_take_are_refused_at_the_first():
+    decoder = scripted_decoder(lambda prefix, k: ("x", "eos"))
+    asked = allot_samples(decoder, [Judged(-0.5)], max_samples=4, rule="thompson")
+    with pytest.raises(
+        ValueError, match=r"^rule: got 'thompson' with the reward -0.5 of questions\[0\], exp"
+    ):
+        decoder.run(asked)
+    assert len(decoder.complete.calls) == 1
     assert decoder.stats().branches == 0
 
 
@@ -266,12 +302,11 @@ def test_bad_arms_are_named_before_anything_is_searched(options, message):
 
 
 class Judged:
-    """A question whose verifier returns what it is made with."""
+    """A question whose verifier returns what it is made with, or calls that."""
 
-    prompt = "Q"
-
-    def __init__(self, returned):
-        self.verify = lambda text: returned
+    def __init__(self, returned=None, *, call=None, prompt="Q"):
+        self.prompt = prompt
+        self.verify = call or (lambda text: returned)
 
 
 @pytest.mark.parametrize(

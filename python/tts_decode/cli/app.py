@@ -165,6 +165,7 @@ def _exit_code(error: Exception) -> int | None:
         errors.MissingExtraError,
         errors.ModelLoadError,
         errors.OutOfPagesError,
+        errors.ReturnedError,
         errors.SandboxError,
         errors.StrategyError,
         errors.UnsupportedByEngineError,

@@ -12,7 +12,7 @@ from ..errors import TTSError
 MIB = 1 << 20
 # Arguments inside, by which errors begin, and the options that they come from.
 _SAME = (
-    *("model", "dtype", "weights", "device", "kv_dtype", "api_keys", "scorer_timeout"),
+    *("model", "dtype", "weights", "device", "kv_dtype", "api_keys", "scorer_timeout", "tool_timeout"),
     *(
         "temperature",
         "top_k",

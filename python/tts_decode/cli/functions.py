@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import zlib
 from collections.abc import Callable
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -123,17 +124,29 @@ def _own(module: ModuleType, key: str, value: object) -> bool:
     return not key.startswith("_") and callable(value) and made == module.__name__
 
 
-@cache
 def _module(path: Path, option: str) -> ModuleType:
-    """Beside itself the file finds the modules of its own folder, as a script does."""
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{option}: {path} is no Python file")
+    """The file's module. Raises UsageError."""
+    try:
+        return _loaded(path)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{option}: {path} raised {type(error).__name__}: {one_line(str(error))}") from error
+
+
+@cache
+def _loaded(path: Path) -> ModuleType:
+    """Runs the file once, whichever options name it. It finds the modules beside it, as a script does."""
+    # Not under its own name, which another module may have; but known, as dataclasses look their module up.
+    name = f"{path.stem}_{zlib.crc32(str(path).encode(errors='surrogateescape')):08x}"
+    spec = spec_from_file_location(name, path)
+    assert spec is not None  # it ends in .py
+    assert spec.loader is not None
     module = module_from_spec(spec)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise UsageError(f"{option}: {path} raised {type(error).__name__}: {one_line(str(error))}") from error
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

@@ -159,6 +159,7 @@ class LimitOptions:
     budget_seconds: opt.BudgetSeconds = None
     budget_cost: opt.BudgetCost = None
     scorer_timeout: opt.ScorerTimeout = None
+    tool_timeout: opt.ToolTimeout = None
 
     def settings(self, sampling: SamplingParams, *, chat: bool = True) -> Settings:
         return Settings(
@@ -167,5 +168,6 @@ class LimitOptions:
             self.budget_seconds,
             self.budget_cost,
             self.scorer_timeout,
+            self.tool_timeout,
             chat=chat,
         )

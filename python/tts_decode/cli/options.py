@@ -180,6 +180,14 @@ ScorerTimeout = Annotated[
         rich_help_panel=_LIMITS,
     ),
 ]
+ToolTimeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds that a call of a tool or a retriever may take; then the tool's output says so, and "
+        "without a retriever's text the search ends with what it has.",
+        rich_help_panel=_LIMITS,
+    ),
+]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=_SAMPLING)]
 TopK = Annotated[
     int, typer.Option(help="Draw among so many most probable tokens; 0: all.", rich_help_panel=_SAMPLING)

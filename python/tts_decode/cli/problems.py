@@ -30,26 +30,30 @@ _WATCH_SECONDS = 0.02  # between looks at the decoder; a forward takes about as 
 _BUDGET_OPTIONS = {f"max_{unit}": f"--budget-{unit}" for unit in ("tokens", "seconds", "cost")}
 # What errors of a search begin with, beside options of its strategy.
 _SEARCH_OPTIONS = {"text": "prompt", "pattern": "--regex", "schema": "--json-schema", "grammar": "--grammar"}
+_SEARCH_OPTIONS |= {"constraint": "--json-schema, --regex or --grammar"}
 CORRECT = 0.99  # verifier scores from here on count as solved
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How each search samples and what it may spend. scorer_timeout: seconds for a call of the scorer."""
+    """How each search samples and what it may spend. scorer_timeout, tool_timeout: seconds for a call of
+    the scorer, and of a tool or a retriever."""
 
     sampling: SamplingParams
     budget_tokens: int | None = None
     budget_seconds: float | None = None
     budget_cost: float | None = None
     scorer_timeout: float | None = None
+    tool_timeout: float | None = None
     chat: bool = True
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
         with usage_errors(_BUDGET_OPTIONS):
             self.budget()
-            if self.scorer_timeout is not None:
-                checked_positive("scorer_timeout", self.scorer_timeout, "a number of seconds")
+            for name in ("scorer_timeout", "tool_timeout"):
+                if (seconds := getattr(self, name)) is not None:
+                    checked_positive(name, seconds, "a number of seconds")
 
     def budget(self) -> Budget:
         """A new one, for one search."""
@@ -278,6 +282,7 @@ def run_jobs(
                     root,
                     journal=None if saved is None else saved.journal(job.index),
                     scorer_timeout=settings.scorer_timeout,
+                    tool_timeout=settings.tool_timeout,
                 )
                 result = await strategy(run, **options, **scorer.argument(strategy, task, decoder))
             finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from inspect import iscoroutinefunction
 from typing import Any
 
 from tts_kernels.checks import any_integer, integer, number, shown
@@ -111,11 +112,8 @@ class SamplingParams:
                 f"constraint: got {shown(self.constraint)}, expected a Constraint, such as "
                 'Regex("[0-9]+"), or an object with a method start(tokenizer)'
             )
-
-        if self.stop_when is not None and not callable(self.stop_when):
-            raise TypeError(
-                f"stop_when: got {shown(self.stop_when)}, expected a function of a text, such as closed_boxed"
-            )
+        if self.stop_when is not None:
+            _check_predicate(self.stop_when)
 
     def _keep(self, name: str, value: Any) -> None:
         """Takes a checked value in place of the one given."""
@@ -165,6 +163,13 @@ class SamplingParams:
                 f"suppress_token_ids: got all {size} tokens of the vocabulary, expected fewer; leave one "
                 "to draw"
             )
+
+
+def _check_predicate(stop_when: Any) -> None:
+    asynchronous = any(map(iscoroutinefunction, (stop_when, getattr(stop_when, "__call__", None))))  # noqa: B004
+    if asynchronous or not callable(stop_when):
+        what = f"the async function {stop_when!r:.80}" if asynchronous else shown(stop_when)
+        raise TypeError(f"stop_when: got {what}, expected a function of a text, such as closed_boxed")
 
 
 def _pairs(bias: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:

@@ -81,7 +81,7 @@ def compress_if_over(runtime: Runtime, meter: CostMeter, path: LivePath, config:
     rule: dict[str, Any] = {"sink": config.sink, "recent": config.recent}
     if _compressible(runtime, path, keep, **rule)[1] <= slack:
         return
-    room = _pages_to_observe(runtime, config.observe)
+    room = _pages_to_observe(runtime, min(config.observe, path.kv_length))
     runtime.kv.make_room(room)
     if runtime.kv.free_pages >= room:
         compress_path(runtime, meter, path, keep, **rule, observe=config.observe)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tts_kernels.checks import shown
 
-from ..errors import ScorerError
+from ..errors import ReturnedError, ScorerError
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch
@@ -44,11 +44,11 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
     except Exception as error:
         raise ScorerError(f"scorer {name} raised {type(error).__name__}: {error}") from error
     if not isinstance(call, Awaitable):
-        raise TypeError(
+        raise ReturnedError(
             f"scorer {name}: got a {type(call).__name__} of it, expected an awaitable; write it as async def"
         )
     if not hasattr(values, "__len__"):
-        raise TypeError(f"scorer {name}: got a {type(values).__name__} of it, expected a list of numbers")
+        raise ReturnedError(f"scorer {name}: got a {type(values).__name__} of it, expected a list of numbers")
     if len(values) != len(branches):
         raise ValueError(
             f"scorer {name}: got {len(values)} scores for {len(branches)} branches, expected one each"
@@ -60,8 +60,10 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
             scores.append(float(value))
         except OverflowError:  # an int beyond the range of float64
             raise ValueError(what) from None
-        except (TypeError, ValueError) as error:
-            raise type(error)(what) from None
+        except TypeError:
+            raise ReturnedError(what) from None
+        except ValueError:
+            raise ValueError(what) from None
         if not math.isfinite(scores[-1]):
             raise ValueError(what)
     return scores

@@ -40,7 +40,7 @@ def check_function(program: str, context: str, test: str, function: str, passed:
     names[function] = candidate
     exec(compile(test, "test", "exec"), names)
     try:
-        names["check"](candidate)
+        _run_if_async(names["check"](candidate))
     except NotPlainError as error:
         print(error, file=sys.stderr)
         sys.exit(NOT_PLAIN)
@@ -65,12 +65,21 @@ class _Candidate:
         os.close(self._results[1])
         self._to: IO[str] = os.fdopen(calls[1], "w")
         self._from: IO[str] = os.fdopen(self._results[0])
-        self._ask({"program": program, "function": function})
+        _outcome(self._ask({"program": program, "function": function}))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        return self._ask({"arguments": packed(arguments), "named": packed(named)})
+        """A result, or of an async function an awaitable of it. What the function changed in its arguments is
+        changed here too."""
+        reply = self._ask({"arguments": packed(arguments), "named": packed(named)})
+        if "changed" in reply:
+            changed, changed_named = unpacked(reply["changed"])
+            for before, after in zip(arguments, changed, strict=True):
+                _change(before, after)
+            for name, before in named.items():
+                _change(before, changed_named[name])
+        return _settled(reply) if reply.get("async") else _outcome(reply)
 
-    def _ask(self, asked: dict[str, Any]) -> Any:
+    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
         try:
             self._to.write(json.dumps(asked) + "\n")
             self._to.flush()
@@ -79,12 +88,29 @@ class _Candidate:
             line = ""
         if not line:
             raise RuntimeError("the program ended before its tests did")
-        reply = json.loads(line)
-        if "raised" in reply:
-            kind = getattr(builtins, str(reply["raised"]), None)
-            fits = isinstance(kind, type) and issubclass(kind, Exception)
-            raise (kind if fits else RuntimeError)(str(reply.get("text")))  # type: ignore[misc]
-        return unpacked(reply["returned"])
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+def _outcome(reply: dict[str, Any]) -> Any:
+    if "raised" in reply:
+        kind = getattr(builtins, str(reply["raised"]), None)
+        fits = isinstance(kind, type) and issubclass(kind, Exception)
+        raise (kind if fits else RuntimeError)(str(reply.get("text")))  # type: ignore[misc]
+    return unpacked(reply["returned"])
+
+
+async def _settled(reply: dict[str, Any]) -> Any:
+    return _outcome(reply)
+
+
+def _change(before: Any, after: Any) -> None:
+    """Gives a list, set, dict or bytearray the content of another one."""
+    if isinstance(before, (list, bytearray)) and isinstance(after, (list, bytearray)):
+        before[:] = after
+    elif isinstance(before, (dict, set)) and isinstance(after, (dict, set)):
+        before.clear()
+        before.update(after)
 
 
 def serve(calls: int, results: int) -> None:
@@ -94,17 +120,40 @@ def serve(calls: int, results: int) -> None:
     with os.fdopen(calls) as asked, os.fdopen(results, "w") as replies:
         for line in asked:
             call = json.loads(line)
+            reply: dict[str, Any] = {}
             try:
                 if function is None:
                     exec(compile(call["program"], "program", "exec"), names)
-                    function, value = names[call["function"]], None
+                    function = names[call["function"]]
+                    reply["returned"] = None
                 else:
-                    value = function(*unpacked(call["arguments"]), **unpacked(call["named"]))
-                reply: dict[str, Any] = {"returned": packed(value)}
+                    _answer(function, unpacked(call["arguments"]), unpacked(call["named"]), reply)
             except Exception as error:
-                reply = {"raised": type(error).__name__, "text": str(error)}
+                reply |= {"raised": type(error).__name__, "text": str(error)}
             replies.write(json.dumps(reply) + "\n")
             replies.flush()
+
+
+def _answer(function: Any, arguments: Any, named: Any, reply: dict[str, Any]) -> None:
+    """Fills the reply: what the function returned, whether that was awaited, and its arguments afterwards."""
+    try:
+        value = function(*arguments, **named)
+        reply["async"] = hasattr(value, "__await__")
+        reply["returned"] = packed(_run_if_async(value))
+    finally:
+        reply["changed"] = packed((arguments, named))
+
+
+def _run_if_async(value: Any) -> Any:
+    """What an awaitable comes to, else the value."""
+    if not hasattr(value, "__await__"):
+        return value
+    import asyncio  # seldom needed, and slow to import
+
+    async def waited() -> Any:
+        return await value
+
+    return asyncio.run(waited())
 
 
 def packed(value: Any) -> Any:
@@ -118,7 +167,7 @@ def packed(value: Any) -> Any:
     if isinstance(value, complex):
         return ["complex", [packed(value.real), packed(value.imag)]]
     if isinstance(value, (bytes, bytearray)):
-        return ["bytes", value.hex()]
+        return ["bytes" if isinstance(value, bytes) else "bytearray", value.hex()]
     for kind in (list, tuple, set, frozenset):
         if isinstance(value, kind):
             return [kind.__name__, [packed(item) for item in value]]
@@ -147,4 +196,5 @@ _SCALARS: dict[str, Any] = {
     "float": lambda text: float.fromhex(text),
     "complex": lambda pair: complex(*map(unpacked, pair)),
     "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
 }

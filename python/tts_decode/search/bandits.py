@@ -9,13 +9,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tts_kernels.checks import is_real, number
+from tts_kernels.checks import any_integer, is_real, number
 
 from ..core.checks import at_least, check_choice
 from ..core.running import gather
+from ..errors import OutOfPagesError, PromptTooLongError
 from ..rewards.scorer import Scorer
 from ..select import EXPLORATION_RULES, ExplorationRule, better_half, halving_rounds, next_question
 from .answers import sample
+from .model_calls import SearchStoppedError
 from .policy import Setting
 from .policy_fit import Question
 from .result import Candidate
@@ -32,11 +34,13 @@ class Allotted:
     """What one question got.
 
     samples, rewards: in the order in which they were drawn. passed: whether one reached the threshold.
+    stopped: why it is sampled no more, though it has not passed; None: nothing went wrong.
     """
 
     samples: list[Candidate] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     passed: bool = False
+    stopped: str | None = None
 
     @property
     def best(self) -> Candidate | None:
@@ -85,14 +89,16 @@ async def allot_samples(
     is UCB1 in the form of `select.uct`, and "thompson" is an addition.
 
     Returns:
-        For each question what it got.
+        For each question what it got. One whose scorer or verifier raised an exception, or that does not fit
+        into the model or its KV pages, is `stopped`: it keeps its samples that have a reward, and the others
+        go on.
 
     Raises:
         ValueError: a number is out of range, a question has neither verifier nor scorer, or its verifier
-            returned no finite number (TypeError: none at all).
-        SearchStoppedError: the scorer raised an exception.
+            returned no finite number (TypeError: none at all), or for "thompson" none in [0, 1].
     """
     at_least(1, max_samples=max_samples, batch=batch, parallel=parallel)
+    any_integer("seed", seed)
     check_choice("rule", rule, EXPLORATION_RULES)
     number("threshold", threshold)
     number("exploration", exploration, low=0)
@@ -106,20 +112,40 @@ async def allot_samples(
         runs: dict[int, tuple[SearchRun, ExitStack]] = {}
 
         async def draw(index: int, count: int) -> None:
-            if index not in runs:
-                root = await decoder.root(make_prompt(questions[index].prompt), sampling)
-                runs[index] = _opened(root, held)
-            samples = await sample(runs[index][0], count, scorer)
+            got, known = found[index], len(found[index].samples)
+            try:
+                if index not in runs:
+                    root = await decoder.root(make_prompt(questions[index].prompt), sampling)
+                    runs[index] = _opened(root, held)
+                await sample(runs[index][0], count, scorer)
+            except (SearchStoppedError, PromptTooLongError, OutOfPagesError) as error:
+                got.stopped = str(error)
+            ended = runs[index][0].candidates[known:] if index in runs else []
+            for candidate in ended:
+                returned = candidate.scores[-1] if scorer is not None else verdict(index, candidate)
+                if isinstance(returned, SearchStoppedError):
+                    got.stopped = str(returned)
+                    break
+                reward = _checked(returned, index)
+                if rule == "thompson" and not 0 <= reward <= 1:
+                    raise ValueError(
+                        f"rule: got 'thompson' with the reward {reward} of questions[{index}], expected "
+                        "rewards from 0 to 1; take 'ucb' or 'uniform'"
+                    )
+                got.samples.append(candidate)
+                got.rewards.append(reward)
+                got.passed |= reward >= threshold
+
+        def verdict(index: int, candidate: Candidate) -> object:
+            """What the verifier returns, or why it does not."""
             verify = questions[index].verify
-            for candidate in samples:
-                if scorer is not None:
-                    reward = candidate.scores[-1]
-                else:
-                    assert verify is not None  # it was checked
-                    reward = _checked(verify(candidate.text), index)
-                found[index].samples.append(candidate)
-                found[index].rewards.append(reward)
-                found[index].passed |= reward >= threshold
+            assert verify is not None  # it was checked
+            try:
+                return verify(candidate.text)
+            except Exception as error:
+                return SearchStoppedError(
+                    f"the verifier of questions[{index}] raised {type(error).__name__}: {error}"
+                )
 
         while active and left:
             chosen: list[int] = []
@@ -132,9 +158,10 @@ async def allot_samples(
             await gather(draw(index, count) for index, count in drawn)
             left -= sum(count for _, count in drawn)
             for index, _ in drawn:
-                if found[index].passed:
+                if found[index].passed or found[index].stopped is not None:
                     active.remove(index)
-                    runs[index][1].close()
+                    if index in runs:
+                        runs[index][1].close()
     return found
 
 

@@ -1,15 +1,22 @@
 """A caller's own functions in a search: tools, retrievers, tests.
 
 What they return comes from outside, as scores do: a journal keeps it, and a resumed search does not call them
-again for it.
+again for it. `SearchRun(tool_timeout=)` and the budget's seconds limit each call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from ..core.running import in_thread
+from ..errors import ReturnedError
+from .model_calls import SearchStoppedError
 
 if TYPE_CHECKING:
     from .run import SearchRun
@@ -23,13 +30,20 @@ TextFunction = Callable[[str], "str | Awaitable[str | None] | None"]
 Tests = Callable[[str], "Sequence[bool] | Awaitable[Sequence[bool]]"]
 """From a text to which of the tests it passes, the same tests for each text."""
 
+_AT_A_TIME = (os.cpu_count() or 1) + 4  # threads, as each may start a process
+_slots_of: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
 
 async def output_of(run: SearchRun, tool: Tool, code: str) -> str:
     """What the tool says, or the text of an exception that it raises."""
 
     async def call() -> str:
         try:
-            output = await _returned(tool, code)
+            output = await _returned(run, "tool", tool, code)
+        except SearchStoppedError as late:
+            if run.over:
+                raise
+            return str(late)
         except Exception as error:
             return _text("tool", f"{type(error).__name__}: {error}")
         return _text("tool", output)
@@ -44,7 +58,7 @@ async def text_for(run: SearchRun, name: str, function: TextFunction, query: str
         return "" if value is None else _text(name, value)
 
     async def call() -> str:
-        return read(await _returned(function, query))
+        return read(await _returned(run, name, function, query))
 
     return await run.outside(name, query, call, read)
 
@@ -56,26 +70,40 @@ async def tests_passed(run: SearchRun, tests: Tests, text: str) -> list[bool]:
         try:
             return [bool(passed) for passed in value]
         except TypeError:
-            raise TypeError(
+            raise ReturnedError(
                 f"run_tests: got a {type(value).__name__} of it, expected a list of true and false"
             ) from None
 
     async def call() -> list[bool]:
-        return read(await _returned(tests, text))
+        return read(await _returned(run, "run_tests", tests, text))
 
     return await run.outside("run_tests", text, call, read)
 
 
-async def _returned(function: Callable[[str], Any], asked: str) -> Any:
-    """The result of an async function, or of another one, which runs in a thread."""
+async def _returned(run: SearchRun, name: str, function: Callable[[str], Any], asked: str) -> Any:
+    """The result of an async function, or of another one, which runs in a thread. SearchStoppedError where it
+    takes too long: the thread goes on by itself."""
     if inspect.iscoroutinefunction(function):
-        return await function(asked)
-    result = await asyncio.to_thread(function, asked)
-    return await result if isinstance(result, Awaitable) else result
+        return await run.tool_in_time(name, function(asked))
+
+    async def threaded() -> Any:
+        result = await in_thread(partial(function, asked))
+        return await result if isinstance(result, Awaitable) else result
+
+    async with _slots():  # the wait for one takes no time of the call's
+        return await run.tool_in_time(name, threaded())
+
+
+def _slots() -> asyncio.Semaphore:
+    """Of the running event loop, for calls that run in threads."""
+    loop = asyncio.get_running_loop()
+    if loop not in _slots_of:
+        _slots_of[loop] = asyncio.Semaphore(_AT_A_TIME)
+    return _slots_of[loop]
 
 
 def _text(name: str, value: object) -> str:
     """As UTF-8 has it: half a surrogate pair, as of a program's broken output, becomes a question mark."""
     if not isinstance(value, str):
-        raise TypeError(f"{name}: got a {type(value).__name__} of it, expected a text")
+        raise ReturnedError(f"{name}: got a {type(value).__name__} of it, expected a text")
     return value.encode("utf-8", "replace").decode("utf-8")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tts_kernels.checks import instance
+
 from ..errors import TTSError
 from ..records.strict_json import loads
 from ..select import difficulty_bin
@@ -26,6 +28,10 @@ class Setting:
 
     strategy: Strategy[...]
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        instance("strategy", self.strategy, Strategy, "get_strategy finds one by its name")
+        self.strategy.check_options(self.options)
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self.options.items())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tts_kernels.checks import number
 
 from ..core.checks import at_least
-from ..errors import ScorerError
+from ..errors import ConstraintError, ScorerError
 from ..rewards.scorer import Scorer, score_branches
 from ..select import extract_answer
 from .blocking import wait_within
@@ -25,6 +25,8 @@ from .result import Candidate, SearchResult, SearchStats, Selection
 
 if TYPE_CHECKING:
     from ..core.interfaces import Branch
+
+T = TypeVar("T")
 
 
 class SearchRun(ModelCalls):
@@ -40,6 +42,8 @@ class SearchRun(ModelCalls):
         scorer_timeout: seconds that a call of a scorer may take; None: what the budget leaves. A scorer that
             takes longer, or raises, ends the search with what it has. So does one that blocks its thread:
             where there is a limit, a scorer's code runs on a thread of its own while the event loop waits.
+        tool_timeout: the same for each call of a tool, a retriever or another function of the caller's; but
+            where it is a tool, its output says so and the search goes on.
 
     Attributes:
         rng: for what the strategy itself draws; its seed is the root's.
@@ -48,10 +52,16 @@ class SearchRun(ModelCalls):
     """
 
     def __init__(
-        self, root: Branch, *, journal: Journal | None = None, scorer_timeout: float | None = None
+        self,
+        root: Branch,
+        *,
+        journal: Journal | None = None,
+        scorer_timeout: float | None = None,
+        tool_timeout: float | None = None,
     ) -> None:
-        if scorer_timeout is not None:
-            scorer_timeout = number("scorer_timeout", scorer_timeout, above=0, what="a number of seconds")
+        for name, seconds in (("scorer_timeout", scorer_timeout), ("tool_timeout", tool_timeout)):
+            if seconds is not None:
+                number(name, seconds, above=0, what="a number of seconds")
         if not callable(getattr(root, "fork", None)):
             raise TypeError(
                 f"root: got {type(root).__name__}, expected a branch, as `await decoder.root(prompt)` makes"
@@ -60,7 +70,7 @@ class SearchRun(ModelCalls):
         self.rng = random.Random(root.seed)
         self.stopped: str | None = None
         self.strategy = ""
-        self._scorer_timeout = scorer_timeout
+        self._scorer_timeout, self._tool_timeout = scorer_timeout, tool_timeout
         self._decision = Decision()
         self._steps_left: int | None = None
         self._selections: list[Selection] = []
@@ -104,6 +114,17 @@ class SearchRun(ModelCalls):
                 f"the root's {self.root.length} tokens fill the model's {limit} positions"
             )
 
+    def refuse_constraint(self, strategy: str, why: str) -> None:
+        """ConstraintError where the root has a constraint: for a strategy that could not keep to one.
+
+        why: what the strategy does, behind its name.
+        """
+        if self.root.sampling.constraint is not None:
+            raise ConstraintError(
+                f"constraint: got one, expected None: {strategy} {why}; search without it, or by a strategy "
+                "that only samples, such as best_of_n"
+            )
+
     # -- how it ends
 
     def decide_by(self, decide_by: str, extract: Extract = extract_answer, *own: str) -> None:
@@ -128,22 +149,34 @@ class SearchRun(ModelCalls):
         return scores
 
     async def _scored(self, branches: Sequence[Branch], scorer: Scorer) -> list[float]:
-        limits = [] if self._scorer_timeout is None else [self._scorer_timeout]
+        name = getattr(scorer, "__name__", type(scorer).__name__)
+        late = f"scorer {name} gave no scores"
+        return await self._in_time(self._scorer_timeout, _scores(scorer, branches), late)
+
+    async def tool_in_time(self, name: str, call: Coroutine[Any, Any, T]) -> T:
+        """What a call of the caller's own function returns; SearchStoppedError where it takes too long.
+
+        name: of the option.
+        """
+        return await self._in_time(self._tool_timeout, call, f"{name} gave nothing")
+
+    async def _in_time(self, limit: float | None, call: Coroutine[Any, Any, T], late: str) -> T:
+        """What the call returns; SearchStoppedError, with `late`, where the limit is over before, or the
+        budget's seconds are."""
+        limits = [] if limit is None else [limit]
         budget = self.root.budget
         if budget is not None and budget.max_seconds is not None:
             limits.append(max(0.0, budget.max_seconds - budget.seconds_used))
         if not limits:
-            return await _scores(scorer, branches)
+            return await call
         seconds = min(limits)
         began = time.monotonic()
         try:
-            return await wait_within(seconds, _scores(scorer, branches))
+            return await wait_within(seconds, call)
         except (asyncio.TimeoutError, SearchStoppedError):
-            if time.monotonic() - began < seconds:  # the scorer raised it
+            if time.monotonic() - began < seconds:  # the call raised it
                 raise
-            name = getattr(scorer, "__name__", type(scorer).__name__)
-            late = f"scorer {name} gave no scores within {seconds:g} s"
-            raise SearchStoppedError(self._spent or late) from None
+            raise SearchStoppedError(self._spent or f"{late} within {seconds:g} s") from None
 
     # -- search step by step
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
 from ..errors import OutOfPagesError, PromptTooLongError, StaleKVError, StrategyError
 from .model_calls import SearchStoppedError
+from .option_kinds import check_kinds
 from .result import SearchResult
 from .run import SearchRun
 
@@ -58,7 +59,7 @@ class Strategy(Generic[Options]):
             StrategyError: a TypeError; the function has no such option or lacks one, and nothing was
                 searched; or what it returned is no result.
         """
-        self._refuse_unknown(options)
+        self.check_options(options)
         try:
             inspect.signature(self.body).bind(None, *args, **options)
         except TypeError as error:
@@ -127,13 +128,24 @@ class Strategy(Generic[Options]):
         scorer = self.parameters.get("scorer")
         return scorer is not None and scorer.default is inspect.Parameter.empty
 
-    def _refuse_unknown(self, options: Iterable[str]) -> None:
+    def check_options(self, options: Mapping[str, object]) -> None:
+        """Whether these may be options of the strategy, before anything is searched.
+
+        Numbers, names of choices and what belongs together are left to the search. Of a strategy of your own
+        only the names are checked.
+
+        Raises:
+            StrategyError: there is no such option.
+            TypeError, ValueError: an option is of another kind, or a prompt has other fields.
+        """
         parameters = inspect.signature(self.body).parameters
         if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return
         for name in options:
             if name not in parameters:
                 raise StrategyError(f"{self.name}: unknown option {name!r}; {nearest(name, self.parameters)}")
+        if self.family != "own":
+            check_kinds(parameters, options)
 
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {self.summary}>"

@@ -24,6 +24,12 @@ def choice_task(row: Row, parts: dict[str, Any], name: str, seed: int) -> Task:
             raise TaskFileError(
                 f'{row.place}: "{part}" must be a text that is not empty, got {parts.get(part)!r:.80}'
             )
+    told = {part: " ".join(parts[part].split()) for part in ("answer", "wrong1", "wrong2", "wrong3")}
+    for part in ("wrong1", "wrong2", "wrong3"):
+        if told[part] == told["answer"]:
+            raise TaskFileError(
+                f'{row.place}: "{part}" of {name} is the right answer, {told[part]!r:.80}; expected others'
+            )
     order = random.Random(f"{seed} {row.number}").sample(range(4), 4)
     texts = [parts["answer"], parts["wrong1"], parts["wrong2"], parts["wrong3"]]
     choices = "\n".join(f"({letter}) {texts[i].strip()}" for letter, i in zip(_LETTERS, order, strict=True))

@@ -57,6 +57,7 @@ async def revise(
     is not accepted if the model has no positions left for the question.
     """
     at_least(1, n=n)
+    run.refuse_constraint("revise", "forces its rethink into answers")
     at_least(0, max_rounds=max_rounds)
     number("threshold", threshold, low=0, high=1)
 

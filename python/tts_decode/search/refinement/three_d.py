@@ -66,6 +66,7 @@ async def three_d(
     up to the caller's scorer. Defaults and wording are ours.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    run.refuse_constraint("three_d", "forces its final_answer into answers")
     at_least(0, max_rounds=max_rounds)
     run.decide_by(decide_by, extract)
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)

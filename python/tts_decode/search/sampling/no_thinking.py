@@ -55,6 +55,7 @@ async def no_thinking(
     Departures. None.
     """
     at_least(1, n=n)
+    run.refuse_constraint("no_thinking", "forces its thinking block into answers")
     run.decide_by(decide_by, extract, "borda")
     borda_weights([], power)
     (stem,) = run.fork(run.root)

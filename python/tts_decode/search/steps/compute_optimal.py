@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from tts_kernels.checks import instance
+
 from ...core.checks import at_least
 from ...rewards.scorer import Scorer
 from ...select import extract_answer
@@ -62,6 +64,7 @@ async def compute_optimal(
     chosen_by = DEFAULT_POLICY if policy is None else policy
     if isinstance(chosen_by, str):
         chosen_by = Policy.load(chosen_by)
+    instance("policy", chosen_by, Policy, "a str is the path of a saved one")
     for setting in chosen_by.settings:
         setting.check_size(n)
     run.aggregate_by(agg_strategy)

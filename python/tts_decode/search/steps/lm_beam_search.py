@@ -53,11 +53,7 @@ async def lm_beam_search(
         raise ValueError(f"early_stopping: got {early_stopping!r}, expected True, False or 'never'")
     at_least(1, n=n)
     root = run.root
-    if root.sampling.constraint is not None:
-        raise ValueError(
-            "constraint: got one, expected None: lm_beam_search ranks the model's own log-probabilities; "
-            "take a strategy that samples"
-        )
+    run.refuse_constraint("lm_beam_search", "ranks the model's own log-probabilities")
     stop_when = root.sampling.stop_when
     live = run.fork(root, 1)
     limit = root.prompt_length + root.sampling.max_tokens - root.length

@@ -56,6 +56,7 @@ async def budget_forcing(
     Departures: `n` lines, as in the paper's majority vote over runs.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    run.refuse_constraint("budget_forcing", "forces its rethink and final_answer into answers")
     run.decide_by(decide_by, extract)
     at_least(0, num_ignore=num_ignore)
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)

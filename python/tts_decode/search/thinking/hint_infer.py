@@ -72,6 +72,7 @@ async def hint_infer(
     replaces the conjunction instead of following it; the wording.
     """
     at_least(1, n=n)
+    run.refuse_constraint("hint_infer", "forces its hints into answers")
     at_least(0, num_hints=num_hints, num_forks=num_forks)
     run.decide_by(decide_by, extract)
     hints = hints or (HINTS if tool is None else TOOL_HINTS)

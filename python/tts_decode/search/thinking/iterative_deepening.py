@@ -58,6 +58,7 @@ async def iterative_deepening(
     default of `gamma` and the wording are ours.
     """
     at_least(1, n=n, max_tokens_first=max_tokens_first)
+    run.refuse_constraint("iterative_deepening", "forces its rethink into answers")
     number("gamma", gamma, above=1)
     run.decide_by(decide_by, extract)
     last = run.root.sampling.max_tokens

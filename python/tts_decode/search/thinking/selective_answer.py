@@ -58,6 +58,7 @@ async def selective_answer(
     logarithm of the same number.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    run.refuse_constraint("selective_answer", "forces its rethink and final_answer into answers")
     number("threshold", threshold, low=0, high=1)
     cap = min(max_tokens_thinking, run.root.sampling.max_tokens)
     stop = (end_of_thinking,) if end_of_thinking else ()

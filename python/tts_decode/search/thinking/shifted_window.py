@@ -53,6 +53,7 @@ async def shifted_window(
     Departures: `n`, and the wording of the sentence.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
+    run.refuse_constraint("shifted_window", "forces its final_answer into answers")
     run.decide_by(decide_by, extract)
     window = min(max_tokens_thinking, run.root.sampling.max_tokens)
 

@@ -70,6 +70,7 @@ async def r2_retrieval(
     """
     at_least(1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps)
     at_least(0, num_unaided=num_unaided)
+    run.refuse_constraint("r2_retrieval", "forces what it retrieved before a step")
     if library is not None and retrieve is not None:
         raise ValueError("retrieve: got a function beside a library, expected one of the two; leave one out")
     run.aggregate_by(agg_strategy)
