@@ -54,8 +54,8 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="What --save FOLDER of compare or search wrote: folders, searched with all folders in them, "
-            "or NAME.jsonl files.",
+            help="What --save FOLDER of sweep, compare or search wrote: folders, searched with all folders "
+            "in them, or NAME.jsonl files.",
             show_default=False,
         ),
     ],
@@ -97,18 +97,23 @@ def plot(
 ) -> None:
     """Draw saved runs: accuracy against tokens, time, eFLOPs or KV, and KV over a search's time.
 
-    A point is a strategy with its settings; a line joins one strategy's widths, from several folders of the
-    same problems. Runs that differ in their seed alone are one point. Bars are intervals of 95 %.
+    A point is a strategy with its settings; a line joins one strategy's widths, of a sweep or from several
+    folders of the same problems. Runs that differ in their seed alone are one point. Bars are intervals of
+    95 %.
 
     Examples:
+
+      tts-decode sweep -s best_of_n -s rebase --widths 2,4,8 --save runs/first
+
+      tts-decode plot runs/first --pareto
 
       tts-decode compare -s best_of_n -s rebase -o n=4 --save runs/n4
 
       tts-decode compare -s best_of_n -s rebase -o n=16 --save runs/n16
 
-      tts-decode plot runs --x eflops --pareto
+      tts-decode plot runs/n4 runs/n16 --x eflops --pareto
 
-      tts-decode plot runs --x peak-kv --theme both --out kv.svg
+      tts-decode plot runs/n4 runs/n16 --x peak-kv --theme both --out kv.svg
 
       tts-decode plot runs/n16 --x time --problem 3 --out held.png
 
