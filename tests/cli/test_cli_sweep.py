@@ -151,6 +151,7 @@ def test_a_sweep_of_which_all_fails_is_an_error(
     [
         (["--widths", "4,x"], "--widths: got '4,x', expected whole numbers with commas between"),
         (["--widths", "0"], "--widths: got 0, expected at least 1"),
+        (["--widths", "4,1000000000"], "--widths: got 1000000000, expected at most 100,000"),
         (["--widths", "4,4"], "--widths: got '4,4', which has a number twice"),
         (["--seeds", "-1"], "--seeds: got '-1', expected whole numbers with commas between"),
         (["--target", "50"], "--target: got 50.0, expected a share of the problems, above 0 and at most 1"),

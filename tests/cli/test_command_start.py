@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -68,6 +69,20 @@ def test_the_list_says_what_each_command_says(name: str, capsys: pytest.CaptureF
     assert run([name, "--help"]) == 0
     shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
     assert COMMANDS[name].summary in shown
+
+
+@pytest.mark.parametrize("columns", [72, 80, 120])
+@pytest.mark.parametrize("arguments", [*([name] for name in COMMANDS), ["bench", "attention"]])
+def test_help_breaks_lines_where_the_terminal_ends(
+    arguments: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Within a paragraph above the boxes the next word would not have fitted."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run([*arguments, "--help"]) == 0
+    above = capsys.readouterr().out.partition("╭")[0].splitlines()
+    for line, following in itertools.pairwise(above):
+        if line.strip() and following.strip():
+            assert len(line.rstrip()) + 1 + len(following.split()[0]) > columns - 2, line
 
 
 def test_runs_as_a_module() -> None:

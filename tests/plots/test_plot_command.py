@@ -122,6 +122,27 @@ def test_a_run_without_an_ended_search_is_left_out(runs: Path, capsys: pytest.Ca
     assert "RUN: no search has ended yet; wait" in last_error(capsys)
 
 
+def test_a_setting_that_failed_is_left_out_and_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr and in the figure, which has the others."""
+    failed = save_run(runs / "n3" / "ets.jsonl", settings("ets", 3), *FOUR, failed=(0, 1, 2, 3))
+    for x in ("tokens", "time"):
+        assert run(["plot", str(runs), "--x", x, "-s", "ets"]) == 0
+        assert last_error(capsys) == "tts-decode: ets, n=3: every search failed, left out"
+        told = texts(runs / f"plot-{x}.svg")
+        assert "Left out, as every search failed: ets, n=3." in told
+        assert "ets, sparse 1/8" in told
+    assert run(["plot", str(failed)]) == 1
+    assert "RUN: every search failed (ets, n=3); there is nothing to draw" in last_error(capsys)
+
+
+def test_kv_of_several_seeds(tmp_path: Path) -> None:
+    for seed in (5, 6):
+        save_run(tmp_path / f"seed{seed}.jsonl", settings(seed=seed), *FOUR, search=TREE)
+    assert run(["plot", str(tmp_path), "--x", "time"]) == 0
+    told = texts(tmp_path / "plot-time.svg")
+    assert all(f"best_of_n, n=4, seed={seed}" in " ".join(told.split()) for seed in (5, 6))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -184,7 +205,7 @@ def test_too_many_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for number in range(9):
         save_run(tmp_path / f"{number}.jsonl", settings(f"own{number}"), *FOUR)
     assert run(["plot", str(tmp_path)]) == 1
-    assert "9 lines (own0, own1, own2, ...), but a figure tells 8 apart; give fewer" in last_error(capsys)
+    assert "9 lines (own0; own1; own2; ...), but a figure tells 8 apart; give fewer" in last_error(capsys)
 
 
 def test_a_damaged_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from tts_decode.plots import (
     Line,
     Point,
     SavedRun,
+    all_failed,
     at_equal_cost,
     caption,
     draw_accuracy,
@@ -105,6 +106,43 @@ def test_a_width_that_was_not_given_is_the_strategys_own(tmp_path: Path) -> None
         "budget_tokens=100",
         "budget_tokens=900",
         "no budget_tokens",
+    ]
+
+
+def test_the_cells_of_a_sweep_are_one_line(tmp_path: Path) -> None:
+    """Their settings have the width a second time; seeds are pooled."""
+    runs = [saved(tmp_path, settings(n=n, seed=seed) | {"width": n}) for n in (4, 2) for seed in (0, 1)]
+    (line,) = lines_of(runs, TOKENS)
+    assert (line.label, [p.width for p in line.points]) == ("best_of_n", ["n=2", "n=4"])
+    assert [len(point.runs) for point in line.points] == [2, 2]
+
+
+def test_a_line_goes_along_what_the_strategy_calls_its_width(tmp_path: Path) -> None:
+    """Where another number differs too: that makes lines of its own."""
+    runs = [
+        saved(
+            tmp_path,
+            settings("mcts")
+            | {"options": {"num_simulations": n}, "sampling": {"temperature": heat, "seed": 0}, "width": n},
+        )
+        for n in (8, 4)
+        for heat in (0.5, 1.0)
+    ]
+    found = [(line.label, [p.width for p in line.points]) for line in lines_of(runs, TOKENS)]
+    widths = ["num_simulations=4", "num_simulations=8"]
+    assert found == [("mcts, temperature=0.5", widths), ("mcts, temperature=1.0", widths)]
+
+
+def test_settings_of_which_every_search_failed(tmp_path: Path) -> None:
+    """From every seed: n=2 failed from one alone."""
+    runs = [
+        saved(tmp_path, settings(n=n, seed=seed), failed=(0, 1, 2, 3) if (n, seed) != (2, 1) else ())
+        for n in (2, 4)
+        for seed in (0, 1)
+    ]
+    assert [(place.label, place.run.seed) for place in all_failed(runs)] == [
+        ("best_of_n, n=4", 0),
+        ("best_of_n, n=4", 1),
     ]
 
 

@@ -240,3 +240,13 @@ def test_the_browser_opens_where_there_is_a_display(
     folder = save(tmp_path / "run", "ets", sheep)
     assert run(["view", str(folder), *flags]) == 0
     assert opened == ([(folder / "view.html").as_uri()] if opens else [])
+
+
+def test_without_a_browser_the_address_is_told(
+    tmp_path: Path, sheep: SearchResult, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    folder = save(tmp_path / "run", "ets", sheep)
+    assert run(["view", str(folder), "--open"]) == 0
+    address = (folder / "view.html").as_uri()
+    assert last_error(capsys) == f"tts-decode: found no browser to open; open {address} in one"

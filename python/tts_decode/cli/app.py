@@ -5,6 +5,7 @@ Only the subcommand that is called is imported, so that `--help` and `--version`
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -123,10 +124,21 @@ def _app(called: str | None) -> typer.Typer:
         except ModuleNotFoundError as missing:
             raise explained(missing) from missing
         if isinstance(command, typer.Typer):
+            _join_lines(command)
             app.add_typer(command, name=name)
         else:
             app.command(name, epilog=epilog)(command)
+    _join_lines(app)
     return app
+
+
+def _join_lines(app: typer.Typer) -> None:
+    """Makes each paragraph of the commands' help one line, which breaks where the terminal ends: typer keeps
+    the lines of a docstring, and breaks those that are too long for the terminal a second time."""
+    for command in app.registered_commands:
+        told = command.help or inspect.getdoc(command.callback) or ""
+        paragraphs = inspect.cleandoc(told).split("\n\n")
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 def _listed() -> None:

@@ -344,7 +344,7 @@ def _print(title: str, tables: list[Table], machine: Machine | None = None) -> N
     for table in tables:
         screen.print(table)
     if machine is not None:
-        screen.print(
+        screen.note(
             f"Measured in the same rounds: {short(machine.bandwidth / 1e9)} GB/s read, "
             f"{short(machine.flops / 1e9)} GFLOP/s in torch's matrix product."
         )

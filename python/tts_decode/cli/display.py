@@ -19,6 +19,7 @@ from ..core.visible import one_line, visible
 from ..records.strict_json import finite
 
 _MIB = 1 << 20
+_NOTE_COLUMNS = 80
 
 
 class Screen(Console):
@@ -38,6 +39,10 @@ class Screen(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)
+
+    def note(self, text: str) -> None:
+        """Prose beside a table: lines of 80 columns at most, fewer where the terminal has fewer."""
+        self.print(text, width=min(self.width, _NOTE_COLUMNS))
 
     def show_cursor(self, show: bool = True) -> bool:
         return False

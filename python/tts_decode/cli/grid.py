@@ -14,6 +14,9 @@ from ..search import Strategy
 from .errors import CommandError, UsageError
 from .saving import saved_name
 
+MOST_WIDE = 100_000
+"""Branches that one search may be asked for: a wrong number fills the memory for hours before it fails."""
+
 _SCHEMA, _VERSION = "tts-decode/sweep", 1
 
 
@@ -63,14 +66,17 @@ def make_grid(
     ]
 
 
-def whole_numbers(flag: str, text: str, least: int) -> list[int]:
-    """Of a list such as 4,16. Raises UsageError for another one, and for a number twice."""
+def whole_numbers(flag: str, text: str, least: int, most: int | None = None) -> list[int]:
+    """Of a list such as 4,16. Raises UsageError for another one, for numbers out of bounds, and for a number
+    twice."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
         raise UsageError(f"{flag}: got {text!r}, expected whole numbers with commas between, such as 4,16")
     numbers = [int(part) for part in parts]
     if min(numbers) < least:
         raise UsageError(f"{flag}: got {min(numbers)}, expected at least {least}")
+    if most is not None and max(numbers) > most:
+        raise UsageError(f"{flag}: got {max(numbers)}, expected at most {most:,}")
     if len(set(numbers)) < len(numbers):
         raise UsageError(f"{flag}: got {text!r}, which has a number twice")
     return numbers

@@ -190,7 +190,7 @@ def _print(title: str, plans: list[Plan], best: Plan, machine: Machine) -> None:
     screen.print(title)
     screen.print(table)
     prompt = plans[0].cost.prompt.combined(machine.intensity)
-    screen.print(
+    screen.note(
         f"* {in_words(plans, best, machine)}\n"
         f"The prompt costs {short(prompt / 1e12)} eTFLOP more, whatever the budget. "
         f"At {short(machine.flops / 1e9)} GFLOP/s and {short(machine.bandwidth / 1e9)} GB/s a byte read "

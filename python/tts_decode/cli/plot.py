@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..plots import (
     Caption,
     Held,
     SavedRun,
+    all_failed,
     caption,
     draw_accuracy,
     draw_memory,
@@ -52,8 +54,8 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="What --save FOLDER of compare or search wrote: folders, searched with all folders in them, "
-            "or NAME.jsonl files.",
+            help="What --save FOLDER of sweep, compare or search wrote: folders, searched with all folders "
+            "in them, or NAME.jsonl files.",
             show_default=False,
         ),
     ],
@@ -95,18 +97,23 @@ def plot(
 ) -> None:
     """Draw saved runs: accuracy against tokens, time, eFLOPs or KV, and KV over a search's time.
 
-    A point is a strategy with its settings; a line joins one strategy's widths, from several folders of the
-    same problems. Runs that differ in their seed alone are one point. Bars are intervals of 95 %.
+    A point is a strategy with its settings; a line joins one strategy's widths, of a sweep or from several
+    folders of the same problems. Runs that differ in their seed alone are one point. Bars are intervals of
+    95 %.
 
     Examples:
+
+      tts-decode sweep -s best_of_n -s rebase --widths 2,4,8 --save runs/first
+
+      tts-decode plot runs/first --pareto
 
       tts-decode compare -s best_of_n -s rebase -o n=4 --save runs/n4
 
       tts-decode compare -s best_of_n -s rebase -o n=16 --save runs/n16
 
-      tts-decode plot runs --x eflops --pareto
+      tts-decode plot runs/n4 runs/n16 --x eflops --pareto
 
-      tts-decode plot runs --x peak-kv --theme both --out kv.svg
+      tts-decode plot runs/n4 runs/n16 --x peak-kv --theme both --out kv.svg
 
       tts-decode plot runs/n16 --x time --problem 3 --out held.png
 
@@ -127,10 +134,11 @@ def plot(
     if not runs:
         raise CommandError("RUN: no search has ended yet; wait for one, or give another folder")
     _require_same(runs)
+    runs, left_out = _without_failed(runs)
     first = run[0] if run[0].is_dir() else run[0].parent
     for name, file in _files(out or first / f"plot-{x.value}.svg", theme):
         try:
-            _draw(file, name, runs, x, problem, pareto)
+            _draw(file, name, runs, x, problem, pareto, left_out)
         except ValueError as cause:
             raise CommandError(f"RUN: {cause}") from cause
         except OSError as cause:
@@ -140,9 +148,32 @@ def plot(
         Screen().print(str(file), soft_wrap=True)
 
 
-def _draw(file: Path, theme: str, runs: list[SavedRun], x: Axis, problem: int | None, pareto: bool) -> None:
+def _without_failed(runs: list[SavedRun]) -> tuple[list[SavedRun], list[str]]:
+    """The runs without settings of which every search failed, and what the figure says of those."""
+    failed = all_failed(runs)
+    if not failed:
+        return runs, []
+    labels = list(dict.fromkeys(place.label for place in failed))
+    more = f" and {len(labels) - _MOST_NAMED} more" if len(labels) > _MOST_NAMED else ""
+    told = "; ".join(labels[:_MOST_NAMED]) + more
+    if len(failed) == len(runs):
+        raise CommandError(f"RUN: every search failed ({told}); there is nothing to draw")
+    print(f"tts-decode: {told}: every search failed, left out", file=sys.stderr)
+    gone = {place.run.path for place in failed}
+    return [one for one in runs if one.path not in gone], [f"Left out, as every search failed: {told}."]
+
+
+def _draw(
+    file: Path,
+    theme: str,
+    runs: list[SavedRun],
+    x: Axis,
+    problem: int | None,
+    pareto: bool,
+    left_out: Sequence[str],
+) -> None:
     if x is Axis.time:
-        held, about = _memory(runs, problem)
+        held, about = _memory(runs, problem, left_out)
         draw_memory(file, held, about, theme=theme)
         return
     measure = MEASURES[x.value]
@@ -154,11 +185,11 @@ def _draw(file: Path, theme: str, runs: list[SavedRun], x: Axis, problem: int | 
         notes.append("Ringed: the Pareto front.")
     if any(line.sparse for line in lines):
         notes.append("Dashed: sparse attention, with the pages read; differences are paired by problem.")
-    about = caption(f"Accuracy against {measure.title}", runs, notes)
+    about = caption(f"Accuracy against {measure.title}", runs, [*notes, *left_out])
     draw_accuracy(file, lines, measure, about, theme=theme, pareto=pareto)
 
 
-def _memory(runs: list[SavedRun], problem: int | None) -> tuple[list[Held], Caption]:
+def _memory(runs: list[SavedRun], problem: int | None, left_out: Sequence[str]) -> tuple[list[Held], Caption]:
     ended = [{search.index for search in run.searches if not search.failed} for run in runs]
     common = set.intersection(*ended)
     if problem is None and not common:
@@ -168,17 +199,20 @@ def _memory(runs: list[SavedRun], problem: int | None) -> tuple[list[Held], Capt
         lacking = next(run for run, found in zip(runs, ended, strict=True) if index not in found)
         raise UsageError(f"--problem: got {index}, of which {lacking.path} has no result")
     held, asked = [], ""
-    for place in places_of(runs):
+    places = places_of(runs)
+    times = Counter(place.label for place in places)
+    for place in places:
         (shown,) = (one for one in read_saved(place.run.path) if one.problem.index == index)
         assert shown.result is not None
-        held.append(kv_over_time(place.label, shown.result))
+        seed = f", seed={place.run.seed}" if times[place.label] > 1 else ""
+        held.append(kv_over_time(place.label + seed, shown.result))
         asked = shown.problem.task
     what = f"KV held by {held[0].label}" if len(held) == 1 else "KV held by a search"
     notes = [
         "Resident (filled): each KV page once. "
         "Unshared (dashed): if each branch held its own copy of its tokens."
     ]
-    return held, caption(f"{what}, problem {index} ({one_line(asked):.40})", runs, notes)
+    return held, caption(f"{what}, problem {index} ({one_line(asked):.40})", runs, [*notes, *left_out])
 
 
 def _read(paths: Sequence[Path]) -> list[SavedRun]:

@@ -17,7 +17,7 @@ from .comparing import ComparedOptions
 from .display import print_json
 from .errors import CommandError, UsageError, at_least
 from .filled import filled
-from .grid import make_grid, whole_numbers, write_grid
+from .grid import MOST_WIDE, make_grid, whole_numbers, write_grid
 from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
 from .info import collect
 from .judging import unjudged_note
@@ -91,7 +91,7 @@ def sweep(
             raise UsageError(
                 f"--target: got {share}, expected a share of the problems, above 0 and at most 1"
             )
-    all_widths = whole_numbers("--widths", widths, 1)
+    all_widths = whole_numbers("--widths", widths, 1, MOST_WIDE)
     all_seeds = whole_numbers("--seeds", seeds, 0)
     config = sparse.config()
     strategies = compared.strategies(unsafe_tools=chosen_problems.unsafe_tools)

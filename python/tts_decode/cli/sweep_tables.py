@@ -61,15 +61,15 @@ def print_report(title: str, report: Report) -> None:
             mib(_mean([search.peak_kv_bytes for search in done])) if done else "-",
         )
     screen.print(table)
-    screen.print(
-        "solved: by the strategy's own choice (95 % interval over problems). @k: of k of a\n"
-        "search's candidates, k the width, pass: one is right; maj, weighted: their vote\n"
-        "is; naive: the best-scored one is. tokens, highest KV: mean of a search."
+    screen.note(
+        "solved: by the strategy's own choice (95 % interval over problems). @k: of k of a search's "
+        "candidates, k the width, pass: one is right; maj, weighted: their vote is; naive: the best-scored "
+        "one is. tokens, highest KV: mean of a search."
     )
     for target in dict.fromkeys(budget.target for budget in report.budgets):
         screen.print(_budget_table(target, [b for b in report.budgets if b.target == target]))
     if report.budgets:
-        screen.print("The cheapest width measured that solves so much; *: its interval does, too.")
+        screen.note("The cheapest width measured that solves so much; *: its interval does, too.")
     for group in report.by_setting().values():
         _print_troubles(screen, group)
 

@@ -124,7 +124,7 @@ def print_tables(title: str, rows: Sequence[Row]) -> None:
         kv = mib(row.mean_bytes), mib(row.peak_bytes)
         first.add_row(row.label, accuracy, str(row.found), f"{row.tokens:,}", speed, *kv)
     screen.print(first)
-    screen.print(
+    screen.note(
         "solved: the chosen answer is right (95 % interval); found: a candidate is.\n"
         "KV mean and peak: memory of one search, averaged over its run, and at its highest."
     )
@@ -136,14 +136,14 @@ def print_tables(title: str, rows: Sequence[Row]) -> None:
             tokens = "-" if found.tokens is None else f"x {found.tokens.value:.2f}"
             against.add_row(row.label, f"{points[0]} ({points[1]} to {points[2]})", tokens, _times(found.kv))
         screen.print(against)
-        screen.print(
-            "On the same problems, with paired intervals of 95 %: Bonett and Price's for\n"
+        screen.note(
+            "On the same problems, with paired intervals of 95 %: Bonett and Price's for "
             "points; Student's t for x, geometric means (none where all ratios are the same)."
         )
     screen.print(_cost_table(rows))
-    screen.print(
-        f"eTFLOP: Kinetics' cost, where a byte read counts as {KINETICS_INTENSITY} flops; attention:\n"
-        "its share of them, choosing pages included. unshared: a search's KV at most, if\n"
+    screen.note(
+        f"eTFLOP: Kinetics' cost, where a byte read counts as {KINETICS_INTENSITY} flops; attention: "
+        "its share of them, choosing pages included. unshared: a search's KV at most, if "
         "each branch held its own copy."
     )
     for row in rows:

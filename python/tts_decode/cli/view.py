@@ -27,8 +27,8 @@ def view(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="What --save FOLDER of search or compare wrote: the folder, or a NAME.jsonl in it; or one "
-            "result of write_json, a .json.",
+            help="What --save FOLDER of search, compare or sweep wrote: the folder, or a NAME.jsonl in it; "
+            "or one result of write_json, a .json.",
             show_default=False,
         ),
     ],
@@ -104,9 +104,9 @@ def view(
         file = out or (run / "view.html" if run.is_dir() else run.with_suffix(".html"))
         _write(file, page)
         if wanted and serve is None:
-            webbrowser.open(file.resolve().as_uri())
+            _open(file.resolve().as_uri())
     if serve is not None:
-        serve_page(page.html, serve, ready=webbrowser.open if wanted else None)
+        serve_page(page.html, serve, ready=_open if wanted else None)
 
 
 def _read(run: Path) -> list[Shown]:
@@ -162,6 +162,11 @@ def _write(file: Path, page: Page) -> None:
     size = f"{mib(file.stat().st_size)} MiB"
     what = "1 search" if page.searches == 1 else f"{page.searches} searches"
     Screen().print(f"{file}: {what}, {size}", soft_wrap=True)
+
+
+def _open(address: str) -> None:
+    if not webbrowser.open(address):
+        print(f"tts-decode: found no browser to open; open {address} in one", file=sys.stderr)
 
 
 def _has_display() -> bool:

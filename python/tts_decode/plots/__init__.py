@@ -2,7 +2,7 @@
 
 from .captions import Caption, caption
 from .drawing import draw_accuracy, draw_memory
-from .lines import Line, Place, Point, lines_of, places_of
+from .lines import Line, Place, Point, all_failed, lines_of, places_of
 from .measures import MEASURES, Measure
 from .memory import Held, kv_over_time
 from .rules import EqualCost, at_equal_cost, pareto_front
@@ -19,6 +19,7 @@ __all__ = [
     "Place",
     "Point",
     "SavedRun",
+    "all_failed",
     "at_equal_cost",
     "caption",
     "draw_accuracy",

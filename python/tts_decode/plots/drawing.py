@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.visible import visible
 from ..extras import require
 from .captions import Caption
-from .labels import label_ends, label_points
+from .labels import label_ends, label_points, ringed
 from .lines import Line, Point
 from .measures import Measure
 from .memory import Held
@@ -28,6 +28,7 @@ MOST_LINES = len(MARKS)
 
 _WIDTH, _DPI = 7.0, 200  # inches; a PNG is 1,400 pixels wide
 _LOGARITHMIC = 4  # costs that are so many times apart or more
+_RING = 11.0  # points across
 _SUBTITLE_COLUMNS, _NOTE_COLUMNS = 100, 118  # characters in a line
 
 
@@ -57,8 +58,9 @@ def draw_accuracy(
         _scale_costs(axes, [p.cost.value for p in points], [e for p in points for e in p.cost[1:]])
         for line in lines:
             _draw_line(axes, line, groups.index(line.name), looks)
-        if pareto:
-            _draw_front(axes, points, looks)
+        front = pareto_front(points) if pareto else []
+        if front:
+            _draw_front(axes, front, looks)
         axes.set_ylabel("problems solved")
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         low = min(point.accuracy.low for point in points)
@@ -70,10 +72,11 @@ def draw_accuracy(
             _draw_differences(panels[1], pairs, groups, looks)
         figure.canvas.draw()
         colours = [_colour(groups.index(line.name), looks) for line in lines]
-        label_ends(
+        leaders = label_ends(
             axes, [(line.label, *_at(line.points[-1]), c) for line, c in zip(lines, colours, strict=True)]
         )
-        label_points(axes, list(zip(lines, colours, strict=True)))
+        rings = ringed(axes, [_at(point) for point in front], _RING)
+        label_points(axes, list(zip(lines, colours, strict=True)), [*leaders, *rings])
 
 
 def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: str = "light") -> None:
@@ -111,7 +114,7 @@ def _looks(theme: str, names: Sequence[str]) -> Theme:
         raise ValueError("there is nothing to draw; give a run in which a search has ended")
     if len(names) > MOST_LINES:
         raise ValueError(
-            f"{len(names)} lines ({', '.join(names[:3])}, ...), but a figure tells {MOST_LINES} apart; give "
+            f"{len(names)} lines ({'; '.join(names[:3])}; ...), but a figure tells {MOST_LINES} apart; give "
             "fewer runs or strategies"
         )
     return THEMES[theme]
@@ -128,8 +131,8 @@ def _figure(
     from matplotlib.figure import Figure
 
     title = visible(caption.title)
-    notes = fill(visible(" ".join(caption.notes)), _NOTE_COLUMNS)
-    subtitle = fill(visible(caption.subtitle), _SUBTITLE_COLUMNS)
+    notes = fill(visible(" ".join(caption.notes)), _NOTE_COLUMNS, break_on_hyphens=False)
+    subtitle = fill(visible(caption.subtitle), _SUBTITLE_COLUMNS, break_on_hyphens=False)
     head = 0.42 + 0.17 * (subtitle.count("\n") + 1)
     foot = 0.58 + 0.14 * (notes.count("\n") + 1)
     middle = 3.1 + 1.35 * (panels - 1)
@@ -210,10 +213,10 @@ def _draw_line(axes: Axes, line: Line, group: int, theme: Theme) -> None:
         )
 
 
-def _draw_front(axes: Axes, points: Sequence[Point], theme: Theme) -> None:
+def _draw_front(axes: Axes, front: Sequence[Point], theme: Theme) -> None:
     """A ring around each point of it, and the best accuracy that any cost buys."""
-    xs, ys = map(list, zip(*map(_at, pareto_front(points)), strict=True))
-    axes.plot(xs, ys, "o", ms=11, mfc="none", mec=theme.text, mew=1.1, zorder=5)
+    xs, ys = map(list, zip(*map(_at, front), strict=True))
+    axes.plot(xs, ys, "o", ms=_RING, mfc="none", mec=theme.text, mew=1.1, zorder=5)
     edge = axes.get_xlim()[1]
     axes.plot([*xs, edge], [*ys, ys[-1]], color=theme.text, lw=0.9, ls=":", drawstyle="steps-post", zorder=1)
 

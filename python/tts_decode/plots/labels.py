@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.visible import visible
 from .lines import Line
@@ -15,30 +15,33 @@ from .placing import Box, along, beside, spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 24  # characters of a label in a line
+_COLUMNS = 24  # characters of a label in a line at most; fewer where the margin has no room for them
 _LINE = 10.0  # points that a line of text takes
+_LEFT = 1.03  # of the labels, as a share of the axes' width
+_STYLE: dict[str, Any] = {"weight": "bold", "size": 8}
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> list[Box]:
     """ends: label, x, y and colour of each. Labels are right of the axes, each with a thin line from its end,
-    in the order of the ends' heights."""
+    in the order of the ends' heights. Returns boxes over those lines, in pixels."""
     per_point = axes.figure.dpi / 72
     box = axes.get_window_extent()
-    texts = [fill(visible(label), _COLUMNS) for label, *_ in ends]
+    room = axes.figure.bbox.x1 - box.x0 - _LEFT * box.width
+    texts = [_wrapped(axes, visible(label), room) for label, *_ in ends]
     gap = per_point * _LINE * (max(text.count("\n") for text in texts) + 1.2)
     heights = [float(axes.transData.transform((x, y))[1]) for _, x, y, _ in ends]
     placed = spread(heights, gap, box.y0 + gap / 2, box.y1 - gap / 2)
+    leaders = []
     for text, (_, x, y, colour), height in zip(texts, ends, placed, strict=True):
         share = (height - box.y0) / box.height
         axes.annotate(
             text,
             xy=(x, y),
-            xytext=(1.03, share),
+            xytext=(_LEFT, share),
             textcoords="axes fraction",
             va="center",
             color=colour,
-            weight="bold",
-            size=8,
+            **_STYLE,
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
@@ -50,11 +53,30 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> Non
                 "relpos": (0, 0.5),
             },
         )
+        begin = axes.transData.transform((x, y))
+        end = box.x0 + _LEFT * box.width, height
+        leaders += along((float(begin[0]), float(begin[1])), end, 2 * per_point)
+    return leaders
 
 
-def label_points(axes: Axes, lines: Sequence[tuple[Line, str]]) -> None:
+def _wrapped(axes: Axes, text: str, room: float) -> str:
+    """In lines of as many characters as have room, in pixels."""
+    for columns in range(_COLUMNS, 1, -1):
+        lines = fill(text, columns)
+        probe = axes.text(0, 0, lines, **_STYLE)
+        width = probe.get_window_extent().width
+        probe.remove()
+        if width <= room:
+            break
+    return lines
+
+
+def label_points(axes: Axes, lines: Sequence[tuple[Line, str]], others: Sequence[Box]) -> None:
     """The widths beside the points of each line, in its colour. A label for which no place near its point is
-    free is left out."""
+    free is left out.
+
+    others: what is drawn already beside the lines, in pixels.
+    """
     per_point = axes.figure.dpi / 72
     inside = Box(*axes.get_window_extent().extents)
 
@@ -62,7 +84,7 @@ def label_points(axes: Axes, lines: Sequence[tuple[Line, str]]) -> None:
         x, y = axes.transData.transform((cost, accuracy))
         return float(x), float(y)
 
-    taken = []
+    taken = list(others)
     for line, _ in lines:
         ways = [at(point.cost.value, point.accuracy.value) for point in line.points]
         for start, end in pairwise(ways):
@@ -84,3 +106,14 @@ def label_points(axes: Axes, lines: Sequence[tuple[Line, str]]) -> None:
             middle = (box.left + box.right) / 2, (box.bottom + box.top) / 2
             x, y = axes.transData.inverted().transform(middle)
             axes.text(x, y, visible(point.width), ha="center", va="center", size=7, color=colour, zorder=6)
+
+
+def ringed(axes: Axes, points: Sequence[tuple[float, float]], size: float) -> list[Box]:
+    """Boxes, in pixels, over a ring of that size, in points, around each of them, and over steps from one to
+    the next, the last one to the right end."""
+    half = axes.figure.dpi / 72 * size / 2
+    places = [(float(x), float(y)) for x, y in map(axes.transData.transform, points)]
+    found = [Box(x, y, x, y).grown(half) for x, y in places]
+    for (x, y), (following, higher) in pairwise(places):
+        found += [Box(x, y, following, y).grown(1), Box(following, y, following, higher).grown(1)]
+    return [*found, *(Box(x, y, axes.get_window_extent().x1, y).grown(1) for x, y in places[-1:])]

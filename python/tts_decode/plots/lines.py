@@ -11,10 +11,10 @@ from ..select.statistics import Interval, bootstrap_mean, wilson_interval
 from .measures import Measure
 from .runs import SavedRun
 
-# Settings along which a line goes: the first of them that differs between the runs of a strategy.
-_WIDTHS = ("options.n", "budget_tokens", "budget_cost", "budget_seconds", "sampling.max_tokens")
-# What tells no two lines apart: the same for all runs, or pooled.
-_COMMON = ("strategy", "model", "problems", "problems_crc32", "sampling.seed", "sparse")
+# Settings along which a line goes: the strategy's width, else the first of these that differs between runs.
+_LIMITS = ("budget_tokens", "budget_cost", "budget_seconds", "sampling.max_tokens")
+# What tells no two lines apart: the same for all runs, pooled, or said by the option too, as a sweep's width.
+_COMMON = ("strategy", "model", "problems", "problems_crc32", "sampling.seed", "sparse", "width")
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,22 @@ class Place:
     value: Any
 
     @property
+    def setting(self) -> tuple[str, str | None, Any]:
+        """What it has in common with the runs of other seeds."""
+        return self.name, self.sparse, self.value
+
+    @property
     def label(self) -> str:
         parts = (self.name, self.sparse and f"sparse {self.sparse}", _shown(self.width, self.value))
         return ", ".join(part for part in parts if part)
+
+
+def all_failed(runs: Sequence[SavedRun]) -> list[Place]:
+    """Of those runs in which searches ended the places where each one failed, from every seed: they say
+    nothing of what a strategy solves, and have no cost."""
+    places = places_of([run for run in runs if run.searches])
+    found = {place.setting for place in places if not all(search.failed for search in place.run.searches)}
+    return [place for place in places if place.setting not in found]
 
 
 def places_of(runs: Sequence[SavedRun]) -> list[Place]:
@@ -132,14 +145,15 @@ def _differing(runs: Sequence[SavedRun]) -> list[str]:
 
 
 def _width(runs: Sequence[SavedRun], differing: Sequence[str]) -> str | None:
-    for name in _WIDTHS:
+    own = runs[0].size
+    for name in (own, *_LIMITS):
         if name in differing:
             return name
     dense = [name for name in differing if not name.startswith("sparse.")]
     numbers = [name for name in dense if all(_is_number(run.flat.get(name)) for run in runs)]
     if len(numbers) == 1:
         return numbers[0]
-    return _WIDTHS[0] if all(_is_number(run.flat.get(_WIDTHS[0])) for run in runs) else None
+    return own if all(_is_number(run.flat.get(own)) for run in runs) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -68,6 +68,14 @@ class SavedRun:
         """How many have not ended."""
         return self.problems - len(self.searches)
 
+    @property
+    def size(self) -> str:
+        """Dotted name of the option that says how wide it searches."""
+        from ..search import STRATEGIES
+
+        strategy = STRATEGIES.get(self.strategy)
+        return f"options.{'n' if strategy is None else strategy.size}"
+
     @cached_property
     def flat(self) -> dict[str, Any]:
         """The settings by dotted names, options that were not given with the strategy's defaults."""
