@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .decoding.compression_rule import Compression
     from .decoding.decoder import TreeDecoder
     from .decoding.kv_budget import KVBudget, Pin
+    from .decoding.offload import KVOffload
     from .errors import (
         BranchReleasedError,
         ConstraintError,
@@ -71,6 +72,7 @@ __all__ = [
     "JSONSchema",
     "JournalError",
     "KVBudget",
+    "KVOffload",
     "LogprobRequest",
     "MissingExtraError",
     "ModelLoadError",
@@ -133,6 +135,7 @@ _MODULES = {
         "UnsupportedModelError",
     ),
     "decoding.kv_budget": ("KVBudget", "Pin"),
+    "decoding.offload": ("KVOffload",),
     "core.running": ("gather",),
     "core.interfaces": ("Branch", "Decoder"),
     "core.params": ("SamplingParams",),

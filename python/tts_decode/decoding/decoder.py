@@ -29,6 +29,7 @@ from .branch import TreeBranch
 from .compression_rule import Compression
 from .eviction import evict_columns
 from .kv_budget import KVBudget, Pin
+from .offload import KVOffload
 from .scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class TreeDecoder(Runner):
             are given it in sum.
         kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16,
             at the price of a rounding of each key and value (see `tts_kernels.append_kv`).
+        kv_offload: where pages go that do not fit into `kv_bytes` while other branches run, and from where
+            they come back before their branch does. Default: they have to fit. Text is the same either way.
         max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
             branches.
         sampling: default parameters of `root`.
@@ -108,6 +111,7 @@ class TreeDecoder(Runner):
         device: str | torch.device | None = None,
         kv_bytes: int | KVBudget | None = None,
         kv_dtype: torch.dtype | None = None,
+        kv_offload: KVOffload | None = None,
         max_batch_tokens: int = 512,
         sampling: SamplingParams | None = None,
         cuda_graphs: bool = True,
@@ -128,6 +132,7 @@ class TreeDecoder(Runner):
             device=device,
             kv_bytes=kv_bytes,
             kv_dtype=kv_dtype,
+            kv_offload=kv_offload,
             max_batch_tokens=max_batch_tokens,
             cuda_graphs=cuda_graphs,
             track_mass=track_mass,
@@ -355,7 +360,7 @@ class TreeDecoder(Runner):
         return evict_columns(self.runtime, branches, keep, sink=sink, recent=recent)
 
     def resident_bytes(self, branches: Iterable[TreeBranch]) -> int:
-        """KV bytes of the pages that the branches hold, each page counted once.
+        """KV bytes of the pages that the branches hold, offloaded ones too, each page counted once.
 
         Raises:
             TypeError, ValueError: a branch is none, or of another decoder.
@@ -366,7 +371,8 @@ class TreeDecoder(Runner):
             self._check_own(branch, "branches")
         tables, lengths = self.runtime.tree.block_tables([branch.id for branch in branches])
         pool = self.runtime.pool
-        return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
+        places = pool.num_pages + self.runtime.tree.offload_pages
+        return distinct_pages(tables, lengths, places, pool.page_size) * pool.page_bytes
 
     # -- weights
 
@@ -385,7 +391,7 @@ class TreeDecoder(Runner):
 
     def stats(self) -> DecoderStats:
         tree, scheduler = self.runtime.tree.stats(), self._scheduler
-        page_bytes = self.runtime.pool.page_bytes
+        page_bytes, offload = self.runtime.pool.page_bytes, self.runtime.kv.offload
         return DecoderStats(
             steps=scheduler.forwards.steps,
             generated_tokens=scheduler.generated_tokens,
@@ -397,6 +403,9 @@ class TreeDecoder(Runner):
             logical_tokens=tree.logical_tokens,
             unique_tokens=tree.unique_tokens,
             resident_bytes=tree.resident_pages * page_bytes,
+            offloaded_bytes=tree.offloaded_pages * page_bytes,
+            moved_out_bytes=0 if offload is None else offload.moved_out * page_bytes,
+            moved_in_bytes=0 if offload is None else offload.moved_in * page_bytes,
             peak_bytes=tree.peak_pages * page_bytes,
             page_bytes=page_bytes,
             page_size=self.page_size,

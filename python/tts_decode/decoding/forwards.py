@@ -46,6 +46,8 @@ class Forwards:
             ids.append(feed.request.path.id)
             counts.append(len(feed.tokens))
         reads = None if runtime.sparse is None else reads_of(batch, runtime.sparse, runtime.pool.page_size)
+        for path in paths:
+            path.last_use = self.steps
         appended = tree.append(ids, _tree_tokens(batch, reads))
         runtime.kv.note_peak()
         try:
