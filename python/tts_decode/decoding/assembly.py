@@ -64,9 +64,9 @@ def assemble(
     holders: WeakSet[KVHolder] = WeakSet()
     tree, offload = KVTree(pool.num_pages, pool.page_size), None
     if kv_offload is not None:
-        places, count = make_places(pool, instance("kv_offload", kv_offload, KVOffload))
-        tree = KVTree(pool.num_pages, pool.page_size, count)
-        offload = Offload(tree, places, holders)
+        places = make_places(pool, instance("kv_offload", kv_offload, KVOffload))
+        tree = KVTree(pool.num_pages, pool.page_size, len(places))
+        offload = Offload(tree, pool, places, holders)
     own = KVBudget(pool.num_pages * pool.page_bytes)
     budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
     runtime = Runtime(

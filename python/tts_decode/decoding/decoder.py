@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from .branch import TreeBranch
 from .compression_rule import Compression
 from .eviction import evict_columns
 from .kv_budget import KVBudget, Pin
+from .kv_files import load_kv, save_kv
 from .offload import KVOffload
 from .scheduler import Scheduler
 
@@ -331,6 +333,43 @@ class TreeDecoder(Runner):
             raise ValueError(f"branch {branch.id} has no KV yet: await one of its calls first")
         return self.runtime.kv.pin(branch.id, branch.tokens[:length])
 
+    def save_kv(self, path: str | os.PathLike[str], prefixes: Sequence[TreeBranch | Pin]) -> None:
+        """Writes the KV of branches and pins to a file, each page once, in place of one that was there.
+
+        Of each what a prompt could find again: its tokens up to one that was evicted, compacted, read
+        sparsely or given as an embedding. What a branch knows beyond its KV is in `Branch.snapshot`. Needs as
+        much memory as the file has bytes. With no sampling under way, as all that changes the tree.
+
+        Raises:
+            TypeError, ValueError: a prefix is none of this decoder, is not resident, or has nothing to save.
+            KVFileError: the file cannot be written. Nothing is left of it.
+            OutOfPagesError: other branches hold the one page that the model's digest needs.
+        """
+        self.runtime.follow_weights()
+        holders = []
+        for prefix in prefixes:
+            if isinstance(prefix, Pin):
+                if self.runtime.kv.pins.get(prefix.id) is not prefix:
+                    raise ValueError(f"prefixes: got {prefix}, expected pins that this decoder holds")
+            else:
+                self._check_own(prefix, "prefixes")
+                prefix.check_computed()
+            holders.append(prefix.id)
+        save_kv(self.runtime, Path(path), holders)
+
+    def load_kv(self, path: str | os.PathLike[str]) -> list[Pin]:
+        """Pins what `save_kv` wrote, maybe in another process: a `root` that begins with it shares it.
+
+        The digest tells whether this decoder's model, and its arithmetic, would compute the same KV to the
+        bit. Pins that are loaded last push out others where there is no room for all.
+
+        Raises:
+            KVFileError: there is no such file, it is damaged, or its KV is another model's.
+            OutOfPagesError: other branches hold the pages that it needs. Nothing of it is left.
+        """
+        self.runtime.follow_weights()
+        return load_kv(self.runtime, Path(path))
+
     def evict(self, branches: Sequence[TreeBranch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
         """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
 
@@ -421,4 +460,8 @@ class TreeDecoder(Runner):
         branch.check_live()
 
 
-_BRANCHES = {"branch": "a Branch", "branches": "Branch objects"}
+_BRANCHES = {
+    "branch": "a Branch",
+    "branches": "Branch objects",
+    "prefixes": "Branch and Pin objects",
+}

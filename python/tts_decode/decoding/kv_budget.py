@@ -6,7 +6,12 @@ import asyncio
 import weakref
 from collections.abc import Sequence
 
-from tts_kernels import KVTree, OutOfPagesError
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tts_kernels import KVPool, KVTree, OutOfPagesError
 from tts_kernels.checks import integer
 
 from .offload import Offload
@@ -115,6 +120,15 @@ class KVShare:
         """The most pages that a forward of so many tokens of a branch takes: its offloaded and new ones."""
         offloaded = 0 if self.offload is None else self.offload.missing(branch_id)
         return offloaded + self.tree.pages_needed(branch_id, tokens)
+
+    def read_pages(self, pool: KVPool, pages: npt.NDArray[np.int32]) -> Tensor:
+        """uint8 [M, page_bytes] in the host's memory, of resident and offloaded pages [M]."""
+        rows = torch.empty((len(pages), self.page_bytes), dtype=torch.uint8)
+        resident = torch.from_numpy(pages < self.tree.num_pages)
+        rows[resident] = pool.read_pages(torch.from_numpy(pages)[resident]).cpu()
+        if self.offload is not None:
+            rows[~resident] = self.offload.read(torch.from_numpy(pages)[~resident])
+        return rows
 
     def out_of_pages(self, branch_id: int, needed: int) -> OutOfPagesError:
         """The error for a branch that needs more pages than can be had."""

@@ -63,8 +63,8 @@ class Offload:
         moved_out, moved_in: pages that went there, and that came back, so far.
     """
 
-    def __init__(self, tree: KVTree, places: PagePlaces, holders: WeakSet[KVHolder]) -> None:
-        self._tree, self._places, self._holders = tree, places, holders
+    def __init__(self, tree: KVTree, pool: KVPool, places: Tensor, holders: WeakSet[KVHolder]) -> None:
+        self._tree, self._pool, self._places, self._holders = tree, pool, places, holders
         self.moved_out = self.moved_in = 0
 
     @property
@@ -82,9 +82,14 @@ class Offload:
         if not self.missing(branch_id):
             return False
         moves = self._tree.reload([branch_id])
-        self._places.read(moves[:, 0] - self._tree.num_pages, moves[:, 1])
+        for places, pages in _chunks(moves):
+            self._pool.write_pages(pages, self.read(places))
         self.moved_in += len(moves)
         return True
+
+    def read(self, pages: Tensor) -> Tensor:
+        """uint8 [M, page_bytes] of offloaded pages [M]."""
+        return self._places[pages.long() - self._tree.num_pages]
 
     def make_room(self, pages: int, pins: Iterable[int], coming: Sequence[int], keep: Sequence[int]) -> None:
         """Offloads pages of the pool, those first that are needed last, until so many are gone or no more
@@ -98,7 +103,8 @@ class Offload:
         chosen = self._needed_last([*pins, *self._idle({*coming, *keep}), *reversed(coming)], keep)[:count]
         if len(chosen):
             moves = self._tree.offload(chosen)
-            self._places.write(moves[:, 0], moves[:, 1] - self._tree.num_pages)
+            for chunk, places in _chunks(moves):
+                self._places[places - self._tree.num_pages] = self._pool.read_pages(chunk).cpu()
             self.moved_out += len(moves)
 
     def _idle(self, others: set[int]) -> list[int]:
@@ -124,44 +130,14 @@ class Offload:
             yield table[(table >= 0) & (table < self._tree.num_pages)]
 
 
-class PagePlaces:
-    """Places for pages of a pool, in other memory.
-
-    Args:
-        memory: uint8 [places, pool.page_bytes]: all layers' keys and values of a page one behind the other.
-    """
-
-    def __init__(self, pool: KVPool, memory: Tensor) -> None:
-        self._parts: list[tuple[Tensor, Tensor]] = []  # [layers, pages, ...] and [places, layers, ...]
-        begin = 0
-        for part in (pool.k_pages, pool.v_pages, pool.summaries, pool.scales):
-            if part is not None:
-                page = part[:, 0]
-                end = begin + page.numel() * page.itemsize
-                self._parts.append((part, memory[:, begin:end].view(part.dtype).view(-1, *page.shape)))
-                begin = end
-
-    def write(self, pages: npt.NDArray[np.int32], places: npt.NDArray[np.int32]) -> None:
-        """Copies pages of the pool [M] to places [M]."""
-        for part, kept, some, there in self._chunks(pages, places):
-            kept[there] = part.index_select(1, some.to(part.device)).transpose(0, 1).to(kept.device)
-
-    def read(self, places: npt.NDArray[np.int32], pages: npt.NDArray[np.int32]) -> None:
-        """Copies places [M] to pages of the pool [M]."""
-        for part, kept, some, there in self._chunks(pages, places):
-            part.index_copy_(1, some.to(part.device), kept[there].transpose(0, 1).to(part.device))
-
-    def _chunks(
-        self, pages: npt.NDArray[np.int32], places: npt.NDArray[np.int32]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        both = torch.from_numpy(np.stack([pages, places]).astype(np.int64))
-        for some, there in zip(*(row.split(_CHUNK) for row in both), strict=True):
-            for part, kept in self._parts:
-                yield part, kept, some, there
+def _chunks(moves: npt.NDArray[np.int32]) -> Iterator[tuple[Tensor, ...]]:
+    """moves: [M, 2]. Its columns, int64."""
+    for chunk in torch.split(torch.from_numpy(moves).long(), _CHUNK):
+        yield chunk[:, 0], chunk[:, 1]
 
 
-def make_places(pool: KVPool, settings: KVOffload) -> tuple[PagePlaces, int]:
-    """Places for as many of the pool's pages as the settings' bytes hold, and how many these are.
+def make_places(pool: KVPool, settings: KVOffload) -> Tensor:
+    """uint8 [places, pool.page_bytes] for as many of the pool's pages as the settings' bytes hold.
 
     Raises:
         ValueError: there is not so much memory or space, or the bytes hold no page.
@@ -178,7 +154,7 @@ def make_places(pool: KVPool, settings: KVOffload) -> tuple[PagePlaces, int]:
         memory = torch.empty(count * size, dtype=torch.uint8, pin_memory=True)
     else:
         memory = _mapped(Path(settings.folder or tempfile.gettempdir()), count * size)
-    return PagePlaces(pool, memory.view(count, size)), count
+    return memory.view(count, size)
 
 
 def _mapped(folder: Path, size: int) -> Tensor:

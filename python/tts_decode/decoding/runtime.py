@@ -25,6 +25,9 @@ from .offload import KVHolder
 
 _log = logging.getLogger(__name__)
 
+# Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
+UNMATCHED = 2**31 - 1
+
 
 @dataclass
 class Runtime:
