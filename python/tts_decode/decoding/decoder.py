@@ -190,6 +190,11 @@ class TreeDecoder(Runner):
         return self.runtime.pool.num_pages * self.page_size
 
     @property
+    def max_offloaded_tokens(self) -> int:
+        """Tokens that the places beside the pool hold together."""
+        return self.runtime.tree.offload_pages * self.page_size
+
+    @property
     def page_size(self) -> int:
         """Tokens of a KV page."""
         return self.runtime.pool.page_size

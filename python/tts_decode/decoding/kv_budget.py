@@ -139,7 +139,9 @@ class KVShare:
                 f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
                 f"{budget.resident}): raise it"
             )
-        if self.offload is not None and not self.offload.free_pages:
+        if self.offload is None:
+            limit += " or set kv_offload"
+        elif not self.offload.free_pages:
             limit += " or KVOffload.bytes, of which none are left"
         return OutOfPagesError(
             f"branch {branch_id} needs {needed} more KV pages ({needed * size} bytes), but "
