@@ -40,7 +40,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "beam_search": {"n": 16},
     "rebase": {"n": 16},
     "ets": {"n": 16},
-    "mcts": {"num_simulations": 8},
+    "mcts": {"num_simulations": 24},
 }
 
 
@@ -150,6 +150,8 @@ async def search(decoder: TreeDecoder, name: str, prompts: Sequence[str], tokens
         root = await decoder.root([{"role": "user", "content": prompt}], sampling)
         result = await STRATEGIES[name](root, **SEARCHES[name], scorer=mean_probability())
         root.release()
+        if result.stopped is not None:
+            raise RuntimeError(f"{name}: {result.stopped}; take more problems or fewer tokens")
         return json.dumps([candidate.text for candidate in result.candidates])
 
     return await asyncio.gather(*(one(prompt) for prompt in prompts))
@@ -215,8 +217,8 @@ def restored(model: Any, tokenizer: Any, tokens: int) -> dict[str, float]:
 
 def main(
     searches: Annotated[list[str] | None, typer.Argument(help=f"Default: {' '.join(SEARCHES)}.")] = None,
-    problems: Annotated[int, typer.Option(help="That are searched beside each other.")] = 4,
-    tokens: Annotated[int, typer.Option(help="Of each branch at most.")] = 200,
+    problems: Annotated[int, typer.Option(help="That are searched beside each other.")] = 6,
+    tokens: Annotated[int, typer.Option(help="Of each branch at most.")] = 128,
     prefix: Annotated[int, typer.Option(help="Tokens of the prompt that is saved; 0: none.")] = 8192,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
 ) -> None:
