@@ -44,11 +44,14 @@ class TreeStats:
     def resident_pages(self) -> int:
         """Pages that a branch or a pin holds."""
     @property
+    def offloaded_pages(self) -> int:
+        """Pages that are held but offloaded."""
+    @property
     def peak_pages(self) -> int:
         """Most pages ever resident at once."""
     @property
     def fragmentation(self) -> float:
-        """Share of the resident slots that nobody sees."""
+        """Share of the slots of resident and offloaded pages that nobody sees."""
 
 class KVTree:
     """Branches over shared, reference-counted pages of a fixed pool.
@@ -62,8 +65,9 @@ class KVTree:
     ValueError. A call that raises leaves the tree as it was. Not safe for use by several threads at
     once."""
 
-    def __init__(self, num_pages: int, page_size: int = 16) -> None:
-        """A tree without branches over pages 0 to num_pages - 1 of page_size tokens each."""
+    def __init__(self, num_pages: int, page_size: int = 16, offload_pages: int = 0) -> None:
+        """A tree without branches over pages 0 to num_pages - 1 of page_size tokens each, and so many places
+        beside them for pages that are offloaded."""
     @property
     def num_pages(self) -> int:
         """Pages of the pool."""
@@ -73,6 +77,12 @@ class KVTree:
     @property
     def free_pages(self) -> int:
         """Pages that no branch or pin holds."""
+    @property
+    def offload_pages(self) -> int:
+        """Places for offloaded pages."""
+    @property
+    def offloaded_pages(self) -> int:
+        """Those of them that are taken."""
     def create(self) -> int:
         """A new branch without tokens."""
     def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]:
@@ -127,6 +137,21 @@ class KVTree:
         not counted as one."""
     def unpin(self, pin: int) -> None:
         """Ends a pin. Pages that nobody else holds are free at once."""
+    def offload(self, pages: Sequence[int] | IntegerArray) -> Int32Array:
+        """Moves resident pages out of the pool, each for all that hold it, and frees their places.
+
+        Returns int32 [M, 2]: (page, its place beside the pool, from num_pages on). The caller copies K and
+        V there before it appends or reloads anything. An offloaded page can be shared, matched, cut and
+        released like any other; nothing may be appended to a branch that ends in one, and before a forward
+        its branch is reloaded.
+
+        Raises OutOfPagesError where fewer than M of the offload_pages places are free, ValueError for a
+        page that is not resident."""
+    def reload(self, branches: Sequence[int] | IntegerArray) -> Int32Array:
+        """Moves the offloaded pages of branches or pins back into the pool, each for all that hold it.
+
+        Returns int32 [M, 2]: (place beside the pool, page), for the caller to copy as after offload().
+        Raises OutOfPagesError, before anything changes, if the free pages do not suffice."""
     def match(self, tokens: Sequence[int] | IntegerArray) -> tuple[int, int] | None:
         """Finds the longest resident prefix of `tokens`.
 
@@ -135,7 +160,7 @@ class KVTree:
         branch."""
     def block_tables(self, branches: Sequence[int] | IntegerArray) -> tuple[Int32Array, Int32Array]:
         """(int32 [B, max_pages], int32 [B]): pages of each branch or pin, -1 where one was evicted and
-        behind the last, and their lengths."""
+        behind the last, num_pages or more where one is offloaded, and their lengths."""
     def pages_needed(self, branch: int, n: int) -> int:
         """The most pages that an append of n tokens to this branch takes."""
     def stats(self) -> TreeStats:

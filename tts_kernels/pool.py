@@ -176,6 +176,47 @@ class KVPool:
         """Copies pages, int32 [C, 2] of (source, destination), in all layers."""
         copy_pages(self.k_pages, self.v_pages, copies, summaries=self.summaries, scales=self.scales)
 
+    def read_pages(self, pages: Tensor) -> Tensor:
+        """uint8 [M, page_bytes]: all that these pages [M] hold, for `write_pages` of a pool like this one."""
+        chosen = self._page_numbers(pages)
+        rows = [
+            part.index_select(1, chosen).transpose(0, 1).reshape(len(chosen), -1).view(torch.uint8)
+            for part in self._parts()
+        ]
+        return torch.cat(rows, dim=1)
+
+    def write_pages(self, pages: Tensor, rows: Tensor) -> None:
+        """Puts what `read_pages` returned into other pages [M], distinct ones.
+
+        Raises:
+            TypeError, ValueError: pages are outside the pool, or rows are not uint8 [M, page_bytes].
+        """
+        chosen = self._page_numbers(pages)
+        shape = [len(chosen), self.page_bytes]
+        if rows.dtype != torch.uint8 or list(rows.shape) != shape:
+            raise ValueError(f"rows: got {rows.dtype} {list(rows.shape)}, expected torch.uint8 {shape}")
+        parts = self._parts()
+        sizes = [part[:, :1].numel() * part.itemsize for part in parts]
+        for part, taken in zip(parts, torch.split(rows.to(chosen.device), sizes, dim=1), strict=True):
+            values = taken.contiguous().view(part.dtype)
+            values = values.view(len(chosen), part.shape[0], *part.shape[2:])
+            part.index_copy_(1, chosen, values.transpose(0, 1))
+
+    def _parts(self) -> list[Tensor]:
+        """Of [num_layers, num_pages, ...]."""
+        parts = (self.k_pages, self.v_pages, self.summaries, self.scales)
+        return [part for part in parts if part is not None]
+
+    def _page_numbers(self, pages: Tensor) -> Tensor:
+        """int64 [M] on the pool's device."""
+        if pages.dtype not in (torch.int32, torch.int64) or pages.ndim != 1:
+            raise TypeError(f"pages: got {pages.dtype} {list(pages.shape)}, expected int32 or int64 [M]")
+        if len(pages) and (int(pages.min()) < 0 or int(pages.max()) >= self.num_pages):
+            raise ValueError(
+                f"pages: got {int(pages.min())} to {int(pages.max())}, expected 0 to {self.num_pages - 1}"
+            )
+        return pages.to(self.k_pages.device, torch.int64)
+
     def gather(self, layer: int, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values [length, num_kv_heads, head_dim] of a branch in one layer, of int8 in float32."""
         return gather_kv(*self.layer(layer), block_table, length, scales=self.layer_scales(layer))

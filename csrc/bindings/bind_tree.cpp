@@ -113,6 +113,14 @@ void compact(const Self& tree, const Int& branch, const Ints& columns, const Int
   tree->compact(branch.get("branch"), found, keep.get("keep"));
 }
 
+Array offload(const Self& tree, const Ints& pages) {
+  std::vector<int64_t> found;
+  append_integers<int64_t>(pages.value, {"pages"}, std::numeric_limits<int64_t>::min(), found);
+  return to_array(tree->offload(found));
+}
+
+Array reload(const Self& tree, const Ints& branches) { return to_array(tree->reload(to_ids(branches))); }
+
 py::tuple block_tables(const Self& tree, const Ints& branches) {
   const std::vector<int64_t> ids = to_ids(branches);
   size_t width = 0;
@@ -175,9 +183,10 @@ void bind_kv_tree(py::module_& m) {
                     "Those of them that lie in evicted pages, which no branch sees.")
       .def_readonly("unique_tokens", &TreeStats::unique_tokens, "Distinct slots that a branch or a pin sees.")
       .def_readonly("resident_pages", &TreeStats::resident_pages, "Pages that a branch or a pin holds.")
+      .def_readonly("offloaded_pages", &TreeStats::offloaded_pages, "Pages that are held but offloaded.")
       .def_readonly("peak_pages", &TreeStats::peak_pages, "Most pages ever resident at once.")
       .def_readonly("fragmentation", &TreeStats::fragmentation,
-                    "Share of the resident slots that nobody sees.")
+                    "Share of the slots of resident and offloaded pages that nobody sees.")
       .def("__repr__", &describe);
 
   py::class_<KVTree>(m, "KVTree", py::module_local(),
@@ -190,13 +199,17 @@ it.
 
 Branch ids are unique in the process, so one that was released or is of another tree raises ValueError. A call
 that raises leaves the tree as it was. Not safe for use by several threads at once.)")
-      .def(py::init([](const Int& num_pages, const Int& page_size) {
-             return KVTree(num_pages.get("num_pages"), page_size.get("page_size"));
+      .def(py::init([](const Int& num_pages, const Int& page_size, const Int& offload_pages) {
+             return KVTree(num_pages.get("num_pages"), page_size.get("page_size"),
+                           offload_pages.get("offload_pages"));
            }),
-           py::arg("num_pages"), py::arg("page_size") = 16)
+           py::arg("num_pages"), py::arg("page_size") = 16, py::arg("offload_pages") = 0)
       .def_property_readonly("num_pages", [](const Self& tree) { return tree->pool().num_pages(); })
       .def_property_readonly("page_size", [](const Self& tree) { return tree->pool().page_size(); })
       .def_property_readonly("free_pages", [](const Self& tree) { return tree->pool().free_pages(); })
+      .def_property_readonly("offload_pages", [](const Self& tree) { return tree->offloaded().num_pages(); })
+      .def_property_readonly("offloaded_pages",
+                             [](const Self& tree) { return tree->offloaded().resident_pages(); })
       .def(
           "create", [](const Self& tree) { return tree->create(); }, "A new branch without tokens.")
       .def(
@@ -268,13 +281,27 @@ A pin can be read and forked like a branch, but not appended to, truncated or re
       .def(
           "unpin", [](const Self& tree, const Int& pin) { tree->unpin(pin.get("pin")); }, py::arg("pin"),
           "Ends a pin. Pages that nobody else holds are free at once.")
+      .def("offload", &offload, py::arg("pages"),
+           R"(Moves resident pages out of the pool, each for all that hold it, and frees their places.
+
+Returns int32 [M, 2]: (page, its place beside the pool, from num_pages on). The caller copies K and V there before
+it appends or reloads anything. An offloaded page can be shared, matched, cut and released like any other; nothing
+may be appended to a branch that ends in one, and before a forward its branch is reloaded.
+
+Raises OutOfPagesError where fewer than M of the offload_pages places are free, ValueError for a page that is not
+resident.)")
+      .def("reload", &reload, py::arg("branches"),
+           R"(Moves the offloaded pages of branches or pins back into the pool, each for all that hold it.
+
+Returns int32 [M, 2]: (place beside the pool, page), for the caller to copy as after offload(). Raises
+OutOfPagesError, before anything changes, if the free pages do not suffice.)")
       .def("match", &match, py::arg("tokens"), R"(Finds the longest resident prefix of `tokens`.
 
 Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length); None where no
 branch begins with the first token. An evicted page ends the prefix of its branch.)")
       .def("block_tables", &block_tables, py::arg("branches"),
            "(int32 [B, max_pages], int32 [B]): pages of each branch or pin, -1 where one was evicted and "
-           "behind the last, and their lengths.")
+           "behind the last, num_pages or more where one is offloaded, and their lengths.")
       .def(
           "pages_needed",
           [](const Self& tree, const Int& branch, const Int& n) {

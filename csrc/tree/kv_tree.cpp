@@ -27,6 +27,12 @@ std::optional<int64_t> find_repeat(std::span<const int64_t> values) {
 
 }  // namespace
 
+KVTree::KVTree(int64_t num_pages, int64_t page_size, int64_t offload_pages)
+    : pool_("num_pages", num_pages, page_size),
+      offloaded_("offload_pages", offload_pages, page_size, num_pages) {
+  require(num_pages >= 1, "num_pages: got ", num_pages, ", expected at least 1");
+}
+
 const KVTree::Holder& KVTree::find(int64_t holder) const {
   const auto found = holders_.find(holder);
   require(found != holders_.end(), "branch: got id ", holder,
@@ -85,7 +91,7 @@ std::vector<int64_t> KVTree::add_holders(int64_t source, int64_t n, std::optiona
   holders_.reserve(holders_.size() + n);
   // Nothing throws from here on.
   for (const int32_t page : shared) {
-    if (page != kHole) pool_.add_holders(page, static_cast<int32_t>(n));
+    if (page != kHole) pool_of(page).add_holders(page, static_cast<int32_t>(n));
   }
   holders_.merge(added);
   return ids;
@@ -117,7 +123,11 @@ Append KVTree::append(std::span<const int64_t> branches, std::span<const std::sp
     writers.push_back(&branch);
     total += tokens[i].size();
     needed += pages_for(branch.length + count) - pages_for(branch.length);
-    if (count > 0 && branch.length % pool_.page_size() != 0) tails.push_back(branch.pages.back());
+    if (count > 0 && branch.length % pool_.page_size() != 0) {
+      require(resident(branch.pages.back()), "branches: got branch ", branches[i],
+              ", whose last page is offloaded; reload the branch first");
+      tails.push_back(branch.pages.back());
+    }
   }
   // Of a tail's h holders w write here: each copies it, but whoever is its last holder by then writes in
   // place.
@@ -164,7 +174,8 @@ void KVTree::write(Holder& branch, std::span<const int32_t> tokens, Append& done
 
 void KVTree::drop_pages(Holder& holder, int64_t keep) {
   while (static_cast<int64_t>(holder.pages.size()) > keep) {
-    if (holder.pages.back() != kHole) pool_.drop_holder(holder.pages.back());
+    const int32_t page = holder.pages.back();
+    if (page != kHole) pool_of(page).drop_holder(page);
     holder.pages.pop_back();
   }
 }
@@ -229,7 +240,7 @@ int64_t KVTree::evict(std::span<const int64_t> branches, std::span<const int64_t
   // Nothing throws from here on.
   for (Holder* victim : victims) {
     for (const int64_t column : columns) {
-      pool_.drop_holder(victim->pages[column]);
+      pool_of(victim->pages[column]).drop_holder(victim->pages[column]);
       victim->pages[column] = kHole;
     }
   }
@@ -247,6 +258,8 @@ void KVTree::compact(int64_t branch, std::span<const int64_t> columns, int64_t k
     before = column;
     const int32_t page = target.pages[column];
     require(page != kHole, "columns: got ", column, ", which was evicted from branch ", branch, " already");
+    require(resident(page), "columns: got ", column, ", a page of branch ", branch,
+            " that is offloaded; reload the branch first");
     require(pool_.holders(page) == 1, "columns: got ", column, ", a page of branch ", branch, " that ",
             pool_.holders(page) - 1, " others hold, expected pages of its own");
   }
@@ -261,27 +274,78 @@ void KVTree::compact(int64_t branch, std::span<const int64_t> columns, int64_t k
 
 std::vector<int32_t> KVTree::page_holders(int64_t holder) const {
   std::vector<int32_t> counts;
-  for (const int32_t page : find(holder).pages) counts.push_back(page == kHole ? 0 : pool_.holders(page));
+  for (const int32_t page : find(holder).pages)
+    counts.push_back(page == kHole ? 0 : pool_of(page).holders(page));
   return counts;
+}
+
+std::vector<std::array<int32_t, 2>> KVTree::offload(std::span<const int64_t> pages) {
+  const auto twice = find_repeat(pages);
+  require(!twice, "pages: got page ", twice.value_or(0), " twice, expected distinct pages");
+  for (const int64_t page : pages) {
+    require(0 <= page && page < pool_.num_pages() && pool_.holds(static_cast<int32_t>(page)), "pages: got ",
+            page, ", expected resident pages that a branch or a pin holds");
+  }
+  if (std::ssize(pages) > offloaded_.free_pages()) {
+    throw OutOfPagesError(concat("pages: got ", pages.size(), " to offload, but ", offloaded_.free_pages(),
+                                 " of ", offloaded_.num_pages(), " places are free; raise offload_pages"));
+  }
+  return move({pages.begin(), pages.end()}, offloaded_);
+}
+
+std::vector<std::array<int32_t, 2>> KVTree::reload(std::span<const int64_t> branches) {
+  std::vector<bool> found(num_indices());
+  std::vector<int32_t> pages;
+  for (const int64_t branch : branches) {
+    for (const int32_t page : find(branch).pages) {
+      if (page == kHole || resident(page) || found[index(page)]) continue;
+      found[index(page)] = true;
+      pages.push_back(page);
+    }
+  }
+  return move(pages, pool_);
+}
+
+std::vector<std::array<int32_t, 2>> KVTree::move(const std::vector<int32_t>& pages, PagePool& target) {
+  if (pages.empty()) return {};
+  const bool from_pool = resident(pages.front());
+  const int32_t first = from_pool ? 0 : pool_.num_pages();
+  std::vector<int32_t> moved_to(static_cast<size_t>((from_pool ? pool_ : offloaded_).used_pages()), kHole);
+  std::vector<std::array<int32_t, 2>> moves;
+  moves.reserve(pages.size());
+  target.reserve(static_cast<int64_t>(pages.size()));
+  // Nothing throws from here on.
+  for (const int32_t page : pages) {
+    moves.push_back({page, moved_to[page - first] = target.take_over(pool_of(page), page)});
+  }
+  for (auto& [id, holder] : holders_) {
+    for (int32_t& page : holder.pages) {
+      if (page == kHole || resident(page) != from_pool) continue;
+      if (const int32_t moved = moved_to[page - first]; moved != kHole) page = moved;
+    }
+  }
+  return moves;
 }
 
 std::optional<Match> KVTree::match(std::span<const int32_t> tokens) const {
   const int32_t page_size = pool_.page_size();
   const int64_t num_tokens = static_cast<int64_t>(tokens.size());
   // Leading slots of a page that agree with the tokens at its place on the path; each page is compared once.
-  std::vector<int32_t> agreeing(pool_.used_pages(), -1);
+  std::vector<int32_t> agreeing(num_indices(), -1);
   Match best{0, 0};
   for (const auto& [id, holder] : holders_) {
     int64_t length = 0;
     for (const int32_t page : holder.pages) {
       if (page == kHole) break;
-      if (agreeing[page] < 0) {
+      int32_t& agrees = agreeing[index(page)];
+      if (agrees < 0) {
         const auto expected = tokens.subspan(length, std::min<int64_t>(page_size, num_tokens - length));
-        const auto differs = std::mismatch(expected.begin(), expected.end(), pool_.tokens(page)).first;
-        agreeing[page] = static_cast<int32_t>(differs - expected.begin());
+        const auto differs =
+            std::mismatch(expected.begin(), expected.end(), pool_of(page).tokens(page)).first;
+        agrees = static_cast<int32_t>(differs - expected.begin());
       }
-      length += agreeing[page];
-      if (agreeing[page] < page_size) break;
+      length += agrees;
+      if (agrees < page_size) break;
     }
     length = std::min<int64_t>(length, holder.length);  // what lies behind in the page is not this holder's
     if (length > best.length || (length == best.length && length > 0 && id < best.holder)) {
@@ -301,7 +365,8 @@ std::vector<int32_t> KVTree::tokens(int64_t holder) const {
     if (lacks_its_tokens(page)) {
       tokens.insert(tokens.end(), count, -1);
     } else {
-      tokens.insert(tokens.end(), pool_.tokens(page), pool_.tokens(page) + count);
+      const int32_t* slots = pool_of(page).tokens(page);
+      tokens.insert(tokens.end(), slots, slots + count);
     }
   }
   return tokens;
@@ -310,23 +375,22 @@ std::vector<int32_t> KVTree::tokens(int64_t holder) const {
 int64_t KVTree::pages_needed(int64_t branch, int64_t n) const {
   const Holder& from = find_branch(branch);
   require(0 <= n && n <= INT32_MAX, "n: got ", n, ", expected 0 <= n <= ", INT32_MAX);
-  const bool copies_tail =
-      n > 0 && from.length % pool_.page_size() != 0 && pool_.holders(from.pages.back()) > 1;
+  const bool copies_tail = n > 0 && from.length % pool_.page_size() != 0 &&
+                           pool_of(from.pages.back()).holders(from.pages.back()) > 1;
   return pages_for(from.length + n) - pages_for(from.length) + copies_tail;
 }
 
 TreeStats KVTree::stats() const {
   TreeStats stats{};
   const int32_t page_size = pool_.page_size();
-  std::vector<int32_t> visible(pool_.used_pages(),
-                               0);  // leading slots of a page that its longest holder sees
+  std::vector<int32_t> visible(num_indices(), 0);  // leading slots of a page that its longest holder sees
   for (const auto& [id, holder] : holders_) {
     ++(holder.pinned ? stats.pins : stats.branches);
     if (!holder.pinned) stats.logical_tokens += holder.length;
     int32_t rest = holder.length;
     for (const int32_t page : holder.pages) {
       if (page != kHole) {
-        visible[page] = std::max(visible[page], std::min(rest, page_size));
+        visible[index(page)] = std::max(visible[index(page)], std::min(rest, page_size));
       } else if (!holder.pinned) {
         stats.evicted_tokens += page_size;
       }
@@ -335,10 +399,10 @@ TreeStats KVTree::stats() const {
   }
   for (const int32_t slots : visible) stats.unique_tokens += slots;
   stats.resident_pages = pool_.resident_pages();
+  stats.offloaded_pages = offloaded_.resident_pages();
   stats.peak_pages = pool_.peak_pages();
-  const double resident_slots = static_cast<double>(stats.resident_pages) * page_size;
-  stats.fragmentation =
-      resident_slots == 0 ? 0 : 1 - static_cast<double>(stats.unique_tokens) / resident_slots;
+  const double slots = static_cast<double>(stats.resident_pages + stats.offloaded_pages) * page_size;
+  stats.fragmentation = slots == 0 ? 0 : 1 - static_cast<double>(stats.unique_tokens) / slots;
   return stats;
 }
 

@@ -1,17 +1,19 @@
 #include "tree/page_pool.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "common/error.h"
 
 namespace tts {
 
-PagePool::PagePool(int64_t num_pages, int64_t page_size) {
+PagePool::PagePool(const char* name, int64_t num_pages, int64_t page_size, int64_t first) {
   constexpr int64_t kMaxSlots = std::numeric_limits<int32_t>::max();
-  require(num_pages >= 1, "num_pages: got ", num_pages, ", expected at least 1");
+  require(num_pages >= 0, name, ": got ", num_pages, ", expected at least 0");
   require(page_size >= 1, "page_size: got ", page_size, ", expected at least 1");
-  require(num_pages <= kMaxSlots / page_size, "num_pages: got ", num_pages, " pages of ", page_size,
+  require(num_pages <= kMaxSlots / page_size - first, name, ": got ", num_pages, " pages of ", page_size,
           " tokens, expected at most ", kMaxSlots, " token slots in all; make the pool smaller");
+  first_ = static_cast<int32_t>(first);
   num_pages_ = static_cast<int32_t>(num_pages);
   page_size_ = static_cast<int32_t>(page_size);
 }
@@ -34,22 +36,32 @@ void PagePool::reserve(int64_t pages) {
 int32_t PagePool::take() {
   int32_t page;
   if (free_.empty()) {
-    page = used_pages();
+    page = first_ + used_pages();
     holders_.push_back(1);
     compacted_.push_back(false);
     tokens_.resize(tokens_.size() + page_size_);
   } else {
     page = free_.back();
     free_.pop_back();
-    holders_[page] = 1;
-    compacted_[page] = false;
+    holders_[page - first_] = 1;
+    compacted_[page - first_] = false;
   }
   peak_pages_ = std::max(peak_pages_, resident_pages());
   return page;
 }
 
+int32_t PagePool::take_over(PagePool& other, int32_t page) {
+  const int32_t taken = take();
+  std::copy_n(other.tokens(page), page_size_, tokens(taken));
+  compacted_[taken - first_] = other.compacted(page);
+  holders_[taken - first_] = other.holders(page);
+  other.holders_[page - other.first_] = 0;
+  other.free_.push_back(page);
+  return taken;
+}
+
 void PagePool::drop_holder(int32_t page) {
-  if (--holders_[page] == 0) free_.push_back(page);
+  if (--holders_[page - first_] == 0) free_.push_back(page);
 }
 
 }  // namespace tts

@@ -1,5 +1,5 @@
-// The pages of a pool of fixed size: a reference count, the token ids of each, and whether a compaction
-// filled it. Knows nothing of branches.
+// The pages of a pool of fixed size, numbered from `first` on: a reference count, the token ids of each, and
+// whether a compaction filled it. Knows nothing of branches.
 #pragma once
 
 #include <algorithm>
@@ -11,37 +11,42 @@ namespace tts {
 
 class PagePool {
  public:
-  // Throws ArgumentError unless both are positive and every slot number fits an int32.
-  PagePool(int64_t num_pages, int64_t page_size);
+  // Throws ArgumentError, which calls num_pages `name`, unless every slot number fits an int32, num_pages is
+  // at least 0 and page_size at least 1.
+  PagePool(const char* name, int64_t num_pages, int64_t page_size, int64_t first = 0);
 
   int32_t num_pages() const { return num_pages_; }
   int32_t page_size() const { return page_size_; }
   int32_t resident_pages() const { return used_pages() - static_cast<int32_t>(free_.size()); }
   int32_t free_pages() const { return num_pages_ - resident_pages(); }
   int32_t peak_pages() const { return peak_pages_; }
-  // Pages handed out at least once: every page id that exists is below it.
+  // Pages handed out at least once: the number of every page that exists is below first + used_pages.
   int32_t used_pages() const { return static_cast<int32_t>(holders_.size()); }
 
   // Makes the next `pages` calls of take() succeed without allocating memory, or throws OutOfPagesError.
   void reserve(int64_t pages);
   // A page with one holder. Its token slots hold whatever was there before. Only after reserve().
   int32_t take();
+  // Takes a page of another pool over, with its holders; there it is free. Only after reserve().
+  int32_t take_over(PagePool& other, int32_t page);
 
-  int32_t holders(int32_t page) const { return holders_[page]; }
-  void add_holders(int32_t page, int32_t count) { holders_[page] += count; }
+  bool holds(int32_t page) const { return first_ <= page && page < first_ + used_pages() && holders(page); }
+  int32_t holders(int32_t page) const { return holders_[page - first_]; }
+  void add_holders(int32_t page, int32_t count) { holders_[page - first_] += count; }
   // The page is free as soon as its last holder is gone.
   void drop_holder(int32_t page);
   // Whether it holds tokens of other positions than its own, until it is taken again.
-  bool compacted(int32_t page) const { return compacted_[page]; }
-  void mark_compacted(int32_t page) { compacted_[page] = true; }
+  bool compacted(int32_t page) const { return compacted_[page - first_]; }
+  void mark_compacted(int32_t page) { compacted_[page - first_] = true; }
 
   // The page_size token slots of a page; valid until the next take().
-  int32_t* tokens(int32_t page) { return tokens_.data() + static_cast<size_t>(page) * page_size_; }
+  int32_t* tokens(int32_t page) { return tokens_.data() + static_cast<size_t>(page - first_) * page_size_; }
   const int32_t* tokens(int32_t page) const {
-    return tokens_.data() + static_cast<size_t>(page) * page_size_;
+    return tokens_.data() + static_cast<size_t>(page - first_) * page_size_;
   }
 
  private:
+  int32_t first_;
   int32_t num_pages_;
   int32_t page_size_;
   int32_t peak_pages_ = 0;

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from .decoding.compression_rule import Compression
     from .decoding.decoder import TreeDecoder
     from .decoding.kv_budget import KVBudget, Pin
+    from .decoding.offload import KVOffload
     from .errors import (
         BranchReleasedError,
         ConstraintError,
         EngineError,
         JournalError,
+        KVFileError,
         MissingExtraError,
         ModelLoadError,
         OutOfPagesError,
@@ -71,6 +73,8 @@ __all__ = [
     "JSONSchema",
     "JournalError",
     "KVBudget",
+    "KVFileError",
+    "KVOffload",
     "LogprobRequest",
     "MissingExtraError",
     "ModelLoadError",
@@ -121,6 +125,7 @@ _MODULES = {
         "ConstraintError",
         "EngineError",
         "JournalError",
+        "KVFileError",
         "MissingExtraError",
         "ModelLoadError",
         "OutOfPagesError",
@@ -133,6 +138,7 @@ _MODULES = {
         "UnsupportedModelError",
     ),
     "decoding.kv_budget": ("KVBudget", "Pin"),
+    "decoding.offload": ("KVOffload",),
     "core.running": ("gather",),
     "core.interfaces": ("Branch", "Decoder"),
     "core.params": ("SamplingParams",),

@@ -78,6 +78,10 @@ class UnsupportedByEngineError(TTSError, RuntimeError):
     """A strategy asked a text engine for what a completion call cannot give; the message names it."""
 
 
+class KVFileError(TTSError, ValueError):
+    """A file of KV cannot be written or used; the message names the file and why."""
+
+
 class ResultFileError(TTSError, ValueError):
     """A file of a search's result cannot be read; the message names it and why."""
 

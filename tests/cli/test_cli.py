@@ -171,6 +171,21 @@ def test_a_search_that_runs_out_of_pages_shows_what_it_has(
     assert re.search(r"ended early: .* KV\s+pages .*raise\s+kv_bytes", capsys.readouterr().out, re.DOTALL)
 
 
+def test_a_search_whose_pages_are_offloaded_is_that_of_a_large_pool(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", "a" * 400, "-o", "n=64", "-m", str(folder / "tiny.gguf"), "--json"]
+    reports = []
+    offloaded = ["--kv-mib", "1", "--kv-offload-mib", "64", "--kv-offload-folder", str(tmp_path)]
+    for memory in (["--kv-mib", "64"], offloaded):
+        assert run([*arguments, *memory]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    large, small = (report["results"][0]["search"] for report in reports)
+    assert [c["text"] for c in small["candidates"]] == [c["text"] for c in large["candidates"]]
+    assert large["stopped"] is small["stopped"] is None
+    assert small["stats"]["peak_bytes"] <= 1 << 20 < large["stats"]["peak_bytes"]
+
+
 def test_interrupt(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt

@@ -56,6 +56,15 @@ pytestmark = pytest.mark.usefixtures("cache")
         ),
         (["search", "a", "--json-schema", "missing.json"], "--json-schema: "),
         (["search", "a", "--kv-mib", "0"], "--kv-mib: got 0"),
+        (["search", "a", "--kv-offload-mib", "0"], "--kv-offload-mib: got 0, expected at least 1"),
+        (
+            ["search", "a", "--kv-offload-folder", "."],
+            "--kv-offload-folder: got a folder, expected --kv-offload-mib beside it",
+        ),
+        (
+            ["search", "a", "--kv-offload-mib", "1", "--kv-offload-folder", "/no/folder"],
+            "/no/folder does not take a file of",
+        ),
         (["search", "a", "--kv-dtype", "int4"], "--kv-dtype: got 'int4', expected auto or int8"),
         (["search", "a", "--kv-mib", "99999999999"], "--kv-mib: got 99999999999, more than the system"),
         (["search", "a\udc80"], "prompt: got surrogates not allowed at 1, expected valid Unicode"),

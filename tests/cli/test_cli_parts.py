@@ -24,6 +24,14 @@ from tts_decode.search import STRATEGIES, SearchRun, Strategy
             "3 of 8 are free (--kv-mib = 3): raise --kv-mib",
         ),
         ("share: got 'x', expected 'tree'", "--sparse-share: got 'x', expected 'tree'"),
+        (
+            "(kv_bytes = 1048576): raise kv_bytes or set kv_offload",
+            "(--kv-mib = 1): raise --kv-mib or set --kv-offload-mib",
+        ),
+        (
+            "KVOffload.bytes: got 5, expected at least one page",
+            "--kv-offload-mib: got 5, expected at least one page",
+        ),
         ("kv_bytes: got 1048576, expected 5", "--kv-mib: got 1, expected 5"),
         ("model: there is no file x", "--model: there is no file x"),
         ("nothing: got 1, expected 2", "nothing: got 1, expected 2"),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from tts_decode import (
     BranchState,
     Budget,
     ConstraintError,
+    KVOffload,
     Regex,
     SamplingParams,
     TreeBranch,
@@ -32,6 +33,7 @@ from tts_decode.core.constraints.matcher import MatcherState  # needs llguidance
 
 PROMPT = list(b"abc;a;cc;;ab")
 MODEL = tiny_model()
+PAGE_BYTES = TreeDecoder(MODEL, byte_tokenizer()).stats().page_bytes
 # Of each text that can be matched by going on: the bytes that may follow, and whether it may end.
 LETTERS, DIGITS = set(b"abcd"), set(b"012")
 
@@ -74,6 +76,7 @@ class Modelled:
 
 class Branches(RuleBasedStateMachine):
     branches: Bundle[Modelled] = Bundle("branches")
+    memory: ClassVar[dict[str, Any]] = {"kv_bytes": 1 << 22}
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class Branches(RuleBasedStateMachine):
 
     @initialize(target=branches)
     def begin(self) -> Modelled:
-        self.decoder = TreeDecoder(MODEL, byte_tokenizer(), kv_bytes=1 << 22)
+        self.decoder = TreeDecoder(MODEL, byte_tokenizer(), **self.memory)
         return Modelled(self.run(self.decoder.root(PROMPT, SAMPLING, self.budget)), list(PROMPT))
 
     @rule(some=st.lists(branches, min_size=1, max_size=4), streamed=st.booleans())
@@ -224,3 +227,13 @@ class Branches(RuleBasedStateMachine):
 
 TestBranches = Branches.TestCase
 TestBranches.settings = settings(max_examples=25, stateful_step_count=20)
+
+
+class OffloadedBranches(Branches):
+    """The same where the pool holds a few branches at a time."""
+
+    memory: ClassVar[dict[str, Any]] = {"kv_bytes": 6 * PAGE_BYTES, "kv_offload": KVOffload(1 << 22)}
+
+
+TestOffloadedBranches = OffloadedBranches.TestCase
+TestOffloadedBranches.settings = settings(max_examples=25, stateful_step_count=20)

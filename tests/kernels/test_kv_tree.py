@@ -18,6 +18,7 @@ from tts_kernels import KVTree, OutOfPagesError
 
 PAGE_SIZE = 4
 NUM_PAGES = 20
+OFFLOAD_PAGES = 6
 _new_page = itertools.count().__next__
 
 
@@ -99,11 +100,12 @@ class Model(dict[int, Holder]):
 class TreeMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.tree = KVTree(NUM_PAGES, PAGE_SIZE)
+        self.tree = KVTree(NUM_PAGES, PAGE_SIZE, OFFLOAD_PAGES)
         self.model = Model()
+        self.offloaded: set[int] = set()  # names of the model's pages
         self.peak = 0
         # What the caller keeps: per slot the (token, position) last written, standing for its K and V.
-        self.kv = np.full((NUM_PAGES, PAGE_SIZE, 2), -1)
+        self.kv = np.full((NUM_PAGES + OFFLOAD_PAGES, PAGE_SIZE, 2), -1)
 
     def branches(self) -> list[int]:
         return [id_ for id_, holder in self.model.items() if not holder.pinned]
@@ -147,9 +149,12 @@ class TreeMachine(RuleBasedStateMachine):
         ids: Any = np.array(branches) if as_arrays else branches
 
         model, before = copy.deepcopy(self.model), self.snapshot()
+        if any(new and self.ends_offloaded(b) for b, new in zip(branches, tokens, strict=True)):
+            self.refused("whose last page is offloaded", lambda: self.tree.append(ids, given))
+            return
         for branch, new in zip(branches, tokens, strict=True):
             model.append(branch, new)
-        if len(model.visible_slots()) > NUM_PAGES:
+        if len(model.visible_slots().keys() - self.offloaded) > NUM_PAGES:
             with pytest.raises(OutOfPagesError, match=f"of {NUM_PAGES} free"):
                 self.tree.append(ids, given)
             assert self.snapshot() == before
@@ -168,6 +173,72 @@ class TreeMachine(RuleBasedStateMachine):
             for position, token in enumerate(new, start):
                 self.kv.reshape(-1, 2)[next(slots)] = token, position
         self.model = model
+
+    def ends_offloaded(self, branch: int) -> bool:
+        """Whether its last page is offloaded and has room."""
+        holder = self.model[branch]
+        return len(holder.tokens) % PAGE_SIZE > 0 and holder.pages[-1] in self.offloaded
+
+    @rule(data=st.data(), as_array=st.booleans())
+    def offload(self, data: st.DataObject, as_array: bool) -> None:
+        names = self.names()
+        resident = [page for page, name in names.items() if name not in self.offloaded]
+        pages = data.draw(
+            st.lists(st.sampled_from(resident), max_size=OFFLOAD_PAGES + 1, unique=True)
+            if resident
+            else st.just([])
+        )
+        pages += data.draw(st.just([]) | st.lists(st.integers(-1, NUM_PAGES + OFFLOAD_PAGES), max_size=1))
+        given: Any = np.array(pages, np.int64) if as_array else pages
+        if not (set(pages) <= set(resident) and len(set(pages)) == len(pages)):
+            self.refused("pages: got", lambda: self.tree.offload(given))
+            return
+        if len(pages) + len(self.held_offloaded()) > OFFLOAD_PAGES:
+            before = self.snapshot()
+            with pytest.raises(OutOfPagesError, match=f"of {OFFLOAD_PAGES} places are free"):
+                self.tree.offload(given)
+            assert self.snapshot() == before
+            return
+        free = self.tree.free_pages
+        moves = self.tree.offload(given)
+        assert moves[:, 0].tolist() == pages
+        assert self.tree.free_pages - free == len(pages)
+        self.moved(moves)
+        self.offloaded |= {names[page] for page in pages}
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def reload(self, data: st.DataObject) -> None:
+        ids = data.draw(st.lists(st.sampled_from(sorted(self.model)), min_size=1, max_size=3, unique=True))
+        wanted = {page for id_ in ids for page in self.model[id_].pages} & self.offloaded
+        if len(wanted) > self.tree.free_pages:
+            before = self.snapshot()
+            with pytest.raises(OutOfPagesError, match=f"of {NUM_PAGES} free"):
+                self.tree.reload(ids)
+            assert self.snapshot() == before
+            return
+        moves = self.tree.reload(ids)
+        assert len(moves) == len(wanted)
+        self.moved(moves)
+        self.offloaded -= wanted
+
+    def moved(self, moves: np.ndarray) -> None:
+        kv = self.kv.copy()
+        self.kv[moves[:, 0]] = -2  # what is left behind is poisoned
+        self.kv[moves[:, 1]] = kv[moves[:, 0]]
+
+    def names(self) -> dict[int, int]:
+        """By the tree's number of each page that is held, its name."""
+        tables, _ = self.tree.block_tables(list(self.model))
+        return {
+            page: name
+            for table, holder in zip(tables.tolist(), self.model.values(), strict=True)
+            for page, name in zip(table, holder.pages, strict=False)
+            if name is not None
+        }
+
+    def held_offloaded(self) -> set[int]:
+        return self.offloaded & self.model.visible_slots().keys()
 
     @precondition(lambda self: self.branches())
     @rule(data=st.data())
@@ -217,11 +288,12 @@ class TreeMachine(RuleBasedStateMachine):
             | st.lists(st.integers(-1, last + 1), max_size=3, unique=True)
         )
         given = (np.array(branches), np.array(columns, np.int16)) if as_arrays else (branches, columns)
-        before = len(self.model.visible_slots())
+        before = len(self.model.visible_slots().keys() - self.offloaded)
         if not self.model.evict(branches, columns):
             self.refused("columns: got", lambda: self.tree.evict(*given))
             return
-        assert self.tree.evict(*given) == before - len(self.model.visible_slots())
+        left = len(self.model.visible_slots().keys() - self.offloaded)
+        assert self.tree.evict(*given) == before - left
 
     @precondition(lambda self: self.branches())
     @rule(data=st.data(), as_array=st.booleans())
@@ -237,7 +309,8 @@ class TreeMachine(RuleBasedStateMachine):
         keep = data.draw(st.integers(1, max(1, len(columns) - 1)) | st.integers(-1, len(columns) + 1))
         given: Any = np.array(columns, np.int64) if as_array else columns
         rising = columns == sorted(set(columns))
-        if not (rising and set(columns) <= set(own) and 1 <= keep < len(columns)):
+        inside = not {holder.pages[column] for column in set(columns) & set(own)} & self.offloaded
+        if not (rising and inside and set(columns) <= set(own) and 1 <= keep < len(columns)):
             self.refused("columns: got|keep: got", lambda: self.tree.compact(branch, given, keep))
             return
         free = self.tree.free_pages
@@ -280,28 +353,33 @@ class TreeMachine(RuleBasedStateMachine):
                     evicted = holder.pages[position // PAGE_SIZE] is None
                     assert (table[position // PAGE_SIZE] == -1) == evicted
                     continue
+                assert (table[position // PAGE_SIZE] >= NUM_PAGES) == (
+                    holder.pages[position // PAGE_SIZE] in self.offloaded
+                )
                 read = self.kv[table[position // PAGE_SIZE], position % PAGE_SIZE]
                 assert read.tolist() == [token, position]
 
     @invariant()
     def counts_agree(self) -> None:
         stats, visible = self.tree.stats(), self.model.visible_slots()
-        self.peak = max(self.peak, len(visible))
+        self.peak = max(self.peak, len(visible.keys() - self.offloaded))
         assert stats.branches == len(self.branches())
         assert stats.pins == len(self.model) - stats.branches
         assert stats.logical_tokens == sum(len(self.model[b].tokens) for b in self.branches())
         holes = sum(self.model[b].pages.count(None) for b in self.branches())
         assert stats.evicted_tokens == holes * PAGE_SIZE
         assert stats.unique_tokens == sum(visible.values())
-        assert stats.resident_pages == len(visible) == NUM_PAGES - self.tree.free_pages
+        self.offloaded &= visible.keys()
+        assert stats.offloaded_pages == len(self.offloaded) == self.tree.offloaded_pages
+        assert stats.resident_pages == len(visible) - len(self.offloaded) == NUM_PAGES - self.tree.free_pages
         assert stats.peak_pages == self.peak
-        slots = stats.resident_pages * PAGE_SIZE
+        slots = len(visible) * PAGE_SIZE
         assert stats.fragmentation == pytest.approx(1 - stats.unique_tokens / slots if slots else 0)
 
     def teardown(self) -> None:
         for id_, holder in self.model.items():
             (self.tree.unpin if holder.pinned else self.tree.release)(id_)
-        assert self.tree.free_pages == NUM_PAGES
+        assert (self.tree.free_pages, self.tree.offloaded_pages) == (NUM_PAGES, 0)
         assert self.tree.stats().unique_tokens == 0
 
 

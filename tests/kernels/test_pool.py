@@ -75,6 +75,37 @@ def test_plain_layouts_are_views_of_their_memory(layout: str) -> None:
     assert pool.layer(1)[1].data_ptr() == pool.v_pages[1].data_ptr()
 
 
+@pytest.mark.parametrize("layout", ["packed", "HND", "NHD"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("summaries", [None, "mean", "minmax"])
+def test_pages_as_bytes(layout: str, dtype: torch.dtype, summaries: str | None) -> None:
+    """What goes from some pages of a pool to others of another one is read there as here."""
+    shape: dict[str, Any] = {"num_layers": 3, "num_kv_heads": 2, "head_dim": 64, "summaries": summaries}
+    source, target = (KVPool(num_pages=6, dtype=dtype, layout=layout, **shape) for _ in range(2))
+    for pool in (source, target):
+        for part in (pool.k_pages, pool.v_pages, pool.summaries, pool.scales):
+            if part is not None:
+                part.copy_(torch.randint(-100, 100, part.shape))
+    before = {name: getattr(target, name).clone() for name in _parts(target)}
+    rows = source.read_pages(torch.tensor([4, 0, 2]))
+    assert rows.shape == (3, source.page_bytes)
+    target.write_pages(torch.tensor([1, 3, 5], dtype=torch.int32), rows)
+    for name in _parts(target):
+        changed, kept = getattr(target, name), before[name]
+        assert torch.equal(changed[:, [1, 3, 5]], getattr(source, name)[:, [4, 0, 2]])
+        assert torch.equal(changed[:, [0, 2, 4]], kept[:, [0, 2, 4]])
+    with pytest.raises(ValueError, match="pages: got 0 to 6, expected 0 to 5"):
+        source.read_pages(torch.tensor([0, 6]))
+    with pytest.raises(TypeError, match=r"pages: got torch\.float32"):
+        source.read_pages(torch.tensor([0.0]))
+    with pytest.raises(ValueError, match=rf"rows: got torch.uint8 \[3, {source.page_bytes}\], expected"):
+        target.write_pages(torch.tensor([1, 2]), rows)
+
+
+def _parts(pool: KVPool) -> list[str]:
+    return [name for name in ("k_pages", "v_pages", "summaries", "scales") if getattr(pool, name) is not None]
+
+
 GOOD: dict[str, Any] = {"num_layers": 1, "num_kv_heads": 1, "head_dim": 64, "num_pages": 4}
 
 

@@ -15,6 +15,7 @@ from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
+from ..core.stats import DecoderStats
 from ..core.visible import one_line, visible
 from ..records.strict_json import finite
 
@@ -111,6 +112,12 @@ def mib(count: float) -> str:
     """Bytes as MiB with a sensible number of digits."""
     value = count / _MIB
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def kv_held(stats: DecoderStats) -> str:
+    """KV in the pool and, if there is any, beside it."""
+    beside = f" + {mib(stats.offloaded_bytes)} offloaded" if stats.offloaded_bytes else ""
+    return f"{mib(stats.resident_bytes)} MiB{beside}"
 
 
 def short(value: float) -> str:

@@ -26,7 +26,7 @@ _SAME = (
 )
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
 _ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # as Python has it
-_OPTIONS |= {"kv_bytes": "--kv-mib", "reward model": "--scorer"}
+_OPTIONS |= {"kv_bytes": "--kv-mib", "KVOffload.bytes": "--kv-offload-mib", "reward model": "--scorer"}
 _OPTIONS |= {"stop_token_ids": "--stop-token", "suppress_token_ids": "--suppress"}
 
 
@@ -67,7 +67,8 @@ def named(text: str, options: Mapping[str, str] = {}) -> str:
         text = renamed_in_ranges(text, argument, option.partition(":")[0])
     text = _ARGUMENT.sub(lambda found: f"{_OPTIONS[found[1]]} {found[3]}", text)
     text = re.sub(r"\bkv_bytes = (\d+)", lambda found: f"--kv-mib = {int(found[1]) / MIB:g}", text)
-    return re.sub(r"\bkv_bytes\b", "--kv-mib", text)
+    text = re.sub(r"\bkv_bytes\b", "--kv-mib", text)
+    return re.sub(r"\bkv_offload\b|\bKVOffload\.bytes\b", "--kv-offload-mib", text)
 
 
 def at_least(least: int, **values: int | None) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from ..core.params import SamplingParams
 from ..core.stop_when import READY, StopWhen
+from ..decoding.offload import KVOffload
 from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..tasks import Task
 from . import options as opt
-from .errors import UsageError, usage_errors
+from .errors import MIB, UsageError, at_least, usage_errors
 from .judging import judged_by, read_problems, refuse_task_options
 from .problems import Settings
 from .session import Session, open_session
@@ -31,6 +32,8 @@ class ModelOptions:
     device: opt.Device = "cpu"
     kv_mib: opt.KvMib = None
     kv_dtype: opt.KvDtype = "auto"
+    kv_offload_mib: opt.KvOffloadMib = None
+    kv_offload_folder: opt.KvOffloadFolder = None
 
     def open(self, *, shared: bool = False) -> AbstractContextManager[Session]:
         """Loads it; shared: as of `open_session`."""
@@ -42,7 +45,16 @@ class ModelOptions:
             self.kv_dtype,
             weights=self.weights,
             shared=shared,
+            offload=self._offload(),
         )
+
+    def _offload(self) -> KVOffload | None:
+        at_least(1, kv_offload_mib=self.kv_offload_mib)
+        if self.kv_offload_mib is not None:
+            return KVOffload(self.kv_offload_mib * MIB, self.kv_offload_folder)
+        if self.kv_offload_folder is not None:
+            raise UsageError("--kv-offload-folder: got a folder, expected --kv-offload-mib beside it")
+        return None
 
 
 @dataclass(frozen=True)

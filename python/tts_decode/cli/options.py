@@ -66,6 +66,17 @@ KvDtype = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+KvOffloadMib = Annotated[
+    int | None,
+    typer.Option(
+        help="Room for KV pages that do not fit, in a file (of a GPU: in the host's memory). Default: none.",
+        rich_help_panel=_MODEL,
+    ),
+]
+KvOffloadFolder = Annotated[
+    Path | None,
+    typer.Option(help="Where that file is. Default: where temporary files are.", rich_help_panel=_MODEL),
+]
 Sparse = Annotated[
     str | None,
     typer.Option(

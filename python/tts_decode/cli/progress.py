@@ -7,7 +7,7 @@ import sys
 import time
 
 from ..core.stats import DecoderStats
-from .display import Display, Rate, mib
+from .display import Display, Rate, kv_held
 from .problems import Outcome
 
 
@@ -26,7 +26,8 @@ class Progress:
         self._work_done = self._work_ran = 0
         self._label, self._width = "", 1
         self._rate = Rate()
-        self._tokens_per_second, self._resident_bytes = 0.0, 0
+        self._tokens_per_second = 0.0
+        self._stats: DecoderStats | None = None
         self._seconds, self._began = 0.0, 0.0  # of the batches before; when this one began
 
     def begin(self, label: str, width: int) -> None:
@@ -47,7 +48,7 @@ class Progress:
     def seen(self, stats: DecoderStats, done: int) -> None:
         """The state of the batch's decoder."""
         self._tokens_per_second = self._rate(stats.generated_tokens)
-        self._resident_bytes = stats.resident_bytes
+        self._stats = stats
         self._display.update(self.line())
 
     def ended(self, outcome: Outcome, ran: bool) -> None:
@@ -62,9 +63,10 @@ class Progress:
     def line(self) -> str:
         left = self.seconds_left()
         time_left = "" if left is None else f" · {_minutes(left)} left"
+        held = "0 MiB" if self._stats is None else kv_held(self._stats)
         return (
             f"{self._done}/{self._total} · solved {self._solved} · {self._label} · "
-            f"{self._tokens_per_second:.0f} tok/s · KV {mib(self._resident_bytes)} MiB{time_left}"
+            f"{self._tokens_per_second:.0f} tok/s · KV {held}{time_left}"
         )
 
     def told(self) -> dict[str, object]:
@@ -75,7 +77,8 @@ class Progress:
             "solved": self._solved,
             "setting": self._label,
             "tokens_per_second": self._tokens_per_second,
-            "kv_bytes": self._resident_bytes,
+            "kv_bytes": 0 if self._stats is None else self._stats.resident_bytes,
+            "kv_offloaded_bytes": 0 if self._stats is None else self._stats.offloaded_bytes,
             "seconds_left": self.seconds_left(),
         }
 

@@ -14,10 +14,11 @@ import torch
 from ..core.stats import DecoderStats
 from ..decoding.decoder import TreeDecoder
 from ..decoding.kv_budget import KVBudget
+from ..decoding.offload import KVOffload
 from ..model.loading import load_model
 from ..model.sparse import SparseConfig
 from . import options as opt
-from .display import Display, Rate, mib
+from .display import Display, Rate, kv_held
 from .errors import MIB, UsageError, at_least, usage_errors
 
 _MOST_KV_MIB = (2**63 - 1) // MIB  # what a size in bytes holds; the decoder asks for no more than there is
@@ -31,6 +32,7 @@ class Session:
     display: Display
     kv_bytes: int | KVBudget | None
     kv_dtype: torch.dtype | None
+    offload: KVOffload | None = None
 
     def decoder(self, sparse: SparseConfig | None = None) -> TreeDecoder:
         """A new decoder on the model, with an empty KV tree and counters at zero."""
@@ -39,7 +41,12 @@ class Session:
         given = {} if total is None else {"kv_bytes": f"--kv-mib: got {total // MIB}"}
         with usage_errors(given | opt.SPARSE_OPTIONS):
             return TreeDecoder(
-                self.model, self.tokenizer, kv_bytes=self.kv_bytes, kv_dtype=self.kv_dtype, sparse=sparse
+                self.model,
+                self.tokenizer,
+                kv_bytes=self.kv_bytes,
+                kv_dtype=self.kv_dtype,
+                kv_offload=self.offload,
+                sparse=sparse,
             )
 
     def watcher(self, title: str, tasks: int) -> Callable[[DecoderStats, int], None]:
@@ -51,7 +58,7 @@ class Session:
             head = title if tasks == 1 else f"{title} {done}/{tasks}"
             self.display.update(
                 f"{head} · {stats.generated_tokens:,} tokens, {rate(stats.generated_tokens):.0f}/s · "
-                f"{stats.branches} branches · KV {mib(stats.resident_bytes)} MiB"
+                f"{stats.branches} branches · KV {kv_held(stats)}"
             )
 
         return show
@@ -79,6 +86,7 @@ def open_session(
     *,
     weights: str = "auto",
     shared: bool = False,
+    offload: KVOffload | None = None,
 ) -> Iterator[Session]:
     """Loads the model and shows progress on stderr until the block ends.
 
@@ -112,4 +120,4 @@ def open_session(
         if shared and device == "cpu" and kv_mib is not None:
             kv_bytes = KVBudget(kv_mib * MIB)
         pages = torch.int8 if kv_dtype == "int8" else None
-        yield Session(name, model, tokenizer, display, kv_bytes, pages)
+        yield Session(name, model, tokenizer, display, kv_bytes, pages, offload)

@@ -114,8 +114,8 @@ class SweepRun:
 
 
 def most_in_flight(decoder: TreeDecoder, width: int, jobs: Sequence[Job]) -> int:
-    """How many searches of a width the KV pages hold, if each has one prompt, the longest, and its `width`
-    branches are as long as they may be; at least 1."""
+    """How many searches of a width the pool and the places beside it hold, if each has one prompt, the
+    longest, and its `width` branches are as long as they may be; at least 1."""
     reader = PromptReader(decoder.tokenizer, decoder.vocab_size)
     try:
         prompts = {job.task.prompt: make_prompt(job.task.prompt, decoder, job.settings) for job in jobs}
@@ -125,7 +125,7 @@ def most_in_flight(decoder: TreeDecoder, width: int, jobs: Sequence[Job]) -> int
     page = decoder.page_size
     branch = max(job.settings.sampling.max_tokens for job in jobs) + page  # its copy of a page of the prompt
     tokens = -(-longest // page) * page + width * -(-branch // page) * page
-    return max(1, decoder.max_kv_tokens // tokens)
+    return max(1, (decoder.max_kv_tokens + decoder.max_offloaded_tokens) // tokens)
 
 
 def measured(setting: Setting, seed: int, problem: int, outcome: Outcome) -> Search:

@@ -18,6 +18,8 @@ class DecoderStats:
         branches: live branches. logical_tokens: KV tokens summed over them. unique_tokens: KV tokens stored.
         pins: prefixes pinned.
         resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
+        offloaded_bytes: KV bytes of the pages beside the pool. moved_out_bytes, moved_in_bytes: moved there
+            and back so far.
         page_bytes: KV bytes of one page over all layers. page_size: tokens of a page.
     """
 
@@ -34,3 +36,6 @@ class DecoderStats:
     peak_bytes: int
     page_bytes: int
     page_size: int
+    offloaded_bytes: int = 0
+    moved_out_bytes: int = 0
+    moved_in_bytes: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 
@@ -19,6 +20,7 @@ from ..model.support.features import refuse_sparse
 from .compression import refuse_compression
 from .compression_rule import Compression
 from .kv_budget import KVBudget, KVShare
+from .offload import KVHolder, KVOffload, Offload, make_places
 from .pool import make_pool
 from .runtime import Runtime
 
@@ -30,6 +32,7 @@ def assemble(
     device: str | torch.device | None,
     kv_bytes: int | KVBudget | None,
     kv_dtype: torch.dtype | None,
+    kv_offload: KVOffload | None,
     max_batch_tokens: int,
     cuda_graphs: bool,
     track_mass: bool,
@@ -58,7 +61,12 @@ def assemble(
         )
     else:
         steps = DeviceSteps(engine, pool, max_batch_tokens=max_batch_tokens, graphs=cuda_graphs)
-    tree = KVTree(pool.num_pages, pool.page_size)
+    holders: WeakSet[KVHolder] = WeakSet()
+    tree, offload = KVTree(pool.num_pages, pool.page_size), None
+    if kv_offload is not None:
+        places = make_places(pool, instance("kv_offload", kv_offload, KVOffload))
+        tree = KVTree(pool.num_pages, pool.page_size, len(places))
+        offload = Offload(tree, pool, places, holders)
     own = KVBudget(pool.num_pages * pool.page_bytes)
     budget = kv_bytes if isinstance(kv_bytes, KVBudget) else own
     runtime = Runtime(
@@ -66,7 +74,7 @@ def assemble(
         steps=steps,
         tree=tree,
         pool=pool,
-        kv=KVShare(budget, tree, pool.page_bytes),
+        kv=KVShare(budget, tree, pool.page_bytes, offload),
         tokenizer=tokenizer,
         reader=PromptReader(tokenizer, engine.config.vocab_size),
         sparse=sparse,
@@ -76,6 +84,7 @@ def assemble(
         weights_epoch=engine.weights.epoch,
         track_mass=track_mass,
         compress=compress,
+        holders=holders,
     )
     if compress is not None:
         instance("compress", compress, Compression)

@@ -55,6 +55,9 @@ def compress_path(
     if not count:
         return 0
     tree, pool = runtime.tree, runtime.pool
+    if needed := runtime.kv.make_room(path.id, 0):
+        raise runtime.kv.out_of_pages(path.id, needed)
+    runtime.kv.reload(path.id)
     table = tree.block_tables([path.id])[0][0]
     pages = torch.from_numpy(table[columns])
     importance = _observed(runtime, meter, path, pages, observe)
@@ -82,8 +85,7 @@ def compress_if_over(runtime: Runtime, meter: CostMeter, path: LivePath, config:
     if _compressible(runtime, path, keep, **rule)[1] <= slack:
         return
     room = _pages_to_observe(runtime, min(config.observe, path.kv_length))
-    runtime.kv.make_room(room)
-    if runtime.kv.free_pages >= room:
+    if not runtime.kv.make_room(path.id, room * page):
         compress_path(runtime, meter, path, keep, **rule, observe=config.observe)
 
 
@@ -117,9 +119,7 @@ def _observed(runtime: Runtime, meter: CostMeter, path: LivePath, pages: Tensor,
     (aside,) = tree.fork(path.id, 1, at=begin)
     try:
         tokens = path.tokens[begin:end]
-        needed = tree.pages_needed(aside, len(tokens))
-        runtime.kv.make_room(needed)
-        if runtime.kv.free_pages < needed:
+        if needed := runtime.kv.make_room(aside, len(tokens), keep=[path.id]):
             raise runtime.kv.out_of_pages(path.id, needed)
         new = tree.append([aside], [[max(token, 0) for token in tokens]])
         runtime.kv.note_peak()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from .branch import TreeBranch
 from .compression_rule import Compression
 from .eviction import evict_columns
 from .kv_budget import KVBudget, Pin
+from .kv_files import load_kv, save_kv
+from .offload import KVOffload
 from .scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
@@ -49,6 +52,8 @@ class TreeDecoder(Runner):
             are given it in sum.
         kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16,
             at the price of a rounding of each key and value (see `tts_kernels.append_kv`).
+        kv_offload: where pages go that do not fit into `kv_bytes` while other branches run, and from where
+            they come back before their branch does. Default: they have to fit. Text is the same either way.
         max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
             branches.
         sampling: default parameters of `root`.
@@ -108,6 +113,7 @@ class TreeDecoder(Runner):
         device: str | torch.device | None = None,
         kv_bytes: int | KVBudget | None = None,
         kv_dtype: torch.dtype | None = None,
+        kv_offload: KVOffload | None = None,
         max_batch_tokens: int = 512,
         sampling: SamplingParams | None = None,
         cuda_graphs: bool = True,
@@ -128,6 +134,7 @@ class TreeDecoder(Runner):
             device=device,
             kv_bytes=kv_bytes,
             kv_dtype=kv_dtype,
+            kv_offload=kv_offload,
             max_batch_tokens=max_batch_tokens,
             cuda_graphs=cuda_graphs,
             track_mass=track_mass,
@@ -181,6 +188,11 @@ class TreeDecoder(Runner):
     def max_kv_tokens(self) -> int:
         """Tokens that the KV pages hold together, if all are full."""
         return self.runtime.pool.num_pages * self.page_size
+
+    @property
+    def max_offloaded_tokens(self) -> int:
+        """Tokens that the places beside the pool hold together."""
+        return self.runtime.tree.offload_pages * self.page_size
 
     @property
     def page_size(self) -> int:
@@ -326,6 +338,43 @@ class TreeDecoder(Runner):
             raise ValueError(f"branch {branch.id} has no KV yet: await one of its calls first")
         return self.runtime.kv.pin(branch.id, branch.tokens[:length])
 
+    def save_kv(self, path: str | os.PathLike[str], prefixes: Sequence[TreeBranch | Pin]) -> None:
+        """Writes the KV of branches and pins to a file, each page once, in place of one that was there.
+
+        Of each what a prompt could find again: its tokens up to one that was evicted, compacted, read
+        sparsely or given as an embedding. What a branch knows beyond its KV is in `Branch.snapshot`. Needs as
+        much memory as the file has bytes. With no sampling under way, as all that changes the tree.
+
+        Raises:
+            TypeError, ValueError: a prefix is none of this decoder, is not resident, or has nothing to save.
+            KVFileError: the file cannot be written. Nothing is left of it.
+            OutOfPagesError: other branches hold the one page that the model's digest needs.
+        """
+        self.runtime.follow_weights()
+        holders = []
+        for prefix in prefixes:
+            if isinstance(prefix, Pin):
+                if self.runtime.kv.pins.get(prefix.id) is not prefix:
+                    raise ValueError(f"prefixes: got {prefix}, expected pins that this decoder holds")
+            else:
+                self._check_own(prefix, "prefixes")
+                prefix.check_computed()
+            holders.append(prefix.id)
+        save_kv(self.runtime, Path(path), holders)
+
+    def load_kv(self, path: str | os.PathLike[str]) -> list[Pin]:
+        """Pins what `save_kv` wrote, maybe in another process: a `root` that begins with it shares it.
+
+        The digest tells whether this decoder's model, and its arithmetic, would compute the same KV to the
+        bit. Pins that are loaded last push out others where there is no room for all.
+
+        Raises:
+            KVFileError: there is no such file, it is damaged, or its KV is another model's.
+            OutOfPagesError: other branches hold the pages that it needs. Nothing of it is left.
+        """
+        self.runtime.follow_weights()
+        return load_kv(self.runtime, Path(path))
+
     def evict(self, branches: Sequence[TreeBranch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
         """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
 
@@ -355,7 +404,7 @@ class TreeDecoder(Runner):
         return evict_columns(self.runtime, branches, keep, sink=sink, recent=recent)
 
     def resident_bytes(self, branches: Iterable[TreeBranch]) -> int:
-        """KV bytes of the pages that the branches hold, each page counted once.
+        """KV bytes of the pages that the branches hold, offloaded ones too, each page counted once.
 
         Raises:
             TypeError, ValueError: a branch is none, or of another decoder.
@@ -366,7 +415,8 @@ class TreeDecoder(Runner):
             self._check_own(branch, "branches")
         tables, lengths = self.runtime.tree.block_tables([branch.id for branch in branches])
         pool = self.runtime.pool
-        return distinct_pages(tables, lengths, pool.num_pages, pool.page_size) * pool.page_bytes
+        places = pool.num_pages + self.runtime.tree.offload_pages
+        return distinct_pages(tables, lengths, places, pool.page_size) * pool.page_bytes
 
     # -- weights
 
@@ -385,7 +435,7 @@ class TreeDecoder(Runner):
 
     def stats(self) -> DecoderStats:
         tree, scheduler = self.runtime.tree.stats(), self._scheduler
-        page_bytes = self.runtime.pool.page_bytes
+        page_bytes, offload = self.runtime.pool.page_bytes, self.runtime.kv.offload
         return DecoderStats(
             steps=scheduler.forwards.steps,
             generated_tokens=scheduler.generated_tokens,
@@ -397,6 +447,9 @@ class TreeDecoder(Runner):
             logical_tokens=tree.logical_tokens,
             unique_tokens=tree.unique_tokens,
             resident_bytes=tree.resident_pages * page_bytes,
+            offloaded_bytes=tree.offloaded_pages * page_bytes,
+            moved_out_bytes=0 if offload is None else offload.moved_out * page_bytes,
+            moved_in_bytes=0 if offload is None else offload.moved_in * page_bytes,
             peak_bytes=tree.peak_pages * page_bytes,
             page_bytes=page_bytes,
             page_size=self.page_size,
@@ -412,4 +465,8 @@ class TreeDecoder(Runner):
         branch.check_live()
 
 
-_BRANCHES = {"branch": "a Branch", "branches": "Branch objects"}
+_BRANCHES = {
+    "branch": "a Branch",
+    "branches": "Branch objects",
+    "prefixes": "Branch and Pin objects",
+}

@@ -13,11 +13,8 @@ from ..model.sparse import SparseReads
 from .cost_meter import CostMeter
 from .live_path import LivePath
 from .requests import Feed
-from .runtime import Runtime
+from .runtime import UNMATCHED, Runtime
 from .sparse_batch import reads_of
-
-# Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
-_UNMATCHED = 2**31 - 1
 
 
 class Forwards:
@@ -46,6 +43,8 @@ class Forwards:
             ids.append(feed.request.path.id)
             counts.append(len(feed.tokens))
         reads = None if runtime.sparse is None else reads_of(batch, runtime.sparse, runtime.pool.page_size)
+        for path in paths:
+            path.last_use = self.steps
         appended = tree.append(ids, _tree_tokens(batch, reads))
         runtime.kv.note_peak()
         try:
@@ -119,8 +118,8 @@ def _tree_tokens(batch: list[Feed], reads: SparseReads | None) -> list[list[int]
     """
     if reads is None:
         return [
-            feed.tokens if min(feed.tokens) >= 0 else [t if t >= 0 else _UNMATCHED for t in feed.tokens]
+            feed.tokens if min(feed.tokens) >= 0 else [t if t >= 0 else UNMATCHED for t in feed.tokens]
             for feed in batch
         ]
     private = iter(reads.private.tolist())
-    return [[_UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]
+    return [[UNMATCHED if next(private) or t < 0 else t for t in feed.tokens] for feed in batch]

@@ -6,8 +6,15 @@ import asyncio
 import weakref
 from collections.abc import Sequence
 
-from tts_kernels import KVTree, OutOfPagesError
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tts_kernels import KVPool, KVTree, OutOfPagesError
 from tts_kernels.checks import integer
+
+from .offload import Offload
 
 
 class KVBudget:
@@ -45,12 +52,16 @@ class KVBudget:
 
 
 class KVShare:
-    """What one decoder has of a budget. pins: by id, the one used the longest ago first."""
+    """What one decoder has of a budget. pins: by id, the one used the longest ago first. offload: of what
+    does not fit; None: it has to."""
 
-    def __init__(self, budget: KVBudget, tree: KVTree, page_bytes: int) -> None:
+    def __init__(
+        self, budget: KVBudget, tree: KVTree, page_bytes: int, offload: Offload | None = None
+    ) -> None:
         self.budget = budget
         self.tree = tree
         self.page_bytes = page_bytes
+        self.offload = offload
         self.pins: dict[int, Pin] = {}
         # The event loop in which requests are served that are not out of pages; None: there are none.
         self.serving: asyncio.AbstractEventLoop | None = None
@@ -68,19 +79,56 @@ class KVShare:
             return min(free, (self.budget.total - self.budget.resident) // self.page_bytes)
         return min(free, self.budget.total // self.page_bytes - (self.tree.num_pages - free))
 
-    @property
-    def pins_left(self) -> bool:
-        """Whether `make_room` has anything to drop."""
-        return any(share.pins for share in self.budget._shares)
-
     def others_serve(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Whether another decoder on the budget goes on in this loop, which may free pages."""
         return any(share.serving is loop for share in self.budget._shares if share is not self)
 
-    def make_room(self, pages: int) -> None:
-        """Drops pins, of other decoders on the budget too, until so many pages are free or no pin is left."""
-        while self.free_pages < pages and self.budget._drop_pin():
-            pass
+    def make_room(
+        self,
+        branch_id: int,
+        tokens: int,
+        reserved: int = 0,
+        *,
+        keep: Sequence[int] = (),
+        coming: Sequence[int] = (),
+    ) -> int:
+        """Frees the pages that a forward of so many tokens of a branch takes.
+
+        Pages of other branches and of pins go beside the pool, those that are needed last; then pins are
+        dropped, of other decoders on the budget too.
+
+        Args:
+            reserved: free pages that are left to others. keep: branches whose pages stay.
+            coming: those that wait for a forward, the next one first.
+
+        Returns:
+            0, or how many pages the branch needs where they cannot be had.
+        """
+        while (needed := self.pages_needed(branch_id, tokens)) > self.free_pages - reserved:
+            if self.offload is not None:
+                lacking = needed - self.free_pages + reserved
+                self.offload.make_room(lacking, self.pins, coming, [*keep, branch_id])
+            if needed > self.free_pages - reserved and not self.budget._drop_pin():
+                return needed
+        return 0
+
+    def reload(self, branch_id: int) -> bool:
+        """Brings the offloaded pages of a branch back, for which there is room. Whether there were any."""
+        return self.offload is not None and self.offload.reload(branch_id)
+
+    def pages_needed(self, branch_id: int, tokens: int) -> int:
+        """The most pages that a forward of so many tokens of a branch takes: its offloaded and new ones."""
+        offloaded = 0 if self.offload is None else self.offload.missing(branch_id)
+        return offloaded + self.tree.pages_needed(branch_id, tokens)
+
+    def read_pages(self, pool: KVPool, pages: npt.NDArray[np.int32]) -> Tensor:
+        """uint8 [M, page_bytes] in the host's memory, of resident and offloaded pages [M]."""
+        rows = torch.empty((len(pages), self.page_bytes), dtype=torch.uint8)
+        resident = torch.from_numpy(pages < self.tree.num_pages)
+        rows[resident] = pool.read_pages(torch.from_numpy(pages)[resident]).cpu()
+        if self.offload is not None:
+            rows[~resident] = self.offload.read(torch.from_numpy(pages)[~resident])
+        return rows
 
     def out_of_pages(self, branch_id: int, needed: int) -> OutOfPagesError:
         """The error for a branch that needs more pages than can be had."""
@@ -91,6 +139,10 @@ class KVShare:
                 f"(a KVBudget of {budget.total} bytes, of which {budget.decoders} decoders hold "
                 f"{budget.resident}): raise it"
             )
+        if self.offload is None:
+            limit += " or set kv_offload"
+        elif not self.offload.free_pages:
+            limit += " or KVOffload.bytes, of which none are left"
         return OutOfPagesError(
             f"branch {branch_id} needs {needed} more KV pages ({needed * size} bytes), but "
             f"{self.free_pages} of {pages} are free {limit}, lower n, or release branches"

@@ -33,6 +33,7 @@ class LivePath(Path):
         runtime: what it runs on.
         lineage: where its path was forked.
         cached_tokens: tokens of its prompt that were resident when it was made.
+        last_use: the forward that read its KV last, as `Forwards` counts them.
         kv_length: tokens in the KV tree: at most all of them, but for forced ones on their way in.
         embeds: [hidden], by the positions of id -1.
         logits: float32 [vocab] after the last token; None while its KV is missing.
@@ -55,6 +56,7 @@ class LivePath(Path):
     ) -> None:
         super().__init__(branch_id, prompt, tokens, prompt_length, sampling, seed, budget, parent)
         self.runtime = runtime
+        self.last_use = 0
         self.lineage = Lineage.of_root()
         self.cached_tokens = 0
         self.kv_length = 0

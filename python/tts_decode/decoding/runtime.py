@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
 
 from tts_kernels import KVPool, KVTree
@@ -21,14 +21,12 @@ from ..model.host_steps import HostSteps
 from ..model.sparse import SparseConfig
 from .compression_rule import Compression
 from .kv_budget import KVShare
+from .offload import KVHolder
 
 _log = logging.getLogger(__name__)
 
-
-class KVHolder(Protocol):
-    """Whoever holds KV that was computed with the model's weights."""
-
-    def lose_kv(self) -> None: ...
+# Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
+UNMATCHED = 2**31 - 1
 
 
 @dataclass

@@ -45,6 +45,7 @@ class Scheduler:
         self.seconds = 0.0
         self._waiting: list[Request[Any]] = []
         self._arrivals = 0
+        self._short_of_pages = False  # in the last tick: a request was left out for want of pages
         self._stuck_alone = False  # at the last tick: out of pages, and nobody else at work to free some
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -162,9 +163,13 @@ class Scheduler:
             self._sample(turn, batch, logits)
         self._drop_done()
         if len(self._waiting) > 1:
-            passed = [{id(request) for request in turn}, {id(feed.request) for feed in batch}]
-            # Next time those come first that were not served, and before them those that had no turn.
-            self._waiting.sort(key=lambda request: [id(request) in requests for requests in passed])
+            had_turn, served = {id(request) for request in turn}, {id(feed.request) for feed in batch}
+            # Next time those come first that were not served, and before them those that had no turn. Where
+            # pages are offloaded for others, those who have theirs go on to the end of what they were asked.
+            stays = self._short_of_pages and self.runtime.kv.offload is not None
+            self._waiting.sort(
+                key=lambda request: (id(request) in had_turn, (id(request) in served) != stays)
+            )
         for order, request in enumerate(self._waiting):
             request.order = order
 
@@ -234,7 +239,7 @@ class Scheduler:
     def _choose_batch(self, turn: list[Request[Any]]) -> list[Feed]:
         """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
         tree, kv = self.runtime.tree, self.runtime.kv
-        rows, pages, taken = self.runtime.max_batch_tokens, kv.free_pages, 0
+        rows, free, reserved = self.runtime.max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
         blocked: tuple[Request[Any], int] | None = None
         singles: list[tuple[Request[Any], list[int]]] = []
@@ -247,20 +252,26 @@ class Scheduler:
             if request.admitted:
                 tokens = self._next_tokens(request)
                 (runs if len(tokens) > 1 else singles).append((request, tokens))
-        for request, tokens in singles + runs:
+        queue = [*singles, *runs]
+        for place, (request, tokens) in enumerate(queue):
             count = min(len(tokens), rows)
             if not count:
                 continue
-            needed = tree.pages_needed(request.path.id, count)
-            if needed > pages - taken and kv.pins_left:
-                kv.make_room(taken + needed)
-                pages, needed = kv.free_pages, tree.pages_needed(request.path.id, count)
-            if needed > pages - taken:
-                blocked = blocked or (request, needed)
-                continue
-            taken += needed
+            path_id = request.path.id
+            if kv.pages_needed(path_id, count) > free - reserved:
+                fed = [feed.request.path.id for feed in batch]
+                coming = [later.path.id for later, _ in queue[place + 1 :]]
+                needed = kv.make_room(path_id, count, reserved, keep=fed, coming=coming)
+                free = kv.free_pages
+                if needed:
+                    blocked = blocked or (request, needed)
+                    continue
+            if kv.reload(path_id):
+                free = kv.free_pages
+            reserved += tree.pages_needed(path_id, count)
             rows -= count
             batch.append(Feed(request, tokens[:count]))
+        self._short_of_pages = blocked is not None
         if not batch and others:
             return batch  # they may go on
         stuck = blocked is not None and not batch and all(tokens for _, tokens in singles)
