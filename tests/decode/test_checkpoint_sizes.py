@@ -37,6 +37,8 @@ def saved(folder: Path, kind: str = "llama", **changes: Any) -> Path:
         ({"num_key_value_heads": 0}, "num_key_value_heads: got 0, expected at least 1"),
         ({"head_dim": 0}, "head_dim: got 0, expected at least 1"),
         ({"vocab_size": -5}, "vocab_size: got -5, expected at least 1"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps: got nan, expected 0 to 1"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps: got inf, expected 0 to 1"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers'.*got str"),  # transformers' own words
     ],
 )

@@ -23,6 +23,7 @@ from .tensors import FLOATS, SavedTensors
 _MOST = 10_000  # layers, or experts, of any model
 _LAYERS = "num_hidden_layers"
 _SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim", _LAYERS)
+_EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps")
 _MODULES = frozenset(
     {_LAYERS, "num_layers", "n_layers", "n_layer", "encoder_layers", "decoder_layers"}
     | {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}
@@ -30,7 +31,7 @@ _MODULES = frozenset(
 
 
 def refuse_counts(source: Path | str, config: Any) -> None:
-    """Raises ModelLoadError for sizes and numbers of layers and experts that no files of a model have.
+    """Raises ModelLoadError for sizes, numbers of layers and experts, and epsilons that no model has.
 
     source: a folder, or an id on the hub, whose files are not there yet.
     """
@@ -39,6 +40,10 @@ def refuse_counts(source: Path | str, config: Any) -> None:
         value = getattr(text, name, None)
         if is_integer(value) and value < 1:
             raise _refused(source, name, value, "at least 1")
+    for name in _EPSILONS:
+        value = getattr(text, name, None)
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise _refused(source, name, value, "0 to 1")
     for name, value in _counts(config.to_dict(), ""):
         if value > _MOST:
             raise _refused(source, name, value, f"at most {_MOST}")
@@ -102,7 +107,7 @@ def _counts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:
             yield f"{path}{name}", value
 
 
-def _refused(source: Path | str, name: str, value: int, expected: str) -> ModelLoadError:
+def _refused(source: Path | str, name: str, value: float, expected: str) -> ModelLoadError:
     return ModelLoadError(
         f"model: {source}: config.json: {name}: got {value}, expected {expected}; it may be damaged: fetch "
         "it again"
