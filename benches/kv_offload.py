@@ -6,7 +6,8 @@ have moved: it sees all forwards in advance, and of the pages that the next forw
 out that are read again last. A page moves once however many branches share it. One that nobody holds any more
 is gone without a move.
 
-Then a prompt is computed, saved, and loaded by another decoder.
+Then a prompt is computed, saved, and loaded by another decoder. The figures go to
+benches/results/kv_offload.json and into docs/offload.md, unless only some searches were asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -32,9 +34,12 @@ from tts_decode.rewards import mean_probability
 from tts_decode.search import STRATEGIES
 from tts_decode.tasks import default_tasks
 
+from benches.markers import fill
 from benches.tables import Table, tracked
 from tts_kernels import KVTree
 
+ROOT = Path(__file__).parents[1]
+RECORD, PAGE = ROOT / "benches/results/kv_offload.json", ROOT / "docs/offload.md"
 SEARCHES: dict[str, dict[str, Any]] = {
     "best_of_n": {"n": 16},
     "beam_search": {"n": 16},
@@ -215,22 +220,19 @@ def restored(model: Any, tokenizer: Any, tokens: int) -> dict[str, float]:
     return {"tokens": tokens, "file_bytes": size} | {what: q.median for what, q in times.items()}
 
 
-def main(
-    searches: Annotated[list[str] | None, typer.Argument(help=f"Default: {' '.join(SEARCHES)}.")] = None,
-    problems: Annotated[int, typer.Option(help="That are searched beside each other.")] = 6,
-    tokens: Annotated[int, typer.Option(help="Of each branch at most.")] = 128,
-    prefix: Annotated[int, typer.Option(help="Tokens of the prompt that is saved; 0: none.")] = 8192,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Where to write the figures.")] = None,
-) -> None:
-    if unknown := set(searches or ()) - SEARCHES.keys():
-        raise typer.BadParameter(f"got {unknown.pop()!r}, expected some of {', '.join(SEARCHES)}")
-    assembly.KVTree = TracedTree  # type: ignore[misc]
-    model, tokenizer = load_model(DEFAULT_MODEL, "float32")
-    prompts = [task.prompt for task in default_tasks(problems)]
-    names = searches or list(SEARCHES)
-    rows = [compared(model, tokenizer, name, prompts, tokens) for name in tracked(names, "searches")]
-    Table(
-        ["search", "pages", "pool", "same text", "pages moved", "by Belady's rule", "ratio", "time"],
+def search_table(rows: Sequence[dict[str, Any]]) -> Table:
+    heads = [
+        "search",
+        "pages at most",
+        "pool",
+        "same text",
+        "pages moved",
+        "by Belady's rule",
+        "ratio",
+        "time",
+    ]
+    return Table(
+        heads,
         [
             [
                 row["search"],
@@ -244,17 +246,50 @@ def main(
             ]
             for row in rows
         ],
-    ).show("KV of four times the pool")
-    told: dict[str, Any] = {"searches": rows, "threads": torch.get_num_threads()}
+    )
+
+
+def prefix_line(found: dict[str, float]) -> str:
+    size, times = found["file_bytes"] / 1e6, found["compute"] / found["load"]
+    return (
+        f"A prompt of {found['tokens']:,} tokens is computed in {found['compute']:.1f} s, and loaded from a "
+        f"file of {size:.0f} MB in {found['load']:.2f} s, {times:.0f} times as fast."
+    )
+
+
+def filled(page: str, told: dict[str, Any]) -> str:
+    """docs/offload.md with its figures written anew."""
+    return fill(
+        page, {"searches": search_table(told["searches"]).markdown(), "prefix": prefix_line(told["prefix"])}
+    )
+
+
+def main(
+    searches: Annotated[list[str] | None, typer.Argument(help=f"Default: {' '.join(SEARCHES)}.")] = None,
+    problems: Annotated[int, typer.Option(help="That are searched beside each other.")] = 6,
+    tokens: Annotated[int, typer.Option(help="Of each branch at most.")] = 128,
+    prefix: Annotated[int, typer.Option(help="Tokens of the prompt that is saved; 0: none.")] = 8192,
+) -> None:
+    if unknown := set(searches or ()) - SEARCHES.keys():
+        raise typer.BadParameter(f"got {unknown.pop()!r}, expected some of {', '.join(SEARCHES)}")
+    assembly.KVTree = TracedTree  # type: ignore[misc]
+    model, tokenizer = load_model(DEFAULT_MODEL, "float32")
+    prompts = [task.prompt for task in default_tasks(problems)]
+    names = searches or list(SEARCHES)
+    rows = [compared(model, tokenizer, name, prompts, tokens) for name in tracked(names, "searches")]
+    search_table(rows).show("KV of four times the pool")
+    told: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "threads": torch.get_num_threads(),
+        "searches": rows,
+    }
     if prefix:
         told["prefix"] = found = restored(model, tokenizer, prefix)
-        print(
-            f"{prefix} tokens: computed in {found['compute']:.1f} s, loaded from "
-            f"{found['file_bytes'] / 1e6:.0f} MB in {found['load']:.2f} s, "
-            f"{found['compute'] / found['load']:.1f} times as fast"
-        )
-    if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        print(prefix_line(found))
+    if searches or not prefix:
+        return
+    RECORD.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), told), encoding="utf-8")
 
 
 if __name__ == "__main__":

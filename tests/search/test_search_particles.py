@@ -238,7 +238,13 @@ def test_bad_options_are_named(strategy, options, message):
 
 def test_entropic_options_are_shares():
     with pytest.raises(ValueError, match=r"ess_threshold: got 1\.5"):
-        run_scripted(scripted_decoder(step_script(0)), particle_filter, "Q: ", scorer=None, ess_threshold=1.5)
+        run_scripted(
+            scripted_decoder(step_script(0)),
+            particle_filter,
+            "Q: ",
+            scorer=scorer(lambda text: 0.5),
+            ess_threshold=1.5,
+        )
 
 
 # -- its_hub, where it is installed
