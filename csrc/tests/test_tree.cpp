@@ -24,13 +24,14 @@ int64_t draw(Random& random, int64_t low, int64_t high) {
 // A tree, every branch's tokens whole (-1 where they were evicted or compacted), and the token that the
 // caller wrote to each slot.
 struct Walk {
-  explicit Walk(uint32_t seed) : random(seed), kv(kNumPages * kPageSize, -1) {}
+  explicit Walk(uint32_t seed) : random(seed), kv((kNumPages + kPlaces) * kPageSize, -1) {}
 
   static constexpr int32_t kNumPages = 24;
   static constexpr int32_t kPageSize = 4;
+  static constexpr int32_t kPlaces = 5;  // for offloaded pages
 
   Random random;
-  KVTree tree{kNumPages, kPageSize};
+  KVTree tree{kNumPages, kPageSize, kPlaces};
   std::map<int64_t, Tokens> branches;
   Tokens kv;
 
@@ -42,7 +43,7 @@ struct Walk {
     Tokens& tokens = branches[branch];
     const int64_t length = draw(random, 0, tokens.size());
     const bool in_hole = length > 0 && tokens[length - 1] < 0;
-    switch (draw(random, 0, 6)) {
+    switch (draw(random, 0, 7)) {
       case 0:
         if (in_hole) {
           CHECK_THROWS(tree.fork(branch, 1, length), ArgumentError);
@@ -71,6 +72,9 @@ struct Walk {
       case 4:
         compact(branch);
         break;
+      case 5:
+        offload(branch);
+        break;
       default:
         append();
     }
@@ -95,6 +99,42 @@ struct Walk {
       needed |= std::find(held.begin(), held.end(), page) != held.end();
     }
     CHECK(tree.pool().free_pages() - free_pages == !needed);
+  }
+
+  // The first pages of a branch go, some of its relatives are cut or end meanwhile, and all come back.
+  void offload(int64_t branch) {
+    std::vector<int64_t> pages;
+    for (const int32_t page : tree.pages(branch)) {
+      if (page >= 0 && std::ssize(pages) <= kPlaces) pages.push_back(page);
+    }
+    const int32_t free_pages = tree.pool().free_pages();
+    if (std::ssize(pages) > kPlaces) {
+      CHECK_THROWS(tree.offload(pages), OutOfPagesError);
+      pages.pop_back();
+    }
+    move(tree.offload(pages));
+    CHECK(tree.pool().free_pages() == free_pages + std::ssize(pages));
+    CHECK(tree.stats().offloaded_pages == std::ssize(pages));
+    if (!pages.empty()) CHECK_THROWS(tree.offload({pages.data(), 1}), ArgumentError);
+    check();
+    const int64_t other = pick();
+    Tokens& tokens = branches[other];
+    if (const size_t length = draw(random, 0, tokens.size()); length == 0 || tokens[length - 1] >= 0) {
+      tree.truncate(other, length);
+      tokens.resize(length);
+    }
+    std::vector<int64_t> ids;
+    for (const auto& [id, held] : branches) ids.push_back(id);
+    move(tree.reload(ids));
+    CHECK(tree.offloaded().resident_pages() == 0);
+  }
+
+  void move(const std::vector<std::array<int32_t, 2>>& moves) {
+    const Tokens before = kv;
+    for (const auto& [source, target] : moves) std::fill_n(kv.begin() + source * kPageSize, kPageSize, -2);
+    for (const auto& [source, target] : moves) {
+      std::copy_n(before.begin() + source * kPageSize, kPageSize, kv.begin() + target * kPageSize);
+    }
   }
 
   // Of two columns the second stays.
