@@ -168,7 +168,11 @@ def test_a_search_that_runs_out_of_pages_shows_what_it_has(
 ) -> None:
     arguments = ["search", "a" * 400, "-o", "n=64", "-m", str(folder / "tiny.gguf"), "--kv-mib", "1"]
     assert run(arguments) == 0
-    assert re.search(r"ended early: .* KV\s+pages .*raise\s+kv_bytes", capsys.readouterr().out, re.DOTALL)
+    assert re.search(
+        r"ended early: .* KV\s+pages .*raise\s+--kv-mib\s+or\s+set\s+--kv-offload-mib",
+        capsys.readouterr().out,
+        re.DOTALL,
+    )
 
 
 def test_a_search_whose_pages_are_offloaded_is_that_of_a_large_pool(

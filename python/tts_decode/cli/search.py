@@ -17,7 +17,7 @@ from ..search import SearchResult, render_tree
 from ..tasks import Task, final_answer
 from . import options as opt
 from .display import Screen, print_json
-from .errors import UsageError
+from .errors import UsageError, named
 from .filled import filled
 from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
 from .judging import unjudged_note
@@ -120,7 +120,7 @@ def _print_search(result: SearchResult, stats: RunStats) -> None:
     )
     screen.print(tree, soft_wrap=True)
     if result.stopped is not None:
-        screen.print(f"ended early: {result.stopped}")
+        screen.print(f"ended early: {named(result.stopped)}")
     screen.print(f"\n{summary(stats)}")
 
 

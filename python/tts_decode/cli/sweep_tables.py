@@ -12,6 +12,7 @@ from rich.table import Table
 from ..select import Interval
 from ..sweeps import Budget, Estimate, Search
 from .display import Screen, mib, short
+from .errors import named
 from .problems import told
 
 Setting = tuple[str, int, bool]  # strategy, width, whether sparse
@@ -98,7 +99,7 @@ def _print_troubles(screen: Screen, searches: Sequence[Search]) -> None:
     for what, troubled in (("failed", failed), ("ended early", stopped)):
         if troubled:
             first = troubled[0]
-            why = first.error or first.stopped
+            why = named(str(first.error or first.stopped))
             text = f"{label}: {len(troubled)} of {len(searches)} {what}, first {first.task}: {why}"
             screen.print(text, soft_wrap=True)
 

@@ -16,6 +16,7 @@ from ..model.sparse import SparseConfig
 from ..search import SearchResult
 from ..select.statistics import Interval, geometric_mean_ratio, paired_proportion_difference, wilson_interval
 from .display import Screen, mib, short
+from .errors import named
 from .problems import Outcome, RunStats, describe, told
 
 
@@ -186,7 +187,7 @@ def _print_troubles(screen: Screen, row: Row) -> None:
         assert outcome.error is not None
         say(f"{len(row.failures)} of {count} failed, first {outcome.task.name}: {told(outcome.error)}")
     if row.stopped:
-        say(f"{len(row.stopped)} of {count} ended early, first: {row.stopped[0]}")
+        say(f"{len(row.stopped)} of {count} ended early, first: {named(row.stopped[0])}")
     if row.stats.searches < count:
         say(f"{count - row.stats.searches} of {count} were saved before; tok/s and cost are of the others")
 
