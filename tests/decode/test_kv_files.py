@@ -200,6 +200,14 @@ def test_a_failed_call_changes_nothing(model: PreTrainedModel, saved: Path, tmp_
         assert [file.name for file in tmp_path.iterdir()] == ["prefixes.kv"]
         with pytest.raises(TypeError, match="prefixes: got int, expected Branch and Pin objects"):
             small.save_kv(saved, [3])  # type: ignore[list-item]
+        with pytest.raises(ValueError, match="prefixes: got none, expected at least one"):
+            small.save_kv(saved, [])
+        for unusable in (tmp_path / ("x" * 300), tmp_path, Path("/"), saved / "in-a-file"):
+            with pytest.raises(KVFileError, match="cannot be written"):
+                small.save_kv(unusable, [held])
+        small.save_kv(tmp_path / ("x" * 240), [held])  # a name may be as long as the system takes
+        (tmp_path / ("x" * 240)).unlink()
+        assert [file.name for file in tmp_path.iterdir()] == ["prefixes.kv"]
         pin = small.pin(held)
         pin.release()
         with pytest.raises(ValueError, match=r"prefixes: got Pin\(.*dropped"):

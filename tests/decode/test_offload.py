@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from tts_decode import (
     Branch,
     Compression,
+    KVBudget,
     KVOffload,
     OutOfPagesError,
     SamplingParams,
@@ -166,10 +167,13 @@ def test_out_of_pages_only_when_all_places_are_taken(model: PreTrainedModel) -> 
         held = [await decoder.root([n] * (4 * PAGE), SAMPLING) for n in (1, 2, 3)]
         assert (pages(decoder), decoder.stats().offloaded_bytes) == (8, 4 * size)
         with pytest.raises(
-            OutOfPagesError, match=r"needs 4 more KV pages .* or KVOffload.bytes, of which none"
+            OutOfPagesError, match=r"needs 4 more KV pages .* KVOffload.bytes, of whose 6 places 2 are free"
         ):
             await decoder.root([4] * (4 * PAGE), SAMPLING)
         assert decoder.stats().branches == 3
+        # Two places are free for the five pages that this one needs: they are exchanged by twos.
+        await held[0].step(max_step_tokens=2)
+        assert (pages(decoder), decoder.stats().offloaded_bytes) == (8, 5 * size)
         for branch in held:
             expected = plain_logprobs(model, list(branch.tokens))[-1]
             torch.testing.assert_close(await branch.next_logprobs(), expected, atol=2e-4, rtol=0)
@@ -190,6 +194,92 @@ def test_served_branches_go_on_to_the_end_of_their_step(model: PreTrainedModel) 
         assert decoder.stats().moved_in_bytes <= 6 * 4 * size
         for branch in held:
             branch.release()
+
+    asyncio.run(run())
+
+
+def test_a_prompt_has_its_turn_beside_branches_that_decode(model: PreTrainedModel) -> None:
+    """Single tokens go first, and six branches fill the pool: the prompt comes after a step or so of each."""
+    size = page_bytes(model)
+    decoder = make(model, kv_bytes=12 * size, kv_offload=KVOffload(99 * size), max_batch_tokens=32)
+
+    async def run() -> None:
+        held = [await decoder.root([n] * (2 * PAGE), SAMPLING) for n in range(6)]
+        steps, arrived = 0, False
+
+        async def decode(branch: Branch) -> None:
+            nonlocal steps
+            for _ in range(40):
+                if not arrived:
+                    await branch.step(max_step_tokens=4)
+                    steps += 1
+                    branch.truncate(min(branch.length, 3 * PAGE - 4))
+
+        async def prompt() -> None:
+            nonlocal arrived
+            (await decoder.root([99] * (5 * PAGE), SAMPLING)).release()
+            arrived = True
+
+        await gather(*(decode(branch) for branch in held), prompt())
+        assert steps <= 4 * len(held)
+        for branch in held:
+            branch.release()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("share", ["branch", "siblings"])
+def test_pages_move_by_steps_where_a_forward_takes_few_tokens(model: PreTrainedModel, share: Any) -> None:
+    """The pool and a forward hold four of eight branches: those go on to the end of their step."""
+    options = {"max_batch_tokens": 4}
+    sparse = SparseConfig(budget=2, recent=1, share=share)
+    size = page_bytes(model, sparse=sparse)
+    decoder = make(model, kv_bytes=18 * size, kv_offload=KVOffload(99 * size), sparse=sparse, **options)
+
+    async def run() -> None:
+        roots = [await decoder.root([n] * (2 * PAGE), SAMPLING) for n in range(4)]
+        held = [child for root in roots for child in root.fork(2)]
+        await gather(branch.step(max_step_tokens=2 * PAGE - 1) for branch in held)
+        assert decoder.stats().moved_in_bytes <= len(held) * 4 * size
+        for branch in [*roots, *held]:
+            branch.release()
+
+    asyncio.run(run())
+
+
+def test_a_pin_stays_while_places_are_free(model: PreTrainedModel) -> None:
+    """Branches that wait for others to end need no page that a pin could give them."""
+    size = page_bytes(model)
+    decoder = make(model, kv_bytes=12 * size, kv_offload=KVOffload(64 * size))
+
+    async def run() -> None:
+        with decoder.pin(first := await decoder.root([9] * (2 * PAGE), SAMPLING)) as pin:
+            first.release()
+            held = [await decoder.root([n] * (2 * PAGE), SAMPLING) for n in range(6)]
+            await gather(branch.step(max_step_tokens=PAGE) for branch in held)
+            assert pin.resident
+            for branch in held:
+                branch.release()
+
+    asyncio.run(run())
+
+
+def test_a_decoder_that_serves_nobody_makes_room_on_a_budget(model: PreTrainedModel) -> None:
+    size = page_bytes(model)
+    budget = KVBudget(8 * size)
+    idle, busy = (make(model, kv_bytes=budget, kv_offload=KVOffload(64 * size)) for _ in range(2))
+
+    async def run() -> None:
+        held = await idle.root([1] * (6 * PAGE), SAMPLING)
+        other = await busy.root([2] * (7 * PAGE), SAMPLING)
+        assert idle.stats().moved_out_bytes == 5 * size
+        assert busy.stats().moved_out_bytes == 0
+        await held.step(max_step_tokens=2)
+        assert budget.resident <= budget.peak <= 8 * size
+        expected = plain_logprobs(model, list(held.tokens))[-1]
+        torch.testing.assert_close(await held.next_logprobs(), expected, atol=2e-4, rtol=0)
+        held.release()
+        other.release()
 
     asyncio.run(run())
 

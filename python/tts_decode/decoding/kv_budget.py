@@ -75,9 +75,13 @@ class KVShare:
     def free_pages(self) -> int:
         """Pages that the decoder can take, pins left alone."""
         free = self.tree.free_pages
-        if len(self.budget._shares) > 1:
+        if self._shared:
             return min(free, (self.budget.total - self.budget.resident) // self.page_bytes)
         return min(free, self.budget.total // self.page_bytes - (self.tree.num_pages - free))
+
+    @property
+    def _shared(self) -> bool:
+        return len(self.budget._shares) > 1
 
     def others_serve(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """Whether another decoder on the budget goes on in this loop, which may free pages."""
@@ -94,8 +98,9 @@ class KVShare:
     ) -> int:
         """Frees the pages that a forward of so many tokens of a branch takes.
 
-        Pages of other branches and of pins go beside the pool, those that are needed last; then pins are
-        dropped, of other decoders on the budget too.
+        Pages of other branches and of pins go beside the pool, those that are needed last, and where the
+        budget is what lacks, those of decoders on it that serve nobody. Then pins are dropped, of other
+        decoders on the budget too, unless only the branches of `keep` are in the way.
 
         Args:
             reserved: free pages that are left to others. keep: branches whose pages stay.
@@ -105,12 +110,41 @@ class KVShare:
             0, or how many pages the branch needs where they cannot be had.
         """
         while (needed := self.pages_needed(branch_id, tokens)) > self.free_pages - reserved:
+            lacking = needed - self.free_pages + reserved
+            crowded = False
             if self.offload is not None:
-                lacking = needed - self.free_pages + reserved
-                self.offload.make_room(lacking, self.pins, coming, [*keep, branch_id])
-            if needed > self.free_pages - reserved and not self.budget._drop_pin():
+                movable = self.offload.movable(self.pins, coming, [*keep, branch_id])
+                new = self.tree.pages_needed(branch_id, tokens)
+                crowded = lacking > len(movable)
+                fits = new <= self.free_pages - reserved + self.offload.free_pages
+                if not crowded and fits and self._exchange(branch_id, movable[:lacking], reserved):
+                    continue
+            if self._shared:
+                if needed <= self.tree.free_pages - reserved and self._others_offload(lacking):
+                    continue
+                crowded = False  # pins of the others may be
+            if crowded or not self.budget._drop_pin():
                 return needed
         return 0
+
+    def _exchange(self, branch_id: int, pages: npt.NDArray[np.int64], reserved: int) -> bool:
+        """Offloads these pages; where the free places do not take all, some of the branch's pages come back
+        into the room that there is, and leave theirs. Whether any moved."""
+        assert self.offload is not None
+        moved = self.offload.offload(pages)
+        if moved < len(pages):
+            moved += self.offload.reload_first(branch_id, self.free_pages - reserved)
+        return bool(moved)
+
+    def _others_offload(self, pages: int) -> bool:
+        """Has a decoder on the budget that serves nobody offload what makes room for so many pages of this
+        one. Whether any moved."""
+        for share in self.budget._shares:
+            if share is not self and share.offload is not None and share.serving is None:
+                movable = share.offload.movable(share.pins, (), ())
+                if share.offload.offload(movable[: -(-pages * self.page_bytes // share.page_bytes)]):
+                    return True
+        return False
 
     def reload(self, branch_id: int) -> bool:
         """Brings the offloaded pages of a branch back, for which there is room. Whether there were any."""
@@ -141,8 +175,9 @@ class KVShare:
             )
         if self.offload is None:
             limit += " or set kv_offload"
-        elif not self.offload.free_pages:
-            limit += " or KVOffload.bytes, of which none are left"
+        elif needed - self.offload.missing(branch_id) > self.free_pages + self.offload.free_pages:
+            places = self.tree.offload_pages
+            limit += f" or KVOffload.bytes, of whose {places} places {self.offload.free_pages} are free"
         return OutOfPagesError(
             f"branch {branch_id} needs {needed} more KV pages ({needed * size} bytes), but "
             f"{self.free_pages} of {pages} are free {limit}, lower n, or release branches"
@@ -155,8 +190,7 @@ class KVShare:
 
     def note_peak(self) -> None:
         """To be called after pages were taken."""
-        shared = len(self.budget._shares) > 1
-        resident = self.budget.resident if shared else self.resident
+        resident = self.budget.resident if self._shared else self.resident
         self.budget.peak = max(self.budget.peak, resident)
 
     def pin(self, branch_id: int, tokens: Sequence[int]) -> Pin:

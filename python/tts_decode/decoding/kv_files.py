@@ -16,6 +16,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ _PROBE = 16  # tokens
 
 def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
     """What `TreeDecoder.save_kv` does. holders: branches and pins in the tree."""
+    if not holders:
+        raise ValueError("prefixes: got none, expected at least one Branch or Pin")
     tree = runtime.tree
     tokens = [_matchable(runtime, holder) for holder in holders]
     rows: dict[int, int] = {}  # of `pages`, by a page's number in the tree
@@ -50,7 +53,7 @@ def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
         "columns": torch.tensor(columns, dtype=torch.int32),
     }
     told = {"format": _FORMAT, "model": _model_digest(runtime), "digest": _digest(tensors)}
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    beside = path.parent / f".{uuid.uuid4().hex}.part"
     try:
         save_file(tensors, beside, told)
         with beside.open("rb") as stream:
@@ -59,7 +62,8 @@ def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
     except (OSError, SafetensorError) as cause:
         raise KVFileError(f"{path} cannot be written: {cause}") from cause
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name by now, or never came to be
+            beside.unlink()
 
 
 def load_kv(runtime: Runtime, path: Path) -> list[Pin]:

@@ -91,21 +91,43 @@ class Offload:
         """uint8 [M, page_bytes] of offloaded pages [M]."""
         return self._places[pages.long() - self._tree.num_pages]
 
-    def make_room(self, pages: int, pins: Iterable[int], coming: Sequence[int], keep: Sequence[int]) -> None:
-        """Offloads pages of the pool, those first that are needed last, until so many are gone or no more
-        can go.
+    def movable(
+        self, pins: Iterable[int], coming: Sequence[int], keep: Sequence[int]
+    ) -> npt.NDArray[np.int64]:
+        """Pages of the pool that may be offloaded, those first that are needed last.
 
         Args:
             pins: that nobody is using, the one used the longest ago first.
             coming: branches that wait for a forward, the next one first. keep: whose pages stay.
         """
-        count = min(pages, self.free_pages)
-        chosen = self._needed_last([*pins, *self._idle({*coming, *keep}), *reversed(coming)], keep)[:count]
-        if len(chosen):
-            moves = self._tree.offload(chosen)
+        return self._needed_last([*pins, *self._idle({*coming, *keep}), *reversed(coming)], keep)
+
+    def offload(self, pages: npt.NDArray[np.int64]) -> int:
+        """Offloads the first of these pages of the pool, as places are free. How many."""
+        pages = pages[: self.free_pages]
+        if len(pages):
+            moves = self._tree.offload(pages)
             for chunk, places in _chunks(moves):
                 self._places[places - self._tree.num_pages] = self._pool.read_pages(chunk).cpu()
             self.moved_out += len(moves)
+        return len(pages)
+
+    def reload_first(self, branch_id: int, room: int) -> int:
+        """Brings at most so many pages of a branch back, those of its begin. How many: their places are free
+        for what has to go for the rest."""
+        table = self._tree.block_tables([branch_id])[0][0]
+        counts = np.cumsum(table >= self._tree.num_pages)
+        for columns in range(int(np.searchsorted(counts, room, "right")), 0, -1):
+            try:  # a prefix of its own, as long as that takes; none ends in a page that was evicted
+                (prefix,) = self._tree.fork(branch_id, 1, at=columns * self._tree.page_size)
+            except ValueError:
+                continue
+            try:
+                self.reload(prefix)
+            finally:
+                self._tree.release(prefix)
+            return int(counts[columns - 1])
+        return 0
 
     def _idle(self, others: set[int]) -> list[int]:
         """Branches that wait for nothing, the one whose KV was read the longest ago first."""

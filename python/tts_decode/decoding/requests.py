@@ -44,6 +44,7 @@ class Request(ABC, Generic[T]):
     shared = 0  # tokens that a prompt shares
     order = 0  # its place among those that wait
     seen = False  # by a tick
+    served = False  # in the last tick that it waited for with others
     path: LivePath
     future: asyncio.Future[T]
 

@@ -46,6 +46,7 @@ class Scheduler:
         self._waiting: list[Request[Any]] = []
         self._arrivals = 0
         self._short_of_pages = False  # in the last tick: a request was left out for want of pages
+        self._stays = False  # who was served in the last tick goes on in this one
         self._stuck_alone = False  # at the last tick: out of pages, and nobody else at work to free some
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -164,14 +165,29 @@ class Scheduler:
         self._drop_done()
         if len(self._waiting) > 1:
             had_turn, served = {id(request) for request in turn}, {id(feed.request) for feed in batch}
+            for request in self._waiting:
+                request.served = id(request) in served
             # Next time those come first that were not served, and before them those that had no turn. Where
-            # pages are offloaded for others, those who have theirs go on to the end of what they were asked.
-            stays = self._short_of_pages and self.runtime.kv.offload is not None
-            self._waiting.sort(
-                key=lambda request: (id(request) in had_turn, (id(request) in served) != stays)
-            )
+            # these lack pages, those who have theirs go on to the end of what they were asked.
+            self._stays = self._lacks_pages()
+            if self._stays:
+                self._waiting.sort(key=lambda request: not request.served)
+            else:
+                self._waiting.sort(key=lambda request: (id(request) in had_turn, request.served))
         for order, request in enumerate(self._waiting):
             request.order = order
+
+    def _lacks_pages(self) -> bool:
+        """Whether a request that was not served waits for pages that are offloaded, or for room."""
+        offload = self.runtime.kv.offload
+        return offload is not None and (
+            self._short_of_pages
+            or any(
+                request.admitted and not request.path.released and offload.missing(request.path.id)
+                for request in self._waiting
+                if not request.served
+            )
+        )
 
     def _check_path(self, request: Request[Any]) -> None:
         """Fails a request whose path was released, or lost its KV, while it waited."""
@@ -219,10 +235,15 @@ class Scheduler:
 
     def _turn(self) -> list[Request[Any]]:
         """Requests that go on in this tick."""
-        sparse = self.runtime.sparse
-        if sparse is None or sparse.share == "branch":
+        if not self._sparse_together:
             return self._waiting
         return whole_trees(self._waiting, self._next_tokens, self.runtime.max_batch_tokens)
+
+    @property
+    def _sparse_together(self) -> bool:
+        """Whether branches of a tree choose pages together."""
+        sparse = self.runtime.sparse
+        return sparse is not None and sparse.share != "branch"
 
     def _wants_pages(self, turn: list[Request[Any]]) -> bool:
         """Whether a turn of some of the requests, which fed nothing, did so for want of pages."""
@@ -253,6 +274,10 @@ class Scheduler:
                 tokens = self._next_tokens(request)
                 (runs if len(tokens) > 1 else singles).append((request, tokens))
         queue = [*singles, *runs]
+        if self._stays:
+            # Who has pages goes on, then who has waited the longest: a run too, which would never have its
+            # turn beside single tokens that push its pages out.
+            queue.sort(key=lambda entry: 0 if entry[0].served else 1 + entry[0].order)
         for place, (request, tokens) in enumerate(queue):
             count = min(len(tokens), rows)
             if not count:
@@ -265,6 +290,8 @@ class Scheduler:
                 free = kv.free_pages
                 if needed:
                     blocked = blocked or (request, needed)
+                    if kv.offload is not None and batch:
+                        break  # the next room is this one's: later ones, which need less, would take it
                     continue
             if kv.reload(path_id):
                 free = kv.free_pages
@@ -272,6 +299,10 @@ class Scheduler:
             rows -= count
             batch.append(Feed(request, tokens[:count]))
         self._short_of_pages = blocked is not None
+        if blocked and self._sparse_together:
+            # All of a tree or none of it, as in `whole_trees`, where others can go on meanwhile.
+            tree_id = blocked[0].path.lineage.tree
+            batch = [feed for feed in batch if feed.request.path.lineage.tree != tree_id] or batch
         if not batch and others:
             return batch  # they may go on
         stuck = blocked is not None and not batch and all(tokens for _, tokens in singles)
