@@ -1,17 +1,24 @@
-"""What is measured on this machine: steps of trees beside the plan's law, and what the host does in a step."""
+"""Measured on this machine: steps of trees beside the plan's law, and what the host does in a step.
+
+Times are CPU seconds of one thread, which other work on the machine changes less than it does the wall time.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, models
-from tts_decode import TreeDecoder
-from tts_decode.bench.decode import measure_decode
+from tts_decode import SamplingParams, TreeBranch, TreeDecoder, gather
+from tts_decode.bench.machine import Peaks
+from tts_decode.bench.timing import Quartiles, quartiles
 from tts_decode.cost import Machine, ModelShape, search_cost
 from tts_decode.model.loading import load_model
 from tts_decode.model.shape import shape_of_config
@@ -21,35 +28,63 @@ from benches.cluster_plan.law import Cluster, Group
 Record = dict[str, Any]
 
 WIDTHS, CONTEXTS = (16, 64), (512, 2048)
-TOKENS, ROUNDS = 6, 5
+TOKENS, ROUNDS = 4, 7  # TOKENS: of each branch in a round, and so steps
 HOST_ROWS, HOST_PROMPT = (256, 1024), 1106  # the prompt of the recorded trees
-ON_HOST = "Python and plan"  # the part of a step that stays on the host of a GPU
 _VOCAB = 260
 
 
+class Trees:
+    """Branches that fork from one prompt, which stays; each call grows them anew."""
+
+    def __init__(self, decoder: TreeDecoder, prompt: int) -> None:
+        decoder.eos_token_ids = frozenset()
+        self._decoder = decoder
+        ids = [3 + i % (_VOCAB - 3) for i in range(prompt)]
+        self._root: TreeBranch = decoder.run(decoder.root(ids, SamplingParams(max_tokens=TOKENS + 1)))
+
+    def step(self, width: int) -> float:
+        """Seconds of a step of `width` branches, the mean of `TOKENS` steps."""
+        return self._decoder.run(self._grown(width))
+
+    async def _grown(self, width: int) -> float:
+        branches = self._root.fork(width)
+        # The first token comes from the prompt's logits, without a forward.
+        await gather(branch.step(max_step_tokens=1) for branch in branches)
+        begin = time.process_time()
+        await gather(branch.step(max_step_tokens=TOKENS) for branch in branches)
+        took = time.process_time() - begin
+        for branch in branches:
+            branch.release()
+        return took / TOKENS
+
+
 def check() -> Record:
-    """Medians of the default model's steps, and the law's for a group of one such machine."""
+    """The default model's steps, and the law's for a group of one such machine; rates and steps in turn."""
     model, tokenizer = load_model()
-    decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 30)
     shape = shape_of_config(model.config, model.dtype)
-    rows = []
+    decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 30)
+    peaks = Peaks(model.dtype, torch.device("cpu"))
+    calls: dict[str, Callable[[], float]] = {
+        name: partial(cpu_seconds, call) for name, call in peaks.calls.items()
+    }
     for context in CONTEXTS:
-        _, machine, found = measure_decode(
-            decoder, shape, prompt=context, branches=WIDTHS, tokens=TOKENS, rounds=ROUNDS
-        )
-        rows += [
-            {
-                "context": context,
-                "branches": times.branches,
-                "measured": times.step.median,
-                "quartiles": [times.step.low, times.step.high],
-                "predicted": predicted(machine, shape, context, times.branches),
-                "flops": machine.flops,
-                "bandwidth": machine.bandwidth,
-            }
-            for times in found
-        ]
-    return {"dtype": str(model.dtype).removeprefix("torch."), "rows": rows}
+        trees = Trees(decoder, context)
+        calls |= {f"{context} {width}": partial(trees.step, width) for width in WIDTHS}
+    times = in_turn(calls)
+    machine = peaks.machine({name: times[name].median for name in peaks.calls})
+    rows = [
+        {
+            "context": context,
+            "branches": width,
+            "measured": times[f"{context} {width}"].median,
+            "quartiles": [times[f"{context} {width}"].low, times[f"{context} {width}"].high],
+            "predicted": predicted(machine, shape, context, width),
+        }
+        for context in CONTEXTS
+        for width in WIDTHS
+    ]
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"dtype": dtype, "flops": machine.flops, "bandwidth": machine.bandwidth, "rows": rows}
 
 
 def predicted(machine: Machine, shape: ModelShape, context: int, branches: int) -> float:
@@ -60,7 +95,7 @@ def predicted(machine: Machine, shape: ModelShape, context: int, branches: int) 
 
 
 def host() -> list[Record]:
-    """Of steps of a model so small that the host's part shows: seconds that are no operator's."""
+    """Steps of a model so small that nearly all of a step is the host's."""
     torch.manual_seed(0)
     config = hf.LlamaConfig(
         vocab_size=_VOCAB,
@@ -74,23 +109,33 @@ def host() -> list[Record]:
         tie_word_embeddings=False,
     )
     model = hf.LlamaForCausalLM(config).eval()
-    tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel({str(i): i for i in range(_VOCAB)}, unk_token="0"))
-    )
+    words = {str(i): i for i in range(_VOCAB)}
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")))
     decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 27, max_batch_tokens=max(HOST_ROWS))
-    shape = shape_of_config(config, torch.float32)
-    _, _, found = measure_decode(
-        decoder, shape, prompt=HOST_PROMPT, branches=HOST_ROWS, tokens=TOKENS, rounds=ROUNDS
-    )
+    trees = Trees(decoder, HOST_PROMPT)
+    times = in_turn({str(rows): partial(trees.step, rows) for rows in HOST_ROWS})
     return [
-        {
-            "rows": times.branches,
-            "step": times.step.median,
-            "quartiles": [times.step.low, times.step.high],
-            "host": times.shares[ON_HOST] * times.step.median,
-        }
-        for times in found
+        {"rows": rows, "host": seconds.median, "quartiles": [seconds.low, seconds.high]}
+        for rows in HOST_ROWS
+        for seconds in [times[str(rows)]]
     ]
+
+
+def in_turn(calls: dict[str, Callable[[], float]]) -> dict[str, Quartiles]:
+    """Of the seconds that each call returns, after one to warm up."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for round_ in range(ROUNDS + 1):
+        for name, call in calls.items():
+            seconds = call()
+            if round_:
+                found[name].append(seconds)
+    return {name: quartiles(seconds) for name, seconds in found.items()}
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    begin = time.process_time()
+    call()
+    return time.process_time() - begin
 
 
 def machine_name() -> str:

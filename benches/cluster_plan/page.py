@@ -84,16 +84,21 @@ def kv_text(kv: Record, searches: int) -> str:
         return f"{kv[name] / 1e9:.1f} GB"
 
     return (
-        f"A problem holds {gigabytes('mean')} of KV, averaged over its time, and {gigabytes('peak')} at its peak, "
-        f"{gigabytes('most')} in the largest of {searches} searches. If each branch held its own path, the peak "
-        f"would be {gigabytes('unshared')}."
+        f"A problem holds {gigabytes('mean')} of KV, averaged over its time, and {gigabytes('peak')} at its "
+        f"peak, {gigabytes('most')} in the largest of {searches} searches. If each branch held its own path, "
+        f"the peak would be {gigabytes('unshared')}."
     )
 
 
 def host_table(record: Record) -> str:
-    heads = ["rows", "step of the tiny model, ms", "of it Python and plan, ms"]
+    heads = ["rows", "step of the tiny model, CPU ms", "middle half of rounds"]
     rows = [
-        [f"{row['rows']:,}", figures(1e3 * row["step"]), figures(1e3 * row["host"])] for row in record["host"]
+        [
+            f"{row['rows']:,}",
+            figures(1e3 * row["host"]),
+            " to ".join(figures(1e3 * value) for value in row["quartiles"]),
+        ]
+        for row in record["host"]
     ]
     planned = [
         "weights",
@@ -122,9 +127,9 @@ def dispatch_text(record: Record) -> str:
     found = dispatched(record["trees"], most["per_hour"])
     return (
         f"A problem is sent as {found.sent / 1e3:.1f} kB and comes back, with the text of every branch, as "
-        f"{found.returned / 1e3:.0f} kB. {most['gpus']:,} GPUs finish {found.per_second:.1f} problems a second: "
-        f"{found.bytes_per_second / 1e6:.1f} MB/s in all, and {percent(found.per_second / RAY_TASKS, 1)} of the "
-        "tasks that Ray starts in a second."
+        f"{found.returned / 1e3:.0f} kB. {most['gpus']:,} GPUs finish {found.per_second:.1f} problems a "
+        f"second: {found.bytes_per_second / 1e6:.1f} MB/s in all, and "
+        f"{percent(found.per_second / RAY_TASKS, 1)} of the tasks that Ray starts in a second."
     )
 
 
@@ -155,13 +160,12 @@ def check_table(record: Record) -> str:
     ).markdown()
     mean = statistics.geometric_mean(ratios)
     worst = max(max(ratio / mean, mean / ratio) for ratio in ratios)
-    rates = ", then ".join(
-        f"{row['flops'] / 1e9:.0f} GFLOP/s and {row['bandwidth'] / 1e9:.1f} GB/s"
-        for row in rows[:: len({row["branches"] for row in rows})]
-    )
+    check = record["check"]
+    rates = f"{check['flops'] / 1e9:.0f} GFLOP/s and {check['bandwidth'] / 1e9:.1f} GB/s"
     return (
-        f"{table}\n\n{record['machine']}, one thread, {record['check']['dtype']}; measured in the same rounds: "
-        f"{rates}. Geometric mean of law / measured: {mean:.2f}; the entry farthest from it is {worst:.2f} times off."
+        f"{table}\n\n{record['machine']}, one thread, {check['dtype']}; rates in the same rounds: "
+        f"{rates}. Geometric mean of law / measured: {mean:.2f}; the entry farthest from it is "
+        f"{worst:.2f} times off."
     )
 
 

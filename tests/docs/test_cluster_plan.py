@@ -1,4 +1,4 @@
-"""`benches.cluster_plan`: terms of a step and room for KV by hand, what a plan makes of them, and the page."""
+"""`benches.cluster_plan`: terms of a step and room for KV by hand, what a plan makes of it, and the page."""
 
 from __future__ import annotations
 
