@@ -11,7 +11,8 @@ from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..tasks import Task
 from . import options as opt
-from .errors import UsageError, usage_errors
+from .display import Display
+from .errors import UsageError, at_least, usage_errors
 from .judging import judged_by, read_problems, refuse_task_options
 from .problems import Settings
 from .session import Session, open_session
@@ -32,8 +33,10 @@ class ModelOptions:
     kv_mib: opt.KvMib = None
     kv_dtype: opt.KvDtype = "auto"
 
-    def open(self, *, shared: bool = False) -> AbstractContextManager[Session]:
-        """Loads it; shared: as of `open_session`."""
+    def open(
+        self, *, shared: bool = False, display: Display | None = None
+    ) -> AbstractContextManager[Session]:
+        """Loads it; shared, display: as of `open_session`."""
         return open_session(
             self.model,
             self.dtype,
@@ -42,7 +45,26 @@ class ModelOptions:
             self.kv_dtype,
             weights=self.weights,
             shared=shared,
+            display=display,
         )
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster runs the searches, and how."""
+
+    ray: opt.Ray = None
+    ray_actors: opt.RayActors = None
+    ray_cpus: opt.RayCpus = None
+
+    def __post_init__(self) -> None:
+        at_least(1, ray_actors=self.ray_actors, ray_cpus=self.ray_cpus)
+
+    def refuse_without_ray(self) -> None:
+        """UsageError for what says something of a cluster, where there is none."""
+        for flag, value in (("--ray-actors", self.ray_actors), ("--ray-cpus", self.ray_cpus)):
+            if value is not None:
+                raise UsageError(f"{flag}: got {value} without --ray, of which it says something")
 
 
 @dataclass(frozen=True)

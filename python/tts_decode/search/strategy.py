@@ -135,6 +135,12 @@ class Strategy(Generic[Options]):
             if name not in parameters:
                 raise StrategyError(f"{self.name}: unknown option {name!r}; {nearest(name, self.parameters)}")
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Listed strategies are pickled by their names, those of others with their code."""
+        if self.family != "own" and STRATEGIES.get(self.name) is self:
+            return listed, (self.name,)
+        return super().__reduce__()
+
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {self.summary}>"
 
@@ -162,6 +168,11 @@ def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:
         return made
 
     return make
+
+
+def listed(name: str) -> Strategy[...]:
+    """The strategy of that name."""
+    return STRATEGIES[name]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
