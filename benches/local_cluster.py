@@ -14,6 +14,13 @@ _PORTS = (
     "dashboard_agent_listen_port",
     "runtime_env_agent_port",
 )
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_health_check_period_ms": "500",  # a node that is killed is missed soon
+    "RAY_worker_niceness": "0",  # that of this process, with which actors are compared
+}
 _STORE_BYTES = 100 << 20
 
 
@@ -21,11 +28,8 @@ class LocalCluster:
     """`nodes`: the first one holds the cluster together, and this process is connected to it."""
 
     def __init__(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        os.environ.setdefault("RAY_health_check_period_ms", "500")  # a node that is killed is missed soon
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster()

@@ -6,8 +6,9 @@ new decoder for each, as in one process.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -91,7 +92,7 @@ class RemoteEngine(Runner):
         self._pool, self._loads, self._parallel = pool, loads, parallel
         self._scores = None if is_reward_model(scorer) else ScorerOf(scorer)
         self._needs_verifier = scorer == "verifier"
-        self._about: dict[str, Any] = pool.ask(partial(described, loads))
+        self._about: dict[str, Any] = pool.ask(partial(described, loads))[0]
 
     def describe(self) -> dict[str, Any]:
         return self._about
@@ -99,7 +100,7 @@ class RemoteEngine(Runner):
     def outcomes(self, setting: Setting, jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
         self._pool.renew(partial(make_decoder, self._loads, setting.sparse))
         most = partial(most_in_flight, width=setting.width, prompts=prompts_of(jobs))
-        self._pool.in_flight = min(self._parallel, self._pool.ask(most))
+        self._pool.in_flight = min(self._parallel, *self._pool.ask(most))
 
         async def search(job: Job) -> Found:
             ended = await self._pool.search(self._sent(setting, job))
@@ -120,18 +121,24 @@ class RemoteEngine(Runner):
 def remote_engine(
     model: ModelOptions, scorer: str | None, parallel: int, cluster: ClusterOptions, display: Display
 ) -> Iterator[RemoteEngine]:
-    """The actors of a cluster, with the model loaded, until the block ends."""
+    """The actors of a cluster, with the model loaded, until the block ends.
+
+    What is printed meanwhile goes to stderr: Ray tells there of each death, and the result is to be alone.
+    """
     assert cluster.ray is not None
     loads = Loads(model, scorer if is_reward_model(scorer) else None)
     where = "on this machine" if cluster.ray == "local" else f"at {cluster.ray}"
     display.stage(f"opening {model.model} on the actors of a Ray cluster {where}")
-    with SearchPool(
-        partial(make_decoder, loads, None),
-        address=cluster.ray,
-        actors=cluster.ray_actors,
-        cpus=cluster.ray_cpus,
-        gpus=model.device.partition(":")[0] == "cuda",
-        in_flight=parallel,
-        pinned_prompts=0,
-    ) as pool:
+    with (
+        redirect_stdout(sys.stderr),
+        SearchPool(
+            partial(make_decoder, loads, None),
+            address=cluster.ray,
+            actors=cluster.ray_actors,
+            cpus=cluster.ray_cpus,
+            gpus=model.device.partition(":")[0] == "cuda",
+            in_flight=parallel,
+            pinned_prompts=0,
+        ) as pool,
+    ):
         yield RemoteEngine(pool, loads, scorer, parallel)

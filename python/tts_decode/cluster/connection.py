@@ -14,8 +14,7 @@ from ..extras import require
 from .placing import Node
 
 LOCAL = "local"
-_ANSWER_SECONDS = 10.0  # that an address gets to answer as a gRPC server does
-_START_SECONDS = 180  # that a busy machine gets to start the processes of a local cluster
+ANSWER_SECONDS = 10.0  # that an address gets to answer as a gRPC server does
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
 _SETTINGS = 4  # type of the first frame of an HTTP/2 server
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,7 +42,6 @@ def connect(address: str, runtime_env: dict[str, Any] | None = None) -> bool:
     # As Ray will have it; the present way warns where an actor asks for no GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own = {"include_dashboard": False} if address == LOCAL else {}
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(_START_SECONDS))
     in_main = threading.current_thread() is threading.main_thread()
     handlers = [signal.getsignal(number) for number in _SIGNALS]
     try:
@@ -86,8 +84,8 @@ def _check_answers(address: str) -> None:
     if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536) or "/" in host:
         raise ClusterError(f"address: got {address!r}, expected local, auto or HOST:PORT of a cluster's head")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS) as stream:
-            stream.settimeout(_ANSWER_SECONDS)
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as stream:
+            stream.settimeout(ANSWER_SECONDS)
             stream.sendall(_HELLO)
             head = b""
             while len(head) < 4 and (got := stream.recv(9)):

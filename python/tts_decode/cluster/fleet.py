@@ -183,4 +183,4 @@ def reason(error: BaseException) -> str:
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
-    return " ".join(str(error).split())[:600] or type(error).__name__
+    return " ".join(str(error).split())[:300] or type(error).__name__

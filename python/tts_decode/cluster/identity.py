@@ -17,7 +17,7 @@ from tts_kernels import _core
 from ..decoding.decoder import TreeDecoder
 from ..version import package_version
 
-_CHUNKS, _CHUNK = 64, 1024  # of a large tensor, so many runs of so many bytes are looked at
+_CHUNKS, _CHUNK = 256, 4096  # of a large tensor, so many runs of so many bytes are looked at
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ class TailedJournal:
         self._file.write_bytes(content)
         with self.named_errors():
             self.journal = Journal(self._file, resume=True)
-        self._sent = -1  # bytes; at first the pool is told how many of its own are whole
+        self._sent = _whole(self._file.read_bytes())  # bytes that the pool has
+        self._told = False  # at first the pool hears how many of its own are whole
 
     @contextlib.contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -46,12 +47,16 @@ class TailedJournal:
     def piece(self) -> Piece | None:
         """What is new: whole lines."""
         data = self._file.read_bytes()
-        data = data[: data.rfind(b"\n") + 1]
-        if len(data) == self._sent:
+        offset, self._sent = self._sent, _whole(data)
+        if offset == self._sent and self._told:
             return None
-        offset = min(max(self._sent, 0), len(data)) if self._sent >= 0 else len(data)
-        self._sent = len(data)
-        return Piece(offset, data[offset:])
+        self._told = True
+        return Piece(offset, data[offset : self._sent])
+
+
+def _whole(data: bytes) -> int:
+    """Bytes that are whole lines."""
+    return data.rfind(b"\n") + 1
 
 
 class JournalCopy:

@@ -131,8 +131,11 @@ class SearchPool:
         """
         self._service.renew(decoder_factory)
 
-    def ask(self, question: Callable[[TreeDecoder], T]) -> T:
-        """What a function says of an actor's decoder, there."""
+    def ask(self, question: Callable[[TreeDecoder], T]) -> list[T]:
+        """What a function says of the decoder of each actor, there. Actors that die meanwhile say nothing.
+
+        Raises ClusterError: none is left; and what the function raises.
+        """
         return self._service.ask(question)
 
     def stats(self) -> PoolStats:

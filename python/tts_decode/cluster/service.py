@@ -131,17 +131,20 @@ class Service:
             except (ray.exceptions.RayError, TimeoutError) as error:
                 self._todo.put(lambda member=member, error=error: self._lose(member, error))  # type: ignore[misc]
 
-    def ask(self, question: Callable[[TreeDecoder], Any]) -> Any:
+    def ask(self, question: Callable[[TreeDecoder], Any]) -> list[Any]:
         import ray
 
-        for member in list(self._fleet.members.values()):
+        answers = []
+        for call in [member.handle.ask.remote(question) for member in list(self._fleet.members.values())]:
             try:
-                return ray.get(member.handle.ask.remote(question), timeout=self._fleet.silent_seconds)
+                answers.append(ray.get(call, timeout=self._fleet.silent_seconds))
             except ray.exceptions.RayTaskError as error:
                 raise _raised(error) from error
-            except ray.exceptions.RayError:
+            except (ray.exceptions.RayError, TimeoutError):
                 continue
-        raise ClusterError("no actor is left to answer: look at the nodes, and make a new pool")
+        if not answers:
+            raise ClusterError("no actor is left to answer: look at the nodes, and make a new pool")
+        return answers
 
     def close(self) -> None:
         if not self._closing:
