@@ -19,7 +19,7 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_period_ms": "500",  # a node that is killed is missed soon
-    "RAY_worker_niceness": "0",  # that of this process, with which actors are compared
+    "RAY_worker_niceness": str(os.nice(0)),  # as this process, with which actors are compared
 }
 _STORE_BYTES = 100 << 20
 

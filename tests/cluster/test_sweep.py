@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 from cli_commands import SMALL, last_error, write_files
 from tts_decode.cli.app import run
 from tts_decode.cli.saving import read_saved
-from tts_decode.search import SearchRun
+from tts_decode.search import Journal, SearchRun
 
 from benches.local_cluster import LocalCluster
 
@@ -128,6 +129,33 @@ def test_a_sweep_that_broke_off_goes_on_on_the_cluster(
     assert not list(out.glob("*/*.journal"))
     assert sweep(folder, tmp_path / "alone") == 0
     assert texts(out) == texts(tmp_path / "alone")
+
+
+def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCluster) -> None:
+    """In order, with its journals; no actor is left, and it goes on."""
+    out = tmp_path / "out"
+    before = set(actors())
+    long = ["--max-tokens", "400", "--max-step-tokens", "4", "--budget-tokens", "4000"]
+    arguments = ["sweep", "-m", str(folder / "tiny.gguf"), *SMALL, *long, "--save", str(out), "--limit", "2"]
+    arguments += ["-s", "rebase", "-n", "8", "--stop", "never"]
+    command = [sys.executable, "-m", "tts_decode", *arguments, "--ray", cluster.address]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    ends = time.monotonic() + 240
+    while not any(file.stat().st_size > 5000 for file in out.glob("*/*.journal")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "tts-decode: interrupted"
+    assert time.monotonic() - began < 30
+    for journal in out.glob("*/*.journal"):
+        Journal(journal, resume=True).close()
+    while set(actors()) - before:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

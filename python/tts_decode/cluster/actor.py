@@ -114,7 +114,8 @@ class SearchActor:
         pieces = {
             key: piece for key, tailed in self._journals.items() if (piece := tailed.piece()) is not None
         }
-        return Report([*self._before, self.decoder.stats()], pieces)
+        now = [] if self._decoder is None else [self._decoder.stats()]
+        return Report([*self._before, *now], pieces)
 
     async def ask(self, question: Callable[[TreeDecoder], Any]) -> Any:
         return question(self.decoder)

@@ -59,7 +59,7 @@ class Dispatch(Generic[Actor, Key]):
 
     @property
     def running(self) -> int:
-        return sum(len(load.searches) for load in self._actors.values())
+        return sum(len(load.searches) for load in [*self._actors.values()])  # of any thread
 
     def submit(self, key: Key, prompt: str) -> None:
         self._waiting[key] = _Search(blocks_of(prompt))

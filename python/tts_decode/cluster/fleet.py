@@ -21,13 +21,14 @@ from .placing import Place, Wish, missing, places
 
 @dataclass
 class Member:
-    """An actor. opening: the call that makes its decoder. answered: when it last did, by `time.monotonic`.
-    stats: of its decoders, as it last told."""
+    """An actor. opening: the call that makes its decoder. made_by: the factory that it has it from.
+    answered: when it last did, by `time.monotonic`. stats: of its decoders, as it last told."""
 
     number: int
     place: Place
     handle: Any
     opening: Any
+    made_by: Callable[[], TreeDecoder]
     answered: float = field(default_factory=time.monotonic)
     stats: list[DecoderStats] = field(default_factory=list)
 
@@ -86,7 +87,8 @@ class Fleet:
             .remote(place.cpus, self.pinned)
         )
         number = next(self._numbers)
-        member = Member(number, place, handle, handle.open.remote(self.make_decoder))
+        made_by = self.make_decoder
+        member = Member(number, place, handle, handle.open.remote(made_by), made_by)
         self.opening[number] = member
         return member
 
@@ -102,13 +104,21 @@ class Fleet:
             self._kill(member)
             raise ClusterError(f"{member} has no decoder: {reason(cause)}") from cause
         try:
-            self._compare(member, identity)
+            self.compare(member, identity)
         except ClusterError:
             self._refused.add(member.place.node.id)
             self._kill(member)
             raise
         member.answered = time.monotonic()
         self.members[member.number] = member
+
+    def reopen(self, member: Member) -> bool:
+        """Has the actor make another decoder where the factory changed since it began to make its own."""
+        if member.made_by is self.make_decoder:
+            return False
+        member.made_by = self.make_decoder
+        member.opening = member.handle.open.remote(member.made_by)
+        return True
 
     def leave(self, member: Member) -> bool:
         """An actor is dead, or to be so. False where that was known."""
@@ -148,7 +158,8 @@ class Fleet:
                 )
             self.opened(member, lambda member=member: ray.get(member.opening))  # type: ignore[misc]
 
-    def _compare(self, member: Member, identity: Identity) -> None:
+    def compare(self, member: Member, identity: Identity) -> None:
+        """Raises ClusterError for an actor that is not like the others."""
         if identity.tts_kernels != package_version():
             raise ClusterError(
                 f"{member} has tts-kernels {identity.tts_kernels}, here it is {package_version()}: install "

@@ -94,8 +94,7 @@ class Service:
         self._todo.put(lambda: None)
 
     def submit(self, work: Work[Any]) -> Future[Ended[Any]]:
-        if self._closing:
-            raise ClusterError("the pool is closed: make a new one")
+        self._refuse_closed()
         future: Future[Ended[Any]] = Future()
         self._todo.put(lambda: self._take(work, future))
         return future
@@ -113,23 +112,18 @@ class Service:
         )
 
     def renew(self, make_decoder: Callable[[], TreeDecoder]) -> None:
-        import ray
+        self._refuse_closed()
+        done: Future[None] = Future()
 
-        if self._orders:
-            raise ClusterError(
-                f"renew: {len(self._orders)} searches are under way; wait until they have ended"
-            )
-        self._fleet.make_decoder = make_decoder
-        members = list(self._fleet.members.values())
-        calls = [member.handle.open.remote(make_decoder) for member in members]
-        ray.wait(calls, num_returns=len(calls), timeout=self._fleet.start_seconds, fetch_local=False)
-        for member, call in zip(members, calls, strict=True):
+        def renew() -> None:
             try:
-                ray.get(call, timeout=0)
-            except ray.exceptions.RayTaskError as error:
-                raise _raised(error) from error
-            except (ray.exceptions.RayError, TimeoutError) as error:
-                self._todo.put(lambda member=member, error=error: self._lose(member, error))  # type: ignore[misc]
+                self._renew(make_decoder)
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        self._todo.put(renew)
+        done.result()
 
     def ask(self, question: Callable[[TreeDecoder], Any]) -> list[Any]:
         import ray
@@ -151,6 +145,10 @@ class Service:
             self._closing = True
             self._todo.put(lambda: None)
             self._thread.join()
+
+    def _refuse_closed(self) -> None:
+        if self._closing:
+            raise ClusterError("the pool is closed: make a new one")
 
     # -- the thread
 
@@ -315,6 +313,9 @@ class Service:
             self._after(member.opening, lambda result, m=member: self._opened(m, result))  # type: ignore[misc]
 
     def _opened(self, member: Member, result: Callable[[], Any]) -> None:
+        if self._fleet.reopen(member):
+            self._after(member.opening, lambda result: self._opened(member, result))
+            return
         try:
             self._fleet.opened(member, result)
         except ClusterError as error:
@@ -323,6 +324,34 @@ class Service:
             self._delay(str(error))
             return
         self._welcome(member)
+
+    def _renew(self, make_decoder: Callable[[], TreeDecoder]) -> None:
+        """There are no searches, so the thread may wait."""
+        import ray
+
+        if self._broken is not None:
+            raise self._broken
+        if self._orders:
+            raise ClusterError(
+                f"renew: {len(self._orders)} searches are under way; wait until they have ended"
+            )
+        self._fleet.make_decoder = make_decoder
+        members = list(self._fleet.members.values())
+        calls = [member.handle.open.remote(make_decoder) for member in members]
+        ray.wait(calls, num_returns=len(calls), timeout=self._fleet.start_seconds, fetch_local=False)
+        raised: Exception | None = None
+        for member, call in zip(members, calls, strict=True):
+            member.made_by, member.answered = make_decoder, time.monotonic()
+            try:
+                self._fleet.compare(member, ray.get(call, timeout=0))
+            except ray.exceptions.RayTaskError as error:
+                raised = _raised(error)
+            except ClusterError as error:
+                raised = error
+            except (ray.exceptions.RayError, TimeoutError) as error:
+                self._lose(member, error)
+        if raised is not None:
+            raise raised
 
     def _delay(self, last: str) -> None:
         """After failures in a row new actors wait longer, and at last are not started any more."""
