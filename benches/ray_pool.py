@@ -168,6 +168,7 @@ def kills(problems: int, seed: int) -> dict[str, Any]:
         "actors_seen": len(actors),
         "searches_run_again": deaths,
         "each_once": counts == [1] * problems,
+        "other_texts": sum(one != other for one, other in zip(found, expected, strict=True)),
         "same_texts": found == expected,
         "seconds": round(seconds, 1),
         "seconds_of_one_process_of_one_thread": round(alone, 1),

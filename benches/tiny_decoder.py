@@ -18,6 +18,7 @@ def tiny_decoder() -> TreeDecoder:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # the least that runs over packed weights, where texts depend on nothing beside them
         max_position_embeddings=512,
         initializer_range=0.2,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tts_decode.cluster.placing import Node, Place, Wish, missing, places
+from tts_decode.cluster.placing import Node, Place, Wish, missing, places, possible
 from tts_decode.errors import ClusterError
 
 A, B, HEAD = Node("a", "node-a", 8), Node("b", "node-b", 4), Node("h", "head", 0)
@@ -42,6 +42,15 @@ def test_places(nodes: list[Node], wish: Wish, expected: list[tuple[Node, int, i
 def test_a_cluster_without_room_is_refused(nodes: list[Node], wish: Wish, message: str) -> None:
     with pytest.raises(ClusterError, match=message):
         places(nodes, wish)
+
+
+def test_a_cluster_that_shrank_keeps_what_fits() -> None:
+    wish = Wish(actors=3, cpus=4)
+    assert len(possible([A, B], wish)) == 3
+    assert possible([B], wish) == [Place(B, 4)]
+    assert possible([A, HEAD], Wish()) == places([A, HEAD], Wish())
+    with pytest.raises(ClusterError, match="got 1 of 4 cores"):
+        possible([HEAD], wish)
 
 
 def test_what_is_missing_counts_places_that_are_alike() -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A search that ended on an actor. rest: of its journal, where it came to no result."""
+    """A search that ended on an actor. rest: what of its journal was not told yet."""
 
     value: Any = None
     error: Exception | None = None
@@ -92,7 +92,8 @@ class SearchActor:
                     tailed = TailedJournal(Path(folder), content, named)
                     self._journals[key] = tailed
                     with tailed.named_errors():
-                        return Finished(await work(_Host(self, tailed.journal)))
+                        value = await work(_Host(self, tailed.journal))
+                    return Finished(value, rest=tailed.piece())
                 except asyncio.CancelledError:
                     return Finished(cancelled=True, rest=_rest(tailed))
                 except Exception as error:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.stats import DecoderStats
@@ -16,7 +16,7 @@ from ..version import package_version
 from .actor import SearchActor
 from .connection import nodes
 from .identity import Identity
-from .placing import Place, Wish, missing, places
+from .placing import Place, Wish, missing, places, possible
 
 
 @dataclass
@@ -65,7 +65,10 @@ class Fleet:
         self._identity: tuple[Identity, str] | None = None  # that all have, and who told it first
         self._refused: set[str] = set()  # nodes, by id
         try:
-            for place in places(nodes(), wish):
+            wanted = places(nodes(), wish)
+            if wish.actors is not None:  # whatever becomes of nodes, all have as many cores
+                self._wish = replace(wish, cpus=wanted[0].cpus)
+            for place in wanted:
                 self.start(place)
             self._await_all()
         except BaseException:
@@ -136,7 +139,7 @@ class Fleet:
         """Where the cluster, as it is now, lacks an actor. Raises ClusterError where it has no room."""
         there = [member.place for member in (*self.members.values(), *self.opening.values())]
         known = [node for node in nodes() if node.id not in self._refused]
-        vacant = missing(places(known, self._wish), there)
+        vacant = missing(possible(known, self._wish), there)
         return vacant if self._wish.actors is None else vacant[: self._wish.actors - len(there)]
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from ..errors import ClusterError
 
@@ -71,6 +72,17 @@ def places(nodes: Sequence[Node], wish: Wish) -> list[Place]:
     )
     offered = ", ".join(f"{n.name}: {n.cpus:g} cores, {n.gpus:g} GPUs" for n in nodes) or "no node"
     raise ClusterError(f"actors: got {wanted}, expected at most what the cluster has ({offered})")
+
+
+def possible(nodes: Sequence[Node], wish: Wish) -> list[Place]:
+    """As many of the actors as the cluster has room for.
+
+    Raises ClusterError where that is none.
+    """
+    for count in range(wish.actors or 1, 1, -1):
+        with suppress(ClusterError):
+            return places(nodes, replace(wish, actors=count))
+    return places(nodes, wish if wish.actors is None else replace(wish, actors=1))
 
 
 def missing(wanted: Iterable[Place], there: Iterable[Place]) -> list[Place]:

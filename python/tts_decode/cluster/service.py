@@ -66,6 +66,7 @@ class Service:
 
     def __init__(self, fleet: Fleet, in_flight: int, attempts: int) -> None:
         self._fleet = fleet
+        self._attempts = attempts
         self._dispatch: Dispatch[int, int] = Dispatch(in_flight, attempts, fleet.pinned)
         self._orders: dict[int, _Order] = {}
         self._keys = itertools.count()
@@ -96,7 +97,8 @@ class Service:
     def submit(self, work: Work[Any]) -> Future[Ended[Any]]:
         self._refuse_closed()
         future: Future[Ended[Any]] = Future()
-        self._todo.put(lambda: self._take(work, future))
+        beginning = work.beginning
+        self._todo.put(lambda: self._take(work, beginning, future))
         return future
 
     def stats(self) -> PoolStats:
@@ -178,14 +180,14 @@ class Service:
 
     # -- searches
 
-    def _take(self, work: Work[Any], future: Future[Ended[Any]]) -> None:
+    def _take(self, work: Work[Any], beginning: str, future: Future[Ended[Any]]) -> None:
         if self._broken is not None:
             if future.set_running_or_notify_cancel():
                 future.set_exception(self._broken)
             return
         key = next(self._keys)
         self._orders[key] = _Order(work, future)
-        self._dispatch.submit(key, work.beginning)
+        self._dispatch.submit(key, beginning)
         future.add_done_callback(
             lambda done: done.cancelled() and self._todo.put(lambda: self._withdraw(key))
         )
@@ -281,9 +283,12 @@ class Service:
         again, given_up = self._dispatch.leave(member.number)
         for key in (*again, *given_up):
             self._orders[key].deaths += 1
+            if self._orders[key].future.cancelled():
+                self._withdraw(key)
         _log.warning("%s is lost, %d searches run again: %s", member, len(again), reason(error))
         for key in given_up:
-            deaths = self._orders[key].deaths
+            self._failures = 0
+            deaths = self._orders[key].deaths if key in self._orders else 0
             message = f"{deaths} actors died while they ran this search, last {member}: {reason(error)}"
             self._finish(key, Finished(error=ClusterError(message)), str(member))
         self._delay(f"{member}: {reason(error)}")
@@ -303,16 +308,17 @@ class Service:
         if now < self._next_start or self._broken is not None:
             return
         try:
-            vacant = self._fleet.vacant()
-        except ClusterError as error:
+            started = [self._fleet.start(place) for place in self._fleet.vacant()]
+        except Exception as error:  # there is no room, or the head does not answer
             if self._alone_since is not None and now - self._alone_since > self._fleet.start_seconds:
                 self._break(ClusterError(f"no actor is left: {error}"))
             return
-        for place in vacant:
-            member = self._fleet.start(place)
+        for member in started:
             self._after(member.opening, lambda result, m=member: self._opened(m, result))  # type: ignore[misc]
 
     def _opened(self, member: Member, result: Callable[[], Any]) -> None:
+        if member.number not in self._fleet.opening:  # it took too long
+            return
         if self._fleet.reopen(member):
             self._after(member.opening, lambda result: self._opened(member, result))
             return
@@ -358,7 +364,7 @@ class Service:
         fleet = self._fleet
         if self._failures > 1:
             self._next_start = time.monotonic() + min(2.0**self._failures / 4, _MOST_WAIT)
-        if self._failures >= max(_FAILURES, 3 * len(fleet.members)):
+        if self._failures >= max(_FAILURES, self._attempts + 2, 3 * len(fleet.members)):
             self._break(ClusterError(f"{self._failures} actors failed in a row, last {last}"))
 
     def _break(self, error: ClusterError) -> None:
