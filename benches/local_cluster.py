@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 _PORTS = (
@@ -57,6 +58,17 @@ class LocalCluster:
         """As if its machine had lost its power."""
         self._cluster.remove_node(node, allow_graceful=False)
         self.nodes.remove(node)
+
+    def actors(self) -> set[int]:
+        """The processes of actors, of whichever pool."""
+        raylets = {info.process.pid for node in self.nodes for info in node.all_processes["raylet"]}
+        found = set()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it ended
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent in raylets and (folder / "cmdline").read_bytes().startswith(b"ray::SearchActor"):
+                    found.add(int(folder.name))
+        return found
 
     def close(self) -> None:
         self._cluster.shutdown()

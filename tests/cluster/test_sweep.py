@@ -64,29 +64,17 @@ def texts(out: Path) -> dict[str, list[list[str]]]:
     return found
 
 
-def actors() -> list[int]:
-    """The processes of actors that are below this one's cluster."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(b"ray::SearchActor"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_a_sweep_on_a_cluster_is_the_sweep(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], cluster: LocalCluster
 ) -> None:
     """An actor is killed when the first search has ended."""
     out = tmp_path / "out"
-    before = set(actors())
+    before = cluster.actors()
 
     def kill_one() -> None:
         while not any(len(file.read_text().splitlines()) > 1 for file in out.glob("*.jsonl")):
             time.sleep(0.02)
-        os.kill(next(actor for actor in actors() if actor not in before), signal.SIGKILL)
+        os.kill((cluster.actors() - before).pop(), signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
@@ -134,7 +122,7 @@ def test_a_sweep_that_broke_off_goes_on_on_the_cluster(
 def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCluster) -> None:
     """In order, with its journals; no actor is left, and it goes on."""
     out = tmp_path / "out"
-    before = set(actors())
+    before = cluster.actors()
     long = ["--max-tokens", "400", "--max-step-tokens", "4", "--budget-tokens", "4000"]
     arguments = ["sweep", "-m", str(folder / "tiny.gguf"), *SMALL, *long, "--save", str(out), "--limit", "2"]
     arguments += ["-s", "rebase", "-n", "8", "--stop", "never"]
@@ -153,7 +141,7 @@ def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCl
     assert time.monotonic() - began < 30
     for journal in out.glob("*/*.journal"):
         Journal(journal, resume=True).close()
-    while set(actors()) - before:
+    while cluster.actors() - before:
         assert time.monotonic() < ends
         time.sleep(0.05)
 
