@@ -41,7 +41,7 @@ def connect(address: str, runtime_env: dict[str, Any] | None = None) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # As Ray will have it; the present way warns where an actor asks for no GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    own = {"include_dashboard": False} if address == LOCAL else {}
+    own: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     in_main = threading.current_thread() is threading.main_thread()
     handlers = [signal.getsignal(number) for number in _SIGNALS]
     try:

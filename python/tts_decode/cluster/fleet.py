@@ -17,6 +17,7 @@ from .actor import SearchActor
 from .connection import nodes
 from .identity import Identity
 from .placing import Place, Wish, missing, places, possible
+from .totals import closed
 
 
 @dataclass
@@ -79,16 +80,13 @@ class Fleet:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        handle = (
-            ray.remote(SearchActor)
-            .options(
-                num_cpus=place.cpus,
-                num_gpus=place.gpus,
-                max_restarts=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(place.node.id, soft=False),
-            )
-            .remote(place.cpus, self.pinned)
-        )
+        actor: Any = ray.remote(SearchActor)
+        handle = actor.options(
+            num_cpus=place.cpus,
+            num_gpus=place.gpus,
+            max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node.id, soft=False),
+        ).remote(place.cpus, self.pinned)
         number = next(self._numbers)
         made_by = self.make_decoder
         member = Member(number, place, handle, handle.open.remote(made_by), made_by)
@@ -128,8 +126,6 @@ class Fleet:
         known = self.members.pop(member.number, None) or self.opening.pop(member.number, None)
         if known is None:
             return False
-        from .totals import closed
-
         self.lost += 1
         self.past += map(closed, member.stats)
         self._kill(member)

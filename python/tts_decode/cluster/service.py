@@ -188,9 +188,12 @@ class Service:
         key = next(self._keys)
         self._orders[key] = _Order(work, future)
         self._dispatch.submit(key, beginning)
-        future.add_done_callback(
-            lambda done: done.cancelled() and self._todo.put(lambda: self._withdraw(key))
-        )
+
+        def look(done: Future[Ended[Any]]) -> None:
+            if done.cancelled():
+                self._todo.put(lambda: self._withdraw(key))
+
+        future.add_done_callback(look)
 
     def _withdraw(self, key: int) -> None:
         """Nobody waits for it any more."""

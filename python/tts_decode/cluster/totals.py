@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ..core.stats import DecoderStats
 from ..cost.forward import StepCost
@@ -24,4 +25,5 @@ def total(stats: Sequence[DecoderStats]) -> DecoderStats:
 
 def closed(stats: DecoderStats) -> DecoderStats:
     """Of a decoder that is gone: what it did, without what it held."""
-    return replace(stats, **dict.fromkeys(_HELD, 0))
+    nothing: dict[str, Any] = dict.fromkeys(_HELD, 0)
+    return replace(stats, **nothing)
