@@ -1,4 +1,4 @@
-# make demo | test | test-arm64 | chromium | fuzz | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
+# make demo | test | test-arm64 | chromium | fuzz | distributed | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
 # Parts of integrations: integration-transformers | integration-kernels | integration-clients | integration-vllm
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
@@ -11,7 +11,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 chromium fuzz lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
+.PHONY: demo test test-arm64 chromium fuzz distributed lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
 .PHONY: integration-transformers integration-kernels integration-clients integration-vllm integration-python
 .DELETE_ON_ERROR:
 
@@ -37,6 +37,12 @@ SEED ?= 0
 fuzz: $(VENV)/test.stamp
 	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --calls $(CALLS) --first $(SEED)
 	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --slow --calls 1000 --first $(SEED)
+
+# Several processes as several machines, some of them killed: two nodes of a Ray cluster on this machine. What a part
+# needs and does not find is a failure.
+distributed: $(VENV)/test.stamp $(VENV)/ray.stamp
+	TTS_TESTS_ALL_INSTALLED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster
+	$(BIN)/python -m benches.ray_pool kills --json build/ray_pool.json
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .

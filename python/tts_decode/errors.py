@@ -5,6 +5,7 @@ from tts_kernels.errors import TTSError
 
 __all__ = [
     "BranchReleasedError",
+    "ClusterError",
     "ConstraintError",
     "EngineError",
     "JournalError",
@@ -92,3 +93,7 @@ class EngineError(TTSError, RuntimeError):
 
 class SandboxError(TTSError, RuntimeError):
     """A program cannot be run apart from the rest of the system; the message says what is missing."""
+
+
+class ClusterError(TTSError, RuntimeError):
+    """A cluster cannot be reached, or an actor of it failed; the message names the address or the node."""

@@ -28,6 +28,7 @@ INSTALLS = {
     "uvicorn": "tts-kernels[serve]",
     "math_verify": "tts-kernels[math]",
     "reasoning_gym": "tts-kernels[demo]",
+    "ray": "tts-kernels[ray]",
     "datasets": "datasets",
     "pyarrow": "tts-kernels[results]",
     "matplotlib": "tts-kernels[plot]",

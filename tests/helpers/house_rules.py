@@ -45,6 +45,9 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "serve": {
             *("errors", "extras", "core", "records", "model", "decoding", "completions", "rewards", "search"),
         },
+        "cluster": {
+            *("errors", "extras", "version", "cost", "core", "records", "decoding", "rewards", "search"),
+        },
         "sweeps": {"errors", "extras", "records", "select"},
         "view": {"version", "records", "search"},
         "plots": {"extras", "version", "core", "select", "search"},
@@ -63,6 +66,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
                 "view",
                 "sweeps",
                 "plots",
+                "cluster",
             ),
         },
         "__main__": {"cli"},
@@ -105,6 +109,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "rewards": {"tts_kernels", "torch", "transformers", "safetensors"},
         "search": {"tts_kernels", "torch", "numpy"},
         "sweeps": {"numpy"},
+        "cluster": {"tts_kernels", "torch"},
         "bench": {"tts_kernels", "torch", "numpy"},
         "serve": {"tts_kernels", "torch", "fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
         "integrations": {"torch", "numpy", "tts_kernels", "its_hub", "reasoners"},
@@ -124,6 +129,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "rewards": {"huggingface_hub"},
         "search": {"pyarrow", "sentence_transformers"},
         "sweeps": {"scipy", "pyarrow"},
+        "cluster": {"ray"},
         "bench": {"matplotlib"},
         "plots": {"matplotlib"},
     },
@@ -141,7 +147,7 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
     "tts_kernels.plans.device_planner": {"model"},
     "tts_kernels.layers.decoder_layers": {"bench"},
     "tts_kernels.layers.gguf_blocks": {"model"},
-    "tts_kernels._core": {"cli"},
+    "tts_kernels._core": {"cli", "cluster"},
 }
 
 # Modules that import others by a computed name, or evaluate text (checks.arrays: a description's sizes).

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from itertools import zip_longest
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -78,7 +79,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
     try:
         app = _app(next((argument for argument in arguments if not argument.startswith("-")), None))
         imported()
-        return int(app(arguments, prog_name="tts-decode", standalone_mode=False) or 0)
+        return int(app(_with_values(arguments), prog_name="tts-decode", standalone_mode=False) or 0)
     except typer.TyperException as error:
         return _fail(_with_given(error), 2)
     except typer.Abort:
@@ -90,6 +91,16 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
         from .errors import named
 
         return _fail(named(str(error)), code)
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """The arguments, with the value of an option that may stand without one."""
+    found: list[str] = []
+    for argument, after in zip_longest(arguments, arguments[1:], fillvalue="-"):
+        found.append(argument)
+        if argument == "--ray" and after.startswith("-"):
+            found.append("local")
+    return found
 
 
 def _with_given(error: typer.TyperException) -> str:
@@ -172,6 +183,7 @@ def _exit_code(error: Exception) -> int | None:
     failures = (
         CommandError,
         TaskFileError,
+        errors.ClusterError,
         errors.EngineError,
         errors.JournalError,
         errors.MissingExtraError,

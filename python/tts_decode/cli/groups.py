@@ -12,6 +12,7 @@ from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..tasks import Task
 from . import options as opt
+from .display import Display
 from .errors import MIB, UsageError, at_least, usage_errors
 from .judging import judged_by, read_problems, refuse_task_options
 from .problems import Settings
@@ -35,8 +36,10 @@ class ModelOptions:
     kv_offload_mib: opt.KvOffloadMib = None
     kv_offload_folder: opt.KvOffloadFolder = None
 
-    def open(self, *, shared: bool = False) -> AbstractContextManager[Session]:
-        """Loads it; shared: as of `open_session`."""
+    def open(
+        self, *, shared: bool = False, display: Display | None = None
+    ) -> AbstractContextManager[Session]:
+        """Loads it; shared, display: as of `open_session`."""
         return open_session(
             self.model,
             self.dtype,
@@ -46,6 +49,7 @@ class ModelOptions:
             weights=self.weights,
             shared=shared,
             offload=self._offload(),
+            display=display,
         )
 
     def _offload(self) -> KVOffload | None:
@@ -55,6 +59,24 @@ class ModelOptions:
         if self.kv_offload_folder is not None:
             raise UsageError("--kv-offload-folder: got a folder, expected --kv-offload-mib beside it")
         return None
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster runs the searches, and how."""
+
+    ray: opt.Ray = None
+    ray_actors: opt.RayActors = None
+    ray_cpus: opt.RayCpus = None
+
+    def __post_init__(self) -> None:
+        at_least(1, ray_actors=self.ray_actors, ray_cpus=self.ray_cpus)
+
+    def refuse_without_ray(self) -> None:
+        """UsageError for what says something of a cluster, where there is none."""
+        for flag, value in (("--ray-actors", self.ray_actors), ("--ray-cpus", self.ray_cpus)):
+            if value is not None:
+                raise UsageError(f"{flag}: got {value} without --ray, of which it says something")
 
 
 @dataclass(frozen=True)

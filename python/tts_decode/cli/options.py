@@ -25,6 +25,7 @@ SPARSE_OPTIONS = {
 }
 _MODEL, _SPARSE, _SAMPLING, _LIMITS, _OUTPUT = "Model", "Sparse attention", "Sampling", "Limits", "Output"
 _PROBLEMS = "Problems"
+_CLUSTER = "Cluster"
 
 Model = Annotated[
     str,
@@ -315,6 +316,33 @@ BudgetCost = Annotated[
     typer.Option(
         help="eFLOPs that one search may cost, such as 5e12: flops + 281.25 * bytes read (Kinetics).",
         rich_help_panel=_LIMITS,
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run the searches on actors of a Ray cluster, each with the model: HOST:PORT of its head, "
+        "or auto. Without an address: on this machine.",
+        show_default=False,
+        rich_help_panel=_CLUSTER,
+    ),
+]
+RayActors = Annotated[
+    int | None,
+    typer.Option(
+        help="How many. Default: one a GPU with --device cuda, else one a node.",
+        show_default=False,
+        rich_help_panel=_CLUSTER,
+    ),
+]
+RayCpus = Annotated[
+    int | None,
+    typer.Option(
+        help="Cores of each. Default: an equal share of its node's.",
+        show_default=False,
+        rich_help_panel=_CLUSTER,
     ),
 ]
 Save = Annotated[

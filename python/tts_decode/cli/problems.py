@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
 from ..core.budget import Budget
 from ..core.checks import checked_positive
@@ -17,9 +18,9 @@ from ..core.running import gather
 from ..core.stats import DecoderStats
 from ..cost.forward import StepCost
 from ..decoding.decoder import TreeDecoder
-from ..errors import ConstraintError, PromptTooLongError
+from ..errors import ClusterError, ConstraintError, PromptTooLongError
 from ..model.sparse import SparseConfig
-from ..search import SearchResult, SearchRun, Strategy
+from ..search import Journal, SearchResult, SearchRun, Strategy
 from ..tasks import Task
 from .display import mib, short
 from .errors import UsageError, named, usage_errors
@@ -232,6 +233,18 @@ class Job:
     saved: Saved | None = None
 
 
+class Found(NamedTuple):
+    """What a search came to, not yet judged: a result or an error, and its cost in eFLOPs."""
+
+    result: SearchResult | None
+    error: Exception | None
+    cost: float
+
+
+OnStats = Callable[[DecoderStats, int], None]
+OnEnd = Callable[[Outcome, bool], None]
+
+
 def run_problems(
     decoder: TreeDecoder,
     tasks: Sequence[Task],
@@ -242,7 +255,7 @@ def run_problems(
     *,
     parallel: int = 1,
     saved: Saved | None = None,
-    on_stats: Callable[[DecoderStats, int], None] = lambda stats, done: None,
+    on_stats: OnStats = lambda stats, done: None,
 ) -> tuple[list[Outcome], RunStats]:
     """Solves the tasks as `run_jobs` does, all under the same settings."""
     jobs = [Job(index, task, settings, saved) for index, task in enumerate(tasks)]
@@ -257,46 +270,88 @@ def run_jobs(
     scorer: ScorerOf,
     *,
     parallel: int = 1,
-    on_stats: Callable[[DecoderStats, int], None] = lambda stats, done: None,
-    on_end: Callable[[Outcome, bool], None] = lambda outcome, ran: None,
+    on_stats: OnStats = lambda stats, done: None,
+    on_end: OnEnd = lambda outcome, ran: None,
 ) -> tuple[list[Outcome], RunStats]:
     """Searches, at most `parallel` at a time. One that fails has its error as outcome; others go on.
 
-    scorer: the strategy's scorer for a task.
-    on_stats: called some 50 times a second with the decoder's state and the number of searches done.
+    scorer: the strategy's scorer for a task. on_stats, on_end: as of `solve_jobs`.
+    """
+    before = decoder.stats()
+    read_before = scorer.cost
+    ran: list[Outcome] = []
+
+    async def search(job: Job) -> Found:
+        journal = None if job.saved is None else partial(job.saved.journal, job.index)
+        return await search_task(decoder, job.task, job.settings, strategy, options, scorer, journal)
+
+    def ended(outcome: Outcome, searched: bool) -> None:
+        if searched:
+            ran.append(outcome)
+        on_end(outcome, searched)
+
+    peak = before
+
+    def seen(stats: DecoderStats, done: int) -> None:
+        nonlocal peak
+        peak = max(peak, stats, key=lambda seen: (seen.resident_bytes, seen.logical_tokens))
+        on_stats(stats, done)
+
+    started = time.perf_counter()
+    outcomes = decoder.run(solve_jobs(jobs, search, decoder.stats, parallel, seen, ended))
+    seconds = time.perf_counter() - started
+    # Not the decoder's count, which leaves out tokens that a strategy chose itself (lm_beam_search).
+    generated = sum(outcome.result.stats.generated_tokens for outcome in ran if outcome.result)
+    after = decoder.stats()
+    cost = after.cost - before.cost + (scorer.cost - read_before)
+    return outcomes, RunStats(len(ran), seconds, generated, peak, after.peak_bytes, cost)
+
+
+async def search_task(
+    decoder: TreeDecoder,
+    task: Task,
+    settings: Settings,
+    strategy: Strategy[...],
+    options: dict[str, Any],
+    scorer: ScorerOf,
+    journal: Callable[[], Journal | None] | None,
+) -> Found:
+    """One search, from a new root. journal: opens it."""
+    budget = settings.budget()
+    try:
+        root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
+        try:
+            opened = None if journal is None else journal()
+            run = SearchRun(
+                root,
+                journal=opened,
+                scorer_timeout=settings.scorer_timeout,
+                tool_timeout=settings.tool_timeout,
+            )
+            result = await strategy(run, **options, **scorer.argument(strategy, task, decoder))
+        finally:
+            root.release()
+    except Exception as error:  # of whatever kind: it is this problem's
+        return Found(None, error, budget.cost_used)
+    return Found(result, None, budget.cost_used)
+
+
+async def solve_jobs(
+    jobs: Sequence[Job],
+    search: Callable[[Job], Awaitable[Found]],
+    stats: Callable[[], DecoderStats],
+    parallel: int,
+    on_stats: OnStats,
+    on_end: OnEnd,
+) -> list[Outcome]:
+    """Has each job searched, at most `parallel` at a time, unless its result was saved; judges and saves.
+
+    stats: the state of what searches.
+    on_stats: called some 50 times a second with that and the number of searches done.
     on_end: called with each outcome as it comes, and whether its search ran rather than was saved.
     """
     done = 0
-    ran: list[Outcome] = []
-    peak = before = decoder.stats()
-    read_before = scorer.cost
     slots = asyncio.Semaphore(parallel)
-
-    async def search(job: Job) -> Outcome:
-        task, settings, saved = job.task, job.settings, job.saved
-        budget = settings.budget()
-        try:
-            root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
-            try:
-                run = SearchRun(
-                    root,
-                    journal=None if saved is None else saved.journal(job.index),
-                    scorer_timeout=settings.scorer_timeout,
-                    tool_timeout=settings.tool_timeout,
-                )
-                result = await strategy(run, **options, **scorer.argument(strategy, task, decoder))
-            finally:
-                root.release()
-        except Exception as error:  # of whatever kind: it is this problem's
-            return Outcome(task, None, error, budget.cost_used)
-        return await judged(task, result, budget.cost_used)
-
-    async def judged(task: Task, result: SearchResult, cost: float) -> Outcome:
-        """A verifier that raises is this problem's error too; its search is not saved as one that ended."""
-        try:
-            return Outcome(task, result, None, cost, await asyncio.to_thread(_verified, task, result))
-        except Exception as error:
-            return Outcome(task, None, error, cost)
 
     async def solve(job: Job) -> Outcome:
         nonlocal done
@@ -304,41 +359,46 @@ def run_jobs(
         async with slots:
             known = None if saved is None else saved.results.get(job.index)
             if known is not None:
-                outcome = await judged(job.task, *known)
+                outcome = await _judged(job.task, Found(known[0], None, known[1]))
             else:
-                outcome = await search(job)
-                ran.append(outcome)
+                outcome = await _judged(job.task, await found(job))
                 if saved is not None:
                     saved.add(job.index, describe(outcome), outcome.result)
         done += 1
         on_end(outcome, known is None)
         return outcome
 
+    async def found(job: Job) -> Found:
+        try:
+            return await search(job)
+        except ClusterError:  # there is nobody left to search
+            raise
+        except Exception as error:  # its journal cannot be used
+            return Found(None, error, 0.0)
+
     async def watch() -> None:
-        nonlocal peak
         while True:
-            stats = decoder.stats()
-            peak = max(peak, stats, key=lambda seen: (seen.resident_bytes, seen.logical_tokens))
-            on_stats(stats, done)
+            on_stats(stats(), done)
             await asyncio.sleep(_WATCH_SECONDS)
 
-    async def all_tasks() -> list[Outcome]:
-        watcher = asyncio.create_task(watch())
-        try:
-            return await gather(map(solve, jobs))
-        finally:
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
+    watcher = asyncio.create_task(watch())
+    try:
+        return await gather(map(solve, jobs))
+    finally:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
 
-    started = time.perf_counter()
-    outcomes = decoder.run(all_tasks())
-    seconds = time.perf_counter() - started
-    # Not the decoder's count, which leaves out tokens that a strategy chose itself (lm_beam_search).
-    generated = sum(outcome.result.stats.generated_tokens for outcome in ran if outcome.result)
-    after = decoder.stats()
-    cost = after.cost - before.cost + (scorer.cost - read_before)
-    return outcomes, RunStats(len(ran), seconds, generated, peak, after.peak_bytes, cost)
+
+async def _judged(task: Task, found: Found) -> Outcome:
+    """A verifier that raises is this problem's error too; its search is not saved as one that ended."""
+    result, error, cost = found
+    if result is None:
+        return Outcome(task, None, error, cost)
+    try:
+        return Outcome(task, result, None, cost, await asyncio.to_thread(_verified, task, result))
+    except Exception as error:
+        return Outcome(task, None, error, cost)
 
 
 def _verified(task: Task, result: SearchResult) -> tuple[float, ...] | None:

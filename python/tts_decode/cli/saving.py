@@ -140,7 +140,7 @@ class Saved:
                 raise CommandError(f"--save: {cause}; the results are whole in {self._file.path}") from cause
 
     def journal(self, index: int) -> Journal:
-        return Journal(self._journal(index), resume=True)
+        return Journal(self.journal_file(index), resume=True)
 
     def add(self, index: int, described: dict[str, Any], result: SearchResult | None) -> None:
         """A search ended. The journal of one that failed stays, so that what it computed is not lost."""
@@ -150,10 +150,10 @@ class Saved:
         if result is not None:
             self.results[index] = result, described["eflops"]
             self._file.sync()
-            with _unusable(self._journal(index)):
-                self._journal(index).unlink(missing_ok=True)
+            with _unusable(self.journal_file(index)):
+                self.journal_file(index).unlink(missing_ok=True)
 
-    def _journal(self, index: int) -> Path:
+    def journal_file(self, index: int) -> Path:
         return self._journals / f"{index}.journal"
 
     def _take_in(self, record: dict[str, Any], count: int) -> None:

@@ -68,6 +68,8 @@ def check_reader(name: str) -> None:
 class ScorerOf:
     """The scorer called `name` for each task; None: mean_probability, and only where a strategy needs one.
 
+    Without a reward model it can be pickled, a function of the user's with its code.
+
     reward_model: what reads for the name "reader:folder".
     """
 
@@ -78,6 +80,8 @@ class ScorerOf:
         self.name = name
         self._chat = chat
         self._reward_model = reward_model
+        named = name is not None and names_function(name)
+        self._function = load_function(name, "--scorer", "branches or text") if name and named else None
 
     def argument(self, strategy: Strategy[...], task: Task, decoder: TreeDecoder) -> dict[str, Scorer]:
         """The strategy's `scorer`, where it takes one: it has to, or the user named one."""
@@ -97,8 +101,8 @@ class ScorerOf:
     def _make(self, task: Task, tokenizer: Any) -> Scorer:
         if self._reward_model is not None:
             return self._reward_model
-        if self.name is not None and names_function(self.name):
-            return _own(load_function(self.name, "--scorer", "branches or text"))
+        if self._function is not None:
+            return _own(self._function)
         if self.name == "self_evaluation":
             asks = self._chat and tokenizer.chat_template
             return self_evaluation(chat_question(tokenizer)) if asks else self_evaluation()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +87,12 @@ def open_session(
     weights: str = "auto",
     shared: bool = False,
     offload: KVOffload | None = None,
+    display: Display | None = None,
 ) -> Iterator[Session]:
     """Loads the model and shows progress on stderr until the block ends.
 
     weights: as of `load_model`. shared: `kv_mib` is for the decoder and others together; on the CPU, as
-    `KVBudget` is.
+    `KVBudget` is. display: one that is shown already.
     """
     at_least(1, kv_mib=kv_mib)
     if kv_mib is not None and kv_mib > _MOST_KV_MIB:
@@ -105,7 +106,7 @@ def open_session(
             raise UsageError(f"{flag}: got float16 on the CPU, expected float32, bfloat16 or auto")
     # Its warnings are for those who call it: what concerns the user here comes as our own errors.
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    with Display() as display:
+    with Display() if display is None else nullcontext(display) as display:
         display.stage(f"opening {name}")
         with usage_errors():
             model, tokenizer = load_model(

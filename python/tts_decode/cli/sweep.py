@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,19 +15,25 @@ from ..extras import install_command, installed
 from ..sweeps import budgets_at, estimates, write_tables
 from . import options as opt
 from .comparing import ComparedOptions
-from .display import print_json
+from .display import Display, print_json
 from .errors import CommandError, UsageError, at_least
 from .filled import filled
 from .grid import MOST_WIDE, make_grid, whole_numbers, write_grid
-from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
+from .groups import (
+    ClusterOptions,
+    LimitOptions,
+    ModelOptions,
+    ProblemOptions,
+    SamplingOptions,
+    SparseOptions,
+)
 from .info import collect
 from .judging import unjudged_note
 from .problems import raise_first
 from .progress import Progress
 from .saving import open_folder
 from .scorers import is_reward_model, open_scorer
-from .session import Session
-from .sweep_run import Batch, SweepRun
+from .sweep_run import Batch, Engine, LocalEngine, SweepRun
 from .sweep_tables import Report, as_json, print_report
 
 
@@ -38,6 +45,7 @@ def sweep(
     sparse: SparseOptions,
     sampling: SamplingOptions,
     limits: LimitOptions,
+    cluster: ClusterOptions,
     save: Annotated[
         Path,
         typer.Option(help="Folder of the sweep: whole results, written as searches end, and the tables."),
@@ -57,7 +65,7 @@ def sweep(
         int,
         typer.Option(
             help="Searches in flight in one batch, of all problems and seeds of a strategy and width; fewer "
-            "where the KV memory would not hold them at full length."
+            "where the KV memory would not hold them at full length. With --ray: of each actor."
         ),
     ] = 4,
     resume: opt.Resume = False,
@@ -76,6 +84,8 @@ def sweep(
       tts-decode sweep --save runs/math --tasks math500 --format math500 -s best_of_n -s ets -n 4,16,64
 
       tts-decode sweep --save runs/first --resume --seeds 0,1
+
+      tts-decode sweep --save runs/large --tasks math500 --format math500 --ray auto
 
       tts-decode view runs/first -s ets-width16-seed0
 
@@ -108,25 +118,18 @@ def sweep(
     names = [setting.cell(seed) for setting in grid for seed in all_seeds]
     with (
         open_folder(save, names, resume=resume),
-        model.open(shared=is_reward_model(compared.scorer)) as session,
+        Display() as display,
+        _engine(model, compared.scorer, parallel, cluster, display) as engine,
     ):
-        write_grid(save, grid, all_seeds, _about(session, len(problems)), resume=resume)
+        write_grid(save, grid, all_seeds, _about(engine, len(problems)), resume=resume)
         total = len(names) * len(problems)
         work = sum(setting.width for setting in grid) * len(all_seeds) * len(problems)
-        running = SweepRun(
-            save,
-            session,
-            problems,
-            by_seed,
-            compared.scorer,
-            open_scorer(compared.scorer, device=model.device, kv_bytes=session.kv_bytes),
-            parallel,
-            Progress(session.display, total, work, as_json=json_output),
-        )
+        progress = Progress(display, total, work, as_json=json_output)
+        running = SweepRun(save, engine, problems, by_seed, compared.scorer, progress)
         batches = [running.run(setting) for setting in grid]
         report = _report(batches, target)
         _write(save, report)
-        ran = session.describe()
+        ran = engine.describe()
     if all(search.error is not None for search in report.searches):
         errors = [error for batch in batches for error in [*batch.failed.values(), *batch.errors]]
         raise_first(errors, {name for strategy, _ in strategies for name in strategy.plain_options})
@@ -145,14 +148,31 @@ def sweep(
         )
 
 
-def _about(session: Session, problems: int) -> dict[str, Any]:
+@contextmanager
+def _engine(
+    model: ModelOptions, scorer: str | None, parallel: int, cluster: ClusterOptions, display: Display
+) -> Iterator[Engine]:
+    if cluster.ray is not None:
+        from .remote import remote_engine  # imports what actors need
+
+        with remote_engine(model, scorer, parallel, cluster, display) as remote:
+            yield remote
+        return
+    cluster.refuse_without_ray()
+    with model.open(shared=is_reward_model(scorer), display=display) as session:
+        yield LocalEngine(
+            session, open_scorer(scorer, device=model.device, kv_bytes=session.kv_bytes), parallel
+        )
+
+
+def _about(engine: Engine, problems: int) -> dict[str, Any]:
     """What sweep.json says beside the grid."""
     machine = collect()
     told = ("devices", "threads", "kernel_isa")
     return {
         "versions": machine["versions"],
         "machine": {name: machine[name] for name in told},
-        **session.describe(),
+        **engine.describe(),
         "problems": problems,
     }
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from ..core.prompts import PromptReader
 from ..decoding.decoder import TreeDecoder
-from ..errors import TTSError
+from ..errors import ClusterError, TTSError
 from ..grading import group
 from ..select import extract_answer
 from ..sweeps import Sample, Search
@@ -34,17 +35,54 @@ class Batch:
     errors: list[Exception]
 
 
+class Engine(Protocol):
+    """What runs the searches of a sweep: this process, or actors of a cluster."""
+
+    def describe(self) -> dict[str, Any]:
+        """As `Session.describe`."""
+
+    def outcomes(self, setting: Setting, jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
+        """Of all jobs of a setting, in order; those with saved results do not run again."""
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """parallel: searches in flight at most."""
+
+    session: Session
+    scores: ScorerOf
+    parallel: int
+
+    def describe(self) -> dict[str, Any]:
+        return self.session.describe()
+
+    def outcomes(self, setting: Setting, jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
+        decoder = self.session.decoder(setting.sparse)
+        try:
+            outcomes, _ = run_jobs(
+                decoder,
+                jobs,
+                setting.strategy,
+                dict(setting.options),
+                self.scores,
+                parallel=min(self.parallel, most_in_flight(decoder, setting.width, prompts_of(jobs))),
+                on_stats=progress.seen,
+                on_end=progress.ended,
+            )
+        finally:
+            self.scores.close()
+        return outcomes
+
+
 @dataclass(frozen=True)
 class SweepRun:
     """What all settings have in common. by_seed: how searches from each seed sample."""
 
     folder: Path
-    session: Session
+    engine: Engine
     problems: Sequence[Task]
     by_seed: Mapping[int, Settings]
     scorer: str | None
-    scores: ScorerOf
-    parallel: int
     progress: Progress
 
     def run(self, setting: Setting) -> Batch:
@@ -66,9 +104,9 @@ class SweepRun:
             self.progress.begin(setting.label, setting.width)
             self.progress.skip(len(failed) * len(self.problems))
             try:
-                outcomes = self._outcomes(setting, jobs) if jobs else []
-            except (UsageError, CommandError):
-                raise  # of options that all settings share, or of the folder
+                outcomes = self.engine.outcomes(setting, jobs, self.progress) if jobs else []
+            except (UsageError, CommandError, ClusterError):
+                raise  # of options that all settings share, of the folder, or of all actors
             except TTSError as error:
                 failed |= {setting.cell(seed): error for seed in opened}
                 self.progress.skip(len(jobs))
@@ -85,7 +123,7 @@ class SweepRun:
 
     def _saved(self, setting: Setting, seed: int) -> Saved:
         about = run_settings(
-            self.session.describe(),
+            self.engine.describe(),
             setting.strategy.name,
             dict(setting.options),
             self.scorer,
@@ -95,35 +133,28 @@ class SweepRun:
         )
         return Saved(self.folder, setting.cell(seed), about | {"width": setting.width}, len(self.problems))
 
-    def _outcomes(self, setting: Setting, jobs: Sequence[Job]) -> list[Outcome]:
-        decoder = self.session.decoder(setting.sparse)
-        try:
-            outcomes, _ = run_jobs(
-                decoder,
-                jobs,
-                setting.strategy,
-                dict(setting.options),
-                self.scores,
-                parallel=min(self.parallel, most_in_flight(decoder, setting.width, jobs)),
-                on_stats=self.progress.seen,
-                on_end=self.progress.ended,
-            )
-        finally:
-            self.scores.close()
-        return outcomes
+
+Prompts = dict[str, Settings]
+"""Problems' texts with the settings of which one leaves the longest answer."""
 
 
-def most_in_flight(decoder: TreeDecoder, width: int, jobs: Sequence[Job]) -> int:
+def prompts_of(jobs: Sequence[Job]) -> Prompts:
+    ordered = sorted(jobs, key=lambda job: job.settings.sampling.max_tokens)
+    return {job.task.prompt: job.settings for job in ordered}
+
+
+def most_in_flight(decoder: TreeDecoder, width: int, prompts: Prompts) -> int:
     """How many searches of a width the pool and the places beside it hold, if each has one prompt, the
     longest, and its `width` branches are as long as they may be; at least 1."""
     reader = PromptReader(decoder.tokenizer, decoder.vocab_size)
     try:
-        prompts = {job.task.prompt: make_prompt(job.task.prompt, decoder, job.settings) for job in jobs}
-        longest = max(len(reader.prompt(prompt)[1]) for prompt in prompts.values())
+        made = [make_prompt(text, decoder, settings) for text, settings in prompts.items()]
+        longest = max(len(reader.prompt(prompt)[1]) for prompt in made)
     except (ValueError, TypeError):
-        return len(jobs)  # the searches say what is wrong with a prompt
+        return max(1, len(prompts))  # the searches say what is wrong with a prompt
     page = decoder.page_size
-    branch = max(job.settings.sampling.max_tokens for job in jobs) + page  # its copy of a page of the prompt
+    answer = max(settings.sampling.max_tokens for settings in prompts.values())
+    branch = answer + page  # its copy of a page of the prompt
     tokens = -(-longest // page) * page + width * -(-branch // page) * page
     return max(1, (decoder.max_kv_tokens + decoder.max_offloaded_tokens) // tokens)
 

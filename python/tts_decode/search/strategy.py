@@ -147,6 +147,12 @@ class Strategy(Generic[Options]):
         if self.family != "own":
             check_kinds(parameters, options)
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Listed strategies are pickled by their names, those of others with their code."""
+        if self.family != "own" and STRATEGIES.get(self.name) is self:
+            return listed, (self.name,)
+        return super().__reduce__()
+
     def __repr__(self) -> str:
         return f"<strategy {self.name}: {self.summary}>"
 
@@ -174,6 +180,11 @@ def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:
         return made
 
     return make
+
+
+def listed(name: str) -> Strategy[...]:
+    """The strategy of that name."""
+    return STRATEGIES[name]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,8 @@
+"""Searches on the actors of a Ray cluster. Ray is imported where it is first used."""
+
+from .identity import Identity
+from .pool import SearchPool
+from .service import PoolStats
+from .work import Ended, Host, PooledSearch, Work
+
+__all__ = ["Ended", "Host", "Identity", "PoolStats", "PooledSearch", "SearchPool", "Work"]

@@ -1,0 +1,196 @@
+"""The actors of a pool: where they are started, what they have to have in common, which of them live."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..core.stats import DecoderStats
+from ..decoding.decoder import TreeDecoder
+from ..errors import ClusterError
+from ..version import package_version
+from .actor import SearchActor
+from .connection import nodes
+from .identity import Identity
+from .placing import Place, Wish, missing, places, possible
+from .totals import closed
+
+
+@dataclass
+class Member:
+    """An actor. opening: the call that makes its decoder. made_by: the factory that it has it from.
+    answered: when it last did, by `time.monotonic`. stats: of its decoders, as it last told."""
+
+    number: int
+    place: Place
+    handle: Any
+    opening: Any
+    made_by: Callable[[], TreeDecoder]
+    answered: float = field(default_factory=time.monotonic)
+    stats: list[DecoderStats] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"actor {self.number} on node {self.place.node.name}"
+
+
+class Fleet:
+    """Starts an actor at every place of the cluster and waits until all have their decoders.
+
+    Attributes:
+        members: actors that have a decoder, by number. opening: those that are being started.
+        lost: how many died. past: what those did. pinned: prompts that an actor keeps.
+
+    Raises ClusterError: as of `SearchPool`; no actor is left then.
+    """
+
+    def __init__(
+        self,
+        make_decoder: Callable[[], TreeDecoder],
+        wish: Wish,
+        pinned: int,
+        start_seconds: float,
+        silent_seconds: float,
+    ) -> None:
+        self.make_decoder = make_decoder
+        self.start_seconds, self.silent_seconds = start_seconds, silent_seconds
+        self.members: dict[int, Member] = {}
+        self.opening: dict[int, Member] = {}
+        self.lost = 0
+        self.past: list[DecoderStats] = []
+        self._wish, self.pinned = wish, pinned
+        self._numbers = itertools.count()
+        self._identity: tuple[Identity, str] | None = None  # that all have, and who told it first
+        self._refused: set[str] = set()  # nodes, by id
+        try:
+            wanted = places(nodes(), wish)
+            if wish.actors is not None:  # whatever becomes of nodes, all have as many cores
+                self._wish = replace(wish, cpus=wanted[0].cpus)
+            for place in wanted:
+                self.start(place)
+            self._await_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, place: Place) -> Member:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        actor: Any = ray.remote(SearchActor)
+        handle = actor.options(
+            num_cpus=place.cpus,
+            num_gpus=place.gpus,
+            max_restarts=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node.id, soft=False),
+        ).remote(place.cpus, self.pinned)
+        number = next(self._numbers)
+        made_by = self.make_decoder
+        member = Member(number, place, handle, handle.open.remote(made_by), made_by)
+        self.opening[number] = member
+        return member
+
+    def opened(self, member: Member, result: Callable[[], Identity]) -> None:
+        """Its decoder was made, as the call's result says.
+
+        Raises ClusterError: it was not, or is not like the others'; the actor is gone then.
+        """
+        self.opening.pop(member.number, None)
+        try:
+            identity = result()
+        except Exception as cause:
+            self._kill(member)
+            raise ClusterError(f"{member} has no decoder: {reason(cause)}") from cause
+        try:
+            self.compare(member, identity)
+        except ClusterError:
+            self._refused.add(member.place.node.id)
+            self._kill(member)
+            raise
+        member.answered = time.monotonic()
+        self.members[member.number] = member
+
+    def reopen(self, member: Member) -> bool:
+        """Has the actor make another decoder where the factory changed since it began to make its own."""
+        if member.made_by is self.make_decoder:
+            return False
+        member.made_by = self.make_decoder
+        member.opening = member.handle.open.remote(member.made_by)
+        return True
+
+    def leave(self, member: Member) -> bool:
+        """An actor is dead, or to be so. False where that was known."""
+        known = self.members.pop(member.number, None) or self.opening.pop(member.number, None)
+        if known is None:
+            return False
+        self.lost += 1
+        self.past += map(closed, member.stats)
+        self._kill(member)
+        return True
+
+    def vacant(self) -> list[Place]:
+        """Where the cluster, as it is now, lacks an actor. Raises ClusterError where it has no room."""
+        there = [member.place for member in (*self.members.values(), *self.opening.values())]
+        known = [node for node in nodes() if node.id not in self._refused]
+        vacant = missing(possible(known, self._wish), there)
+        return vacant if self._wish.actors is None else vacant[: self._wish.actors - len(there)]
+
+    def close(self) -> None:
+        for member in (*self.members.values(), *self.opening.values()):
+            self._kill(member)
+        self.members, self.opening = {}, {}
+
+    def _await_all(self) -> None:
+        import ray
+
+        started = list(self.opening.values())
+        calls = [member.opening for member in started]
+        ray.wait(calls, num_returns=len(calls), timeout=self.start_seconds, fetch_local=False)
+        for member in started:
+            if not ray.wait([member.opening], timeout=0)[0]:
+                raise ClusterError(
+                    f"{member} has no decoder after {self.start_seconds:g} s: {member.place} may be in use "
+                    "by others, or it takes longer; raise start_seconds, or ask for less"
+                )
+            self.opened(member, lambda member=member: ray.get(member.opening))  # type: ignore[misc]
+
+    def compare(self, member: Member, identity: Identity) -> None:
+        """Raises ClusterError for an actor that is not like the others."""
+        if identity.tts_kernels != package_version():
+            raise ClusterError(
+                f"{member} has tts-kernels {identity.tts_kernels}, here it is {package_version()}: install "
+                "the same version on all nodes"
+            )
+        if self._identity is None:
+            self._identity = identity, str(member)
+        known, first = self._identity
+        if difference := known.difference(identity):
+            name = difference.partition(" ")[0]
+            raise ClusterError(
+                f"{member} is not like {first}, which has {difference}: the same search could find another "
+                f"text there; {_ADVICE.get(name, 'install the same versions and files on all nodes')}"
+            )
+
+    def _kill(self, member: Member) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):  # it may be gone with its node
+            ray.kill(member.handle)
+
+
+_ADVICE = {
+    "isa": "set TTS_KERNELS_FORCE_CPU_ISA on all nodes to a level that all have, before ray start",
+    "weights": "put the same model on all nodes",
+    "model": "put the same model on all nodes",
+}
+
+
+def reason(error: BaseException) -> str:
+    """What an error of Ray's says, in a line: of a call that raised, what it raised."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,104 @@
+"""Journals of searches on other machines: written there, copied line by line to the machine of the pool."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import JournalError
+from ..records.record_file import open_locked
+from ..search import Journal
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of a journal from an offset on; what the copy has from there on is not in the journal."""
+
+    offset: int
+    data: bytes
+
+
+class TailedJournal:
+    """A journal in a folder of the actor, and what of it the pool does not have yet.
+
+    content: what the pool's copy holds. named: the copy's path, for messages.
+    """
+
+    def __init__(self, folder: Path, content: bytes, named: str) -> None:
+        self._file = folder / "journal"
+        self._named = named
+        self._file.write_bytes(content)
+        with self.named_errors():
+            self.journal = Journal(self._file, resume=True)
+        self._sent = _whole(self._file.read_bytes())  # bytes that the pool has
+        self._told = False  # at first the pool hears how many of its own are whole
+
+    @contextlib.contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Errors about the journal name the pool's file."""
+        try:
+            yield
+        except JournalError as error:
+            raise JournalError(str(error).replace(str(self._file), self._named)) from error
+
+    def piece(self) -> Piece | None:
+        """What is new: whole lines."""
+        data = self._file.read_bytes()
+        offset, self._sent = self._sent, _whole(data)
+        if offset == self._sent and self._told:
+            return None
+        self._told = True
+        return Piece(offset, data[offset : self._sent])
+
+
+def _whole(data: bytes) -> int:
+    """Bytes that are whole lines."""
+    return data.rfind(b"\n") + 1
+
+
+class JournalCopy:
+    """The journal on the machine of the pool, locked while its search is under way.
+
+    Raises JournalError: the file is in use, or cannot be read or written; what it holds stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = open_locked(path)
+        except BlockingIOError:
+            raise JournalError(
+                f"{path}: is in use by another search; wait until that ends, or take another file"
+            ) from None
+        except OSError as cause:
+            raise self._unusable(cause) from cause
+
+    def content(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as cause:
+            raise self._unusable(cause) from cause
+
+    def add(self, piece: Piece) -> None:
+        end = piece.offset
+        try:
+            self._file.truncate(end)
+            written = 0
+            while written < len(piece.data):
+                written += os.pwrite(self._file.fileno(), piece.data[written:], end + written)
+        except OSError as cause:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise self._unusable(cause) from cause
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _unusable(self, cause: OSError) -> JournalError:
+        return JournalError(
+            f"{self.path}: cannot be used: {cause.strerror or cause}; see to it and resume: what was written "
+            "before is whole"
+        )

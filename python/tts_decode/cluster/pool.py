@@ -1,0 +1,162 @@
+"""`SearchPool`: searches on the actors of a Ray cluster, as if they were one decoder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, as_completed
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tts_kernels.checks import integer, number
+
+from ..decoding.decoder import TreeDecoder
+from .connection import LOCAL, connect
+from .fleet import Fleet
+from .placing import Wish
+from .service import PoolStats, Service
+from .work import Ended, Work
+
+T = TypeVar("T")
+
+MakeDecoder = Callable[[], TreeDecoder]
+
+
+class SearchPool:
+    """Runs searches on actors that each hold a decoder.
+
+    A search goes to an actor that has room; where there is a choice, to one that holds the beginning of its
+    prompt. An actor that dies, with its node or alone, is replaced as soon as the cluster has room, and its
+    searches run again: from their journals, where they have them, else from their beginning. Both find what
+    an undisturbed run would have, as all randomness comes from seeds. Each search ends once.
+
+    Args:
+        decoder_factory: makes an actor's decoder, there; it is pickled, and what it loads is there too.
+        address: of a cluster: HOST:PORT, "auto" for that of RAY_ADDRESS or of this machine, "local" for one
+            that is started and ends with the pool. A process that is connected already stays so.
+        actors: how many; default: one a GPU, or one a node where there are none.
+        cpus: cores of each, which are its decoder's threads; default: an equal share of the node's.
+        gpus: whether each has a GPU; default: where the cluster has any.
+        in_flight: searches that an actor has at a time; the others wait in the pool.
+        attempts: actors that may die of one search before it is given up.
+        pinned_prompts: of the last so many searches of an actor prompts stay resident while there is room.
+        start_seconds: in which all actors have to have their decoders.
+        silent_seconds: after which an actor that does not answer counts as dead. It does not answer while one
+            forward runs.
+        runtime_env: of Ray, for a cluster to which this process is not connected yet.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ClusterError: the address does not answer, the cluster has not the room, an actor has no decoder, or
+            its model or versions are not those of another one; the message names address, actor and node.
+    """
+
+    def __init__(
+        self,
+        decoder_factory: MakeDecoder,
+        *,
+        address: str = LOCAL,
+        actors: int | None = None,
+        cpus: int | None = None,
+        gpus: bool | None = None,
+        in_flight: int = 4,
+        attempts: int = 4,
+        pinned_prompts: int = 16,
+        start_seconds: float = 600.0,
+        silent_seconds: float = 600.0,
+        runtime_env: dict[str, Any] | None = None,
+    ) -> None:
+        if not callable(decoder_factory):
+            raise TypeError(
+                f"decoder_factory: got {type(decoder_factory).__name__}, expected a function that makes a "
+                "decoder"
+            )
+        wish = Wish(
+            None if actors is None else integer("actors", actors, 1),
+            None if cpus is None else integer("cpus", cpus, 1),
+            gpus,
+        )
+        in_flight, attempts = integer("in_flight", in_flight, 1), integer("attempts", attempts, 1)
+        pinned = integer("pinned_prompts", pinned_prompts, 0)
+        limits = (
+            number("start_seconds", start_seconds, above=0),
+            number("silent_seconds", silent_seconds, above=0),
+        )
+        self._connected = connect(address, runtime_env)
+        try:
+            fleet = Fleet(decoder_factory, wish, pinned, *limits)
+            self._service = Service(fleet, in_flight, attempts)
+        except BaseException:
+            self._disconnect()
+            raise
+
+    # -- searches
+
+    def submit(self, work: Work[T]) -> Future[Ended[T]]:
+        """Its result is what the search came to, its own errors included. Cancelled, the search ends.
+
+        Raises ClusterError, here or from the result: the pool is closed, or has lost its actors for good.
+        """
+        return self._service.submit(work)
+
+    async def search(self, work: Work[T]) -> Ended[T]:
+        """The same for an event loop."""
+        return await asyncio.wrap_future(self.submit(work))
+
+    def results(self, works: Iterable[Work[T]]) -> Iterator[Ended[T]]:
+        """What they come to, in the order in which they end. Those not yet ended when the iterator is closed
+        are cancelled."""
+        futures = [self.submit(work) for work in works]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    # -- actors
+
+    @property
+    def in_flight(self) -> int:
+        return self._service.in_flight
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        self._service.in_flight = integer("in_flight", count, 1)
+
+    def renew(self, decoder_factory: MakeDecoder) -> None:
+        """Each actor gets another decoder, with counters at zero and nothing resident; of the same model.
+
+        Raises ClusterError: searches are under way, or as of `SearchPool`.
+        """
+        self._service.renew(decoder_factory)
+
+    def ask(self, question: Callable[[TreeDecoder], T]) -> list[T]:
+        """What a function says of the decoder of each actor, there. Actors that die meanwhile say nothing.
+
+        Raises ClusterError: none is left; and what the function raises.
+        """
+        return self._service.ask(question)
+
+    def stats(self) -> PoolStats:
+        return self._service.stats()
+
+    def close(self) -> None:
+        """Ends all actors; searches that did not end are cancelled, and their journals are whole."""
+        self._service.close()
+        self._disconnect()
+
+    def __enter__(self) -> SearchPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _disconnect(self) -> None:
+        if self._connected:
+            import ray
+
+            self._connected = False
+            ray.shutdown()

@@ -1,0 +1,396 @@
+"""The thread of a pool: all that happens to searches and actors, one thing after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.stats import DecoderStats
+from ..decoding.decoder import TreeDecoder
+from ..errors import ClusterError, JournalError
+from .actor import Finished, Report
+from .dispatch import Dispatch
+from .fleet import Fleet, Member, reason
+from .journals import JournalCopy
+from .totals import total
+from .work import Ended, Work
+
+_log = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 0.5  # between two reports of an actor
+_LOOK_SECONDS = 1.0  # between two looks at who is silent and where an actor is missing
+_LAST_WORDS_SECONDS = 3.0  # that actors get at the end to tell their journals
+_MOST_WAIT = 60.0  # seconds before a place is tried again where actors die as they start
+_FAILURES = 6  # of actors in a row, without a search that ended, after which the pool gives up
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """How a pool goes.
+
+    actors: that have a decoder. lost: that died. waiting, running, ended: searches.
+    decoders: the counters of all decoders, lost ones included; what those held last is not in it.
+    """
+
+    actors: int
+    lost: int
+    waiting: int
+    running: int
+    ended: int
+    decoders: DecoderStats
+
+
+@dataclass
+class _Order:
+    work: Work[Any]
+    future: Future[Ended[Any]]
+    deaths: int = 0
+    copy: JournalCopy | None = None
+
+    def close(self) -> None:
+        if self.copy is not None:
+            self.copy.close()
+            self.copy = None
+
+
+class Service:
+    """Everything is done by one thread, which takes what is to be done from a queue."""
+
+    def __init__(self, fleet: Fleet, in_flight: int, attempts: int) -> None:
+        self._fleet = fleet
+        self._attempts = attempts
+        self._dispatch: Dispatch[int, int] = Dispatch(in_flight, attempts, fleet.pinned)
+        self._orders: dict[int, _Order] = {}
+        self._keys = itertools.count()
+        self._ended = 0
+        self._failures = 0
+        self._next_start = 0.0
+        self._next_look = time.monotonic()
+        self._alone_since: float | None = None  # from when on there was no actor
+        self._broken: ClusterError | None = None
+        self._closing = False
+        self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        for member in fleet.members.values():
+            self._welcome(member)
+        self._thread = threading.Thread(target=self._run, name="SearchPool", daemon=True)
+        self._thread.start()
+
+    # -- calls of other threads
+
+    @property
+    def in_flight(self) -> int:
+        return self._dispatch.in_flight
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        self._dispatch.in_flight = count
+        self._todo.put(lambda: None)
+
+    def submit(self, work: Work[Any]) -> Future[Ended[Any]]:
+        self._refuse_closed()
+        future: Future[Ended[Any]] = Future()
+        beginning = work.beginning
+        self._todo.put(lambda: self._take(work, beginning, future))
+        return future
+
+    def stats(self) -> PoolStats:
+        members = list(self._fleet.members.values())
+        told = [one for member in members for one in member.stats]
+        return PoolStats(
+            len(members),
+            self._fleet.lost,
+            self._dispatch.waiting,
+            self._dispatch.running,
+            self._ended,
+            total([*self._fleet.past, *told]),
+        )
+
+    def renew(self, make_decoder: Callable[[], TreeDecoder]) -> None:
+        self._refuse_closed()
+        done: Future[None] = Future()
+
+        def renew() -> None:
+            try:
+                self._renew(make_decoder)
+                done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        self._todo.put(renew)
+        done.result()
+
+    def ask(self, question: Callable[[TreeDecoder], Any]) -> list[Any]:
+        import ray
+
+        answers = []
+        for call in [member.handle.ask.remote(question) for member in list(self._fleet.members.values())]:
+            try:
+                answers.append(ray.get(call, timeout=self._fleet.silent_seconds))
+            except ray.exceptions.RayTaskError as error:
+                raise _raised(error) from error
+            except (ray.exceptions.RayError, TimeoutError):
+                continue
+        if not answers:
+            raise ClusterError("no actor is left to answer: look at the nodes, and make a new pool")
+        return answers
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._todo.put(lambda: None)
+            self._thread.join()
+
+    def _refuse_closed(self) -> None:
+        if self._closing:
+            raise ClusterError("the pool is closed: make a new one")
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                with contextlib.suppress(queue.Empty):
+                    self._todo.get(timeout=_LOOK_SECONDS)()
+                if time.monotonic() >= self._next_look:
+                    self._look_around()
+                    self._next_look = time.monotonic() + _LOOK_SECONDS
+                self._hand_out()
+        except BaseException as error:
+            self._break(ClusterError(f"the pool failed: {type(error).__name__}: {error}"))
+            raise
+        finally:
+            self._closing = True
+            self._last_words()
+            self._fleet.close()
+            for order in self._orders.values():
+                order.close()
+                order.future.cancel()
+
+    def _after(self, call: Any, then: Callable[[Callable[[], Any]], None]) -> None:
+        """Has the thread do `then` when a call of Ray has ended, with the function that gives its result."""
+        call.future().add_done_callback(lambda done: self._todo.put(lambda: then(done.result)))
+
+    # -- searches
+
+    def _take(self, work: Work[Any], beginning: str, future: Future[Ended[Any]]) -> None:
+        if self._broken is not None:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(self._broken)
+            return
+        key = next(self._keys)
+        self._orders[key] = _Order(work, future)
+        self._dispatch.submit(key, beginning)
+
+        def look(done: Future[Ended[Any]]) -> None:
+            if done.cancelled():
+                self._todo.put(lambda: self._withdraw(key))
+
+        future.add_done_callback(look)
+
+    def _withdraw(self, key: int) -> None:
+        """Nobody waits for it any more."""
+        actor = self._dispatch.withdraw(key)
+        if actor is None:
+            if (order := self._orders.pop(key, None)) is not None:
+                order.close()
+        elif actor in self._fleet.members:
+            self._fleet.members[actor].handle.cancel.remote(key)
+
+    def _hand_out(self) -> None:
+        for number, key in self._dispatch.assignments():
+            member, order = self._fleet.members[number], self._orders[key]
+            path = order.work.journal
+            try:
+                if path is not None and order.copy is None:
+                    order.copy = JournalCopy(path)
+                content = None if order.copy is None else order.copy.content()
+                call = member.handle.search.remote(key, order.work, content, str(path))
+            except Exception as error:  # its journal cannot be used, or it cannot be pickled
+                self._dispatch.ended(number, key)
+                self._finish(key, Finished(error=error), str(member))
+                continue
+            self._after(call, lambda result, m=member, k=key: self._end(m, k, result))  # type: ignore[misc]
+
+    def _end(self, member: Member, key: int, result: Callable[[], Finished]) -> None:
+        import ray
+
+        try:
+            finished = result()
+        except ray.exceptions.RayTaskError as error:
+            finished = Finished(error=_raised(error))
+        except Exception as error:
+            self._lose(member, error)
+            return
+        if self._dispatch.ended(member.number, key):
+            self._failures = 0
+            self._finish(key, finished, str(member))
+
+    def _finish(self, key: int, finished: Finished, actor: str) -> None:
+        order = self._orders.pop(key, None)
+        if order is None:
+            return
+        if order.copy is not None and finished.rest is not None:
+            with contextlib.suppress(JournalError):  # what it holds is whole
+                order.copy.add(finished.rest)
+        order.close()
+        self._ended += not finished.cancelled
+        if order.future.set_running_or_notify_cancel():
+            order.future.set_result(Ended(order.work, finished.value, finished.error, actor, order.deaths))
+
+    # -- actors
+
+    def _welcome(self, member: Member) -> None:
+        self._dispatch.join(member.number)
+        self._ask_report(member)
+
+    def _ask_report(self, member: Member) -> None:
+        call = member.handle.report.remote(_REPORT_SECONDS)
+        self._after(call, lambda result: self._reported(member, result))
+
+    def _reported(self, member: Member, result: Callable[[], Report]) -> None:
+        try:
+            report = result()
+        except Exception as error:
+            self._lose(member, error)
+            return
+        if member.number in self._fleet.members:
+            self._take_in(member, report)
+            self._ask_report(member)
+
+    def _take_in(self, member: Member, report: Report) -> None:
+        member.answered, member.stats = time.monotonic(), report.stats
+        for key, piece in report.pieces.items():
+            order = self._orders.get(key)
+            if order is None or order.copy is None or self._dispatch.runs(key) != member.number:
+                continue
+            try:
+                order.copy.add(piece)
+            except JournalError as error:  # the search goes no further than its journal
+                member.handle.cancel.remote(key)
+                self._dispatch.ended(member.number, key)
+                self._finish(key, Finished(error=error), str(member))
+
+    def _lose(self, member: Member, error: BaseException) -> None:
+        """An actor is dead. Its searches run again on others."""
+        if not self._fleet.leave(member):
+            return
+        self._failures += 1
+        again, given_up = self._dispatch.leave(member.number)
+        for key in (*again, *given_up):
+            self._orders[key].deaths += 1
+            if self._orders[key].future.cancelled():
+                self._withdraw(key)
+        _log.warning("%s is lost, %d searches run again: %s", member, len(again), reason(error))
+        for key in given_up:
+            self._failures = 0
+            deaths = self._orders[key].deaths if key in self._orders else 0
+            message = f"{deaths} actors died while they ran this search, last {member}: {reason(error)}"
+            self._finish(key, Finished(error=ClusterError(message)), str(member))
+        self._delay(f"{member}: {reason(error)}")
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        for member in list(self._fleet.members.values()):
+            if now - member.answered > self._fleet.silent_seconds:
+                self._lose(member, TimeoutError(f"it was silent for {self._fleet.silent_seconds:g} s"))
+        for member in list(self._fleet.opening.values()):
+            if now - member.answered > self._fleet.start_seconds:
+                self._lose(member, TimeoutError(f"no decoder after {self._fleet.start_seconds:g} s"))
+        if self._fleet.members:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        if now < self._next_start or self._broken is not None:
+            return
+        try:
+            started = [self._fleet.start(place) for place in self._fleet.vacant()]
+        except Exception as error:  # there is no room, or the head does not answer
+            if self._alone_since is not None and now - self._alone_since > self._fleet.start_seconds:
+                self._break(ClusterError(f"no actor is left: {error}"))
+            return
+        for member in started:
+            self._after(member.opening, lambda result, m=member: self._opened(m, result))  # type: ignore[misc]
+
+    def _opened(self, member: Member, result: Callable[[], Any]) -> None:
+        if member.number not in self._fleet.opening:  # it took too long
+            return
+        if self._fleet.reopen(member):
+            self._after(member.opening, lambda result: self._opened(member, result))
+            return
+        try:
+            self._fleet.opened(member, result)
+        except ClusterError as error:
+            _log.warning("%s", error)
+            self._failures += 1
+            self._delay(str(error))
+            return
+        self._welcome(member)
+
+    def _renew(self, make_decoder: Callable[[], TreeDecoder]) -> None:
+        """There are no searches, so the thread may wait."""
+        import ray
+
+        if self._broken is not None:
+            raise self._broken
+        if self._orders:
+            raise ClusterError(
+                f"renew: {len(self._orders)} searches are under way; wait until they have ended"
+            )
+        self._fleet.make_decoder = make_decoder
+        members = list(self._fleet.members.values())
+        calls = [member.handle.open.remote(make_decoder) for member in members]
+        ray.wait(calls, num_returns=len(calls), timeout=self._fleet.start_seconds, fetch_local=False)
+        raised: Exception | None = None
+        for member, call in zip(members, calls, strict=True):
+            member.made_by, member.answered = make_decoder, time.monotonic()
+            try:
+                self._fleet.compare(member, ray.get(call, timeout=0))
+            except ray.exceptions.RayTaskError as error:
+                raised = _raised(error)
+            except ClusterError as error:
+                raised = error
+            except (ray.exceptions.RayError, TimeoutError) as error:
+                self._lose(member, error)
+        if raised is not None:
+            raise raised
+
+    def _delay(self, last: str) -> None:
+        """After failures in a row new actors wait longer, and at last are not started any more."""
+        fleet = self._fleet
+        if self._failures > 1:
+            self._next_start = time.monotonic() + min(2.0**self._failures / 4, _MOST_WAIT)
+        if self._failures >= max(_FAILURES, self._attempts + 2, 3 * len(fleet.members)):
+            self._break(ClusterError(f"{self._failures} actors failed in a row, last {last}"))
+
+    def _break(self, error: ClusterError) -> None:
+        """Nothing more can be done: all searches end with the error."""
+        self._broken = error
+        for order in self._orders.values():
+            order.close()
+            if order.future.set_running_or_notify_cancel():
+                order.future.set_exception(error)
+        for key in self._orders:
+            self._dispatch.withdraw(key)
+        self._orders.clear()
+
+    def _last_words(self) -> None:
+        """Cancels what is under way, and takes in what its journals have to tell."""
+        for key in [key for key, order in self._orders.items() if order.copy is not None]:
+            self._withdraw(key)
+        until = time.monotonic() + _LAST_WORDS_SECONDS
+        while any(order.copy for order in self._orders.values()) and time.monotonic() < until:
+            with contextlib.suppress(queue.Empty):
+                self._todo.get(timeout=0.1)()
+
+
+def _raised(error: Any) -> Exception:
+    """What a call on an actor raised."""
+    return error.cause if isinstance(error.cause, Exception) else ClusterError(reason(error))

@@ -1,0 +1,29 @@
+"""Counters of several decoders as if they were one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..core.stats import DecoderStats
+from ..cost.forward import StepCost
+
+_NOTHING = DecoderStats(0, 0, 0, 0.0, StepCost(), 0, 0, 0, 0, 0, 0, 0, 0)
+_COUNTED = ("steps", "generated_tokens", "forward_tokens", "seconds", "cost", "peak_bytes")
+_HELD = ("branches", "pins", "logical_tokens", "unique_tokens", "resident_bytes")
+
+
+def total(stats: Sequence[DecoderStats]) -> DecoderStats:
+    """Sums; page sizes are those of the last one. Seconds and peaks of all are added, too."""
+    found = _NOTHING
+    for one in stats:
+        sums = {name: getattr(found, name) + getattr(one, name) for name in (*_COUNTED, *_HELD)}
+        found = replace(found, **sums, page_bytes=one.page_bytes, page_size=one.page_size)
+    return found
+
+
+def closed(stats: DecoderStats) -> DecoderStats:
+    """Of a decoder that is gone: what it did, without what it held."""
+    nothing: dict[str, Any] = dict.fromkeys(_HELD, 0)
+    return replace(stats, **nothing)
