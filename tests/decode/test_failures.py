@@ -89,7 +89,8 @@ def test_out_of_pages_fails_one_and_frees_the_others(model: PreTrainedModel) -> 
         reasons = await gather(step_or_release(child) for child in children)
         errors = [reason for reason in reasons if reason != "max_step_tokens"]
         assert 0 < len(errors) < 8
-        assert all(f"(kv_bytes = {12 * PAGE_BYTES}): raise kv_bytes or set kv_offload, lower n" in text for text in errors)
+        advice = f"(kv_bytes = {12 * PAGE_BYTES}): raise kv_bytes or set kv_offload, lower n"
+        assert all(advice in text for text in errors)
         done = [child for child, reason in zip(children, reasons, strict=True) if reason == "max_step_tokens"]
         assert len({tuple(child.tokens) for child in done}) == 1  # greedy, so all the same
         for branch in (root, *done):
