@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from file_sizes import files_of_at_most
 from primitives import PAGE, PROMPT, make, pages, plain_logprobs, table
 from transformers import PreTrainedModel
 from tts_decode import (
@@ -301,17 +299,6 @@ def test_settings_that_cannot_be(model: PreTrainedModel, tmp_path: Path) -> None
         make(model, kv_offload=KVOffload(1 << 20, tmp_path / "missing"))
     with pytest.raises(TypeError, match=r"kv_offload: got int, expected a KVOffload"):
         make(model, kv_offload=1 << 20)
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """As a full disk: a file cannot grow beyond."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_told_before_anything_is_computed(model: PreTrainedModel, tmp_path: Path) -> None:

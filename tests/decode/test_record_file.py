@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from file_sizes import files_of_at_most
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tts_decode.records.record_file import RecordFile
@@ -190,15 +190,11 @@ def test_a_killed_process_leaves_no_lock_and_whole_lines(path: Path) -> None:
 def test_a_full_disk_leaves_what_was_written(path: Path) -> None:
     """Of a limit on the file's size, which the system takes note of in the middle of a line."""
     file = opened(path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, limits[1]))
-        with pytest.raises(Refused, match=r"File too large; free some space and resume: what was written"):
-            file.write({"text": "x" * 1000})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        files_of_at_most(path.stat().st_size + 20),
+        pytest.raises(Refused, match=r"File too large; free some space and resume: what was written"),
+    ):
+        file.write({"text": "x" * 1000})
     file.write({"text": "there is space again"})
     file.close()
     assert read(path)[1] == [*RECORDS, {"text": "there is space again"}]

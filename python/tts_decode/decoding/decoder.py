@@ -343,7 +343,7 @@ class TreeDecoder(Runner):
 
         Of each what a prompt could find again: its tokens up to one that was evicted, compacted, read
         sparsely or given as an embedding. What a branch knows beyond its KV is in `Branch.snapshot`. Needs as
-        much memory as the file has bytes. With no sampling under way, as all that changes the tree.
+        much memory as the file has bytes.
 
         Raises:
             TypeError, ValueError: a prefix is none of this decoder, is not resident, or has nothing to save.

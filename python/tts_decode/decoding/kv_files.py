@@ -70,7 +70,10 @@ def load_kv(runtime: Runtime, path: Path) -> list[Pin]:
     """What `TreeDecoder.load_kv` does."""
     tensors, model = _read(path)
     if not _fits(tensors, runtime):
-        raise KVFileError(f"{path}: its pages, tokens or lengths do not fit together, or not this model")
+        raise KVFileError(
+            f"{path}: its pages, tokens and lengths do not fit together, or do not fit this model; save it "
+            "again with this decoder"
+        )
     if model != _model_digest(runtime):
         raise KVFileError(
             f"{path}: its KV was computed by another model, or by other arithmetic: dtype, form of the "
@@ -138,12 +141,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         with safe_open(path, "pt") as file:
             told = file.metadata() or {}
             if told.get("format") != _FORMAT:
-                raise KVFileError(f"{path}: got format {told.get('format')!r}, expected {_FORMAT!r}")
+                raise KVFileError(
+                    f"{path}: got format {told.get('format')!r}, expected {_FORMAT!r}; give a file of save_kv"
+                )
             tensors = {name: file.get_tensor(name) for name in _NAMES}
     except (OSError, SafetensorError) as cause:
-        raise KVFileError(f"{path} is no file of KV, or is damaged: {cause}") from cause
+        raise KVFileError(f"{path} is no file of save_kv, or is damaged: {cause}") from cause
     if told.get("digest") != _digest(tensors):
-        raise KVFileError(f"{path} is damaged: its SHA-256 is another one than it says")
+        raise KVFileError(f"{path} is damaged: its SHA-256 is another one than it says; save it again")
     return tensors, told.get("model", "")
 
 
