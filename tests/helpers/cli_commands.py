@@ -40,8 +40,8 @@ def last_error(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def error_line(err: str) -> str:
-    """What went wrong, or a note: the last line that the command says itself, without the hint after it. After
-    --json, where an error is JSON, the same line."""
+    """What went wrong, or a note: the last line that the command says itself, without the hint after it. The
+    same line where an error is JSON, as after --json."""
     last = err.splitlines()[-1]
     if last.startswith('{"error": '):
         return f"tts-decode: {json.loads(last)['error']}"

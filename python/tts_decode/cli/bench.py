@@ -149,7 +149,7 @@ def decode(
 
       tts-decode bench decode
 
-      tts-decode bench decode --prompt 512 --branches 1,8,64 --dtype bfloat16 --json
+      tts-decode bench decode --prompt 512 --branches 1,8,64 --json
     """
     _check(plot, threads)
     at_least(1, rounds=rounds, prompt=prompt, tokens=tokens)

@@ -31,6 +31,8 @@ class Group(TyperGroup):
 def _tidy(params: list[Any]) -> None:
     """For the help alone: nothing is parsed with the parameters afterwards."""
     for param in params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: ""  # beside its name, which says as much
         if param.name in _OWN:
             param.metavar = ""
         if param.secondary_opts:

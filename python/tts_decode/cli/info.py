@@ -57,6 +57,8 @@ def info(
       tts-decode info --model SmolLM2-135M-Instruct
 
       tts-decode info --json
+
+    tts-decode doctor says what is missing, and the command for it.
     """
     facts = collect()
     if model is not None:

@@ -73,9 +73,9 @@ def plan_budget(
 
       tts-decode plan-budget --context 8000 --branches 16
 
-      tts-decode plan-budget -m ./Qwen3-8B --dtype bfloat16 -c 32768 -n 64 --tokens 2048
+      tts-decode plan-budget -m ./Qwen3-8B --dtype bfloat16 -c 32768 -n 64
 
-      tts-decode plan-budget --dtype bfloat16 --flops 989e12 --bandwidth 3.35e12 --json
+      tts-decode plan-budget --flops 989e12 --bandwidth 3.35e12 --json
     """
     at_least(1, context=context, branches=branches)
     at_least(2, tokens=tokens)  # the first comes from the prompt's own forward

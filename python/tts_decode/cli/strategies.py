@@ -31,6 +31,8 @@ def strategies(
       tts-decode strategies
 
       tts-decode strategies ets
+
+    A strategy of your own is named FILE.py:NAME; docs/own-strategy.md says how to write one.
     """
     chosen = [strategy for members in families().values() for strategy in members]
     if name is not None:
