@@ -15,7 +15,9 @@ from tts_decode.cli.errors import CommandError, UsageError
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["serach"], "did you mean tts-decode search? tts-decode --help lists the commands"),
+        (["serach"], "tts-decode --help lists the commands"),
+        (["search", "a", "-o", "nn=3"], "tts-decode strategies NAME tells a strategy's options"),
+        (["search", "a", "-o", "n=1000000"], "tts-decode strategies NAME tells a strategy's options"),
         (["--nonsense"], "tts-decode --help lists the commands"),
         (["search", "a", "--nonsense"], "tts-decode search --help lists what may be given"),
         (["search", "--tasks", "/no/such/file"], "a line is {"),
@@ -37,7 +39,7 @@ def test_errors_in_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
     assert out == ""
     assert json.loads(err.splitlines()[-1]) == {
         "error": "--strategy: got 'etz', expected the name of a strategy; did you mean ets",
-        "hint": "tts-decode search --help lists what may be given",
+        "hint": "tts-decode strategies lists them, with what each does",
         "exit_code": 2,
     }
     assert run(["search", "--tasks", str(tmp_path / "none\x1b.jsonl"), "--json"]) == 1

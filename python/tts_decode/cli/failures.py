@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,13 @@ _BASE = ("torch", "numpy", "httpx")  # packages without which no command can sta
 _MODEL_HINT = (
     "tts-decode info -m NAME tells whether a model is served; tts-decode doctor, whether one is here"
 )
+# What to do about an option that a command's own help does not explain.
+_BY_OPTION = {
+    "--option": "tts-decode strategies NAME tells a strategy's options and their defaults",
+    "--strategy": "tts-decode strategies lists them, with what each does",
+    "NAME": "tts-decode strategies lists them, with what each does",
+    "--scorer": "docs/rewards.md tells of reward models, docs/own-strategy.md of functions of your own",
+}
 
 
 class Failure(NamedTuple):
@@ -34,11 +40,7 @@ def of_typer(error: typer.TyperException, command: str | None, commands: Sequenc
     problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if problems:
         message += f"; got {problems[0]['input']!r:.80}"
-    if command is not None and command not in commands:
-        close = difflib.get_close_matches(command, commands)
-        meant = f"did you mean tts-decode {' or '.join(close)}? " if close else ""
-        return Failure(message, f"{meant}tts-decode --help lists the commands", USAGE)
-    return Failure(message, _see_help(command), USAGE)
+    return Failure(message, _see_help(command if command in commands else None), USAGE)
 
 
 def of(error: Exception, command: str | None) -> Failure | None:
@@ -73,7 +75,9 @@ def of(error: Exception, command: str | None) -> Failure | None:
     for kind, hint in hints.items():
         if isinstance(error, kind):
             code = USAGE if kind is UsageError else FAILURE
-            return Failure(named(str(error)), hint or _see_help(command), code)
+            message = named(str(error))
+            about = _BY_OPTION.get(message.partition(":")[0].partition(" ")[0])
+            return Failure(message, hint or about or _see_help(command), code)
     return None
 
 
