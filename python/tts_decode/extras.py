@@ -67,9 +67,13 @@ def install_command(module: str) -> str:
     """What brings an optional module. Of an installed package pip finds an extra by name; a checkout is
     installed again."""
     installs = INSTALLS[module]
-    command = f"pip install {join(installs.split())}"
     extra = installs.removeprefix("tts-kernels")
-    return command if extra == installs else f"{command} (in a checkout: '.{extra}')"
+    return f"pip install {join(installs.split())}" if extra == installs else install_extra(extra.strip("[]"))
+
+
+def install_extra(extra: str) -> str:
+    """What brings all packages of an extra, as `install_command` tells it."""
+    return f"pip install 'tts-kernels[{extra}]' (in a checkout: '.[{extra}]')"
 
 
 def require_tested(project: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_commands import search
+from cli_commands import last_error, search
 from tiny_models import byte_tokenizer, tiny_model
 from tiny_quantised import write_quantised
 from transformers import AutoModelForSequenceClassification
@@ -99,7 +99,7 @@ def test_a_reward_model_as_scorer(folder: Path, capsys: pytest.CaptureFixture[st
     assert rewarded["results"][0]["search"]["candidates"] != plain["results"][0]["search"]["candidates"]
     assert rewarded["cost"]["flops"] > plain["cost"]["flops"]  # what the reward model reads counts
     assert search(folder, "hello", "--scorer", "outcome:/no/such/folder") == 1
-    assert "there is no folder /no/such/folder" in capsys.readouterr().err.splitlines()[-1]
+    assert "there is no folder /no/such/folder" in last_error(capsys)
 
 
 def test_strategies_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,11 @@
-"""Every user error of the command is one line on stderr."""
+"""Every user error of the command is one line on stderr, with a hint under it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from cli_commands import PLAN
+from cli_commands import PLAN, error_line, last_error
 from tts_decode.cli.app import run
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -22,6 +22,9 @@ pytestmark = pytest.mark.usefixtures("cache")
         (["search", "a", "-o", "n"], "--option: got 'n', expected KEY=VALUE"),
         (["search", "a", "-o", "n=x"], "--option: got 'n=x', expected an integer"),
         (["search", "a", "-o", "n=0"], "--option n: got 0, expected >= 1"),
+        (["search", "a", "-o", "n=1000000000"], "--option n: got 1000000000, expected at most 100,000"),
+        (["compare", "-o", "ets.n=100001"], "--option n: got 100001, expected at most 100,000"),
+        (["search", "a", "-o", "n=1e9"], "--option: got 'n=1e9', expected an integer"),
         (
             ["search", "a", "-o", "beams=3"],
             "--option: got 'beams=3', but no strategy that runs has 'beams'; known: ets (n=16",
@@ -130,8 +133,8 @@ def test_usage_errors(
     assert run(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert message in err.splitlines()[-1]
-    assert err.splitlines()[-1].startswith("tts-decode: ")
+    assert message in error_line(err)
+    assert err.splitlines()[-1].startswith("hint: ")
 
 
 def test_a_model_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,4 +167,4 @@ def test_failures(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert run([argument.format(folder=folder) for argument in arguments]) == 1
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert message in last_error(capsys)

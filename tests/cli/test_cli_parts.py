@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from tts_decode.cli.display import Display, Rate, mib
 from tts_decode.cli.errors import UsageError, named
-from tts_decode.cli.options import unescape
+from tts_decode.cli.sampling_options import unescape
 from tts_decode.cli.strategy_options import parse_options
 from tts_decode.rewards.self_evaluation import chat_question
 from tts_decode.search import STRATEGIES, SearchRun, Strategy

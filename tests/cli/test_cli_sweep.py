@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_commands import SMALL, last_error
+from cli_commands import SMALL, error_line, last_error
 from tts_decode.cli.app import run
 from tts_decode.cli.saving import read_saved
 from tts_decode.search import SearchRun
@@ -136,7 +136,7 @@ def test_cells_that_fail_do_not_end_the_sweep(
     assert report["failed"].keys() == {"best_of_n-width2-seed0"}
     assert "line 2 is damaged" in report["failed"]["best_of_n-width2-seed0"]
     assert {s["cell"] for s in report["searches"]} >= {"best_of_n-width4-seed0"}
-    assert "1 of 4 cells could not be run, first best_of_n-width2-seed0: " in captured.err.splitlines()[-1]
+    assert "1 of 4 cells could not be run, first best_of_n-width2-seed0: " in error_line(captured.err)
 
 
 def test_a_sweep_of_which_all_fails_is_an_error(

@@ -14,6 +14,12 @@ from tts_decode.cli.app import COMMANDS, run
 
 import tts_kernels
 
+VERSIONS = [
+    f"tts-decode {version('tts-kernels')}",
+    f"tts-kernels {version('tts-kernels')}",
+    f"torch {version('torch')}",
+    f"transformers {version('transformers')}",
+]
 PROBE = """if True:
     import atexit, json, sys
     def tell():
@@ -30,7 +36,7 @@ def test_answers_at_once(argument: str) -> None:
     *shown, imported = done.stdout.splitlines()
     assert json.loads(imported) == []
     if argument == "--version":
-        assert shown == [f"tts-decode {version('tts-kernels')}"]
+        assert shown == VERSIONS
     else:
         assert all(any(f"{name} " in line for line in shown) for name in COMMANDS)
 
@@ -85,11 +91,36 @@ def test_help_breaks_lines_where_the_terminal_ends(
             assert len(line.rstrip()) + 1 + len(following.split()[0]) > columns - 2, line
 
 
+@pytest.mark.parametrize("arguments", [*([name] for name in COMMANDS), ["bench", "decode"]])
+def test_help_is_read_at_80_columns(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Examples are whole lines, which can be copied; nothing is cut; types are no noise beside flags."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*arguments, "--help"]) == 0
+    text = capsys.readouterr().out
+    lines = [line.rstrip() for line in text.splitlines()]
+    examples = [i for i, line in enumerate(lines) if line.startswith("   tts-decode ")]
+    assert examples or arguments == ["bench"]  # whose subcommands have them
+    assert all(not lines[i + 1] for i in examples)
+    assert max(map(len, lines)) <= 80
+    assert "…" not in text
+    assert not any(noise in text for noise in ("<bool>", "<str>", "<int>", "<float>", "<path>", "list["))
+
+
+def test_most_options_are_in_a_group(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the three that share theirs: beside --help none is without."""
+    for name in ("search", "compare", "sweep"):
+        assert run([name, "--help"]) == 0
+        box = capsys.readouterr().out.partition("─ Options ─")[2].partition("╰")[0]
+        assert [word for word in box.split() if word.startswith("--")] == ["--help"]
+
+
 def test_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tts_decode", "--version"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == f"tts-decode {version('tts-kernels')}\n"
+    assert done.stdout.splitlines() == VERSIONS
 
 
 def test_one_version() -> None:

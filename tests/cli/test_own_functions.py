@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli_commands import compare, last_error, search, write_files
-from tts_decode.cli import judging, options, scorers, strategy_options
+from tts_decode.cli import judging, problem_options, scorers, strategy_options
 from tts_decode.cli.errors import UsageError
 from tts_decode.cli.functions import load_function
 from tts_decode.search import STRATEGIES, Strategy
@@ -209,13 +209,13 @@ def test_a_verifier_that_raises_fails_its_problem_alone(
 
 
 def test_fields_of_the_command() -> None:
-    assert options.parse_fields(["prompt=problem,answer=solution", "name=id"]) == {
+    assert problem_options.parse_fields(["prompt=problem,answer=solution", "name=id"]) == {
         "prompt": "problem",
         "answer": "solution",
         "name": "id",
     }
     with pytest.raises(UsageError, match="--field: got 'prompt', expected PART=FIELD"):
-        options.parse_fields(["prompt"])
+        problem_options.parse_fields(["prompt"])
     with pytest.raises(UsageError, match="--format: got 'gsm8k' without --tasks"):
         judging.refuse_task_options(format="gsm8k")
 

@@ -36,4 +36,13 @@ def search_tasks(folder: Path, *arguments: str) -> int:
 
 
 def last_error(capsys: pytest.CaptureFixture[str]) -> str:
-    return capsys.readouterr().err.splitlines()[-1]
+    return error_line(capsys.readouterr().err)
+
+
+def error_line(err: str) -> str:
+    """What went wrong, or a note: the last line that the command says itself, without the hint after it. The
+    same line where an error is JSON, as after --json."""
+    last = err.splitlines()[-1]
+    if last.startswith('{"error": '):
+        return f"tts-decode: {json.loads(last)['error']}"
+    return [line for line in err.splitlines() if line.startswith("tts-decode: ")][-1]

@@ -132,6 +132,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "cluster": {"ray"},
         "bench": {"matplotlib"},
         "plots": {"matplotlib"},
+        "cli": {"packaging"},
     },
 }
 
@@ -141,7 +142,8 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
     "tts_kernels.checks": None,
     "tts_kernels.errors": {"errors"},
     "tts_kernels.device": {"model", "rewards", "cli"},
-    "tts_kernels.machine_memory": {"model", "decoding"},
+    "tts_kernels.machine_memory": {"model", "decoding", "cli"},
+    "tts_kernels.reference.tree_attention": {"cli"},
     "tts_kernels.pool": {"decoding"},
     "tts_kernels.plans.tree_plan": {"cost"},
     "tts_kernels.plans.device_planner": {"model"},

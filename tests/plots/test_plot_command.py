@@ -94,6 +94,8 @@ def test_kv_over_time(runs: Path) -> None:
     told = texts(runs / "n2" / "plot-time.svg")
     for part in ("KV held by ets, n=2, problem 2 (t2)", "resident", "unshared", "seconds since", "MiB of KV"):
         assert part in told
+    assert "1 of 4 problems" in told
+    assert "n = 4" not in told
     assert run(["plot", str(runs), "--x", "time", "-s", "ets"]) == 0
     told = texts(runs / "plot-time.svg")
     assert all(part in told for part in ("problem 0", "ets, n=2", "ets, n=8", "ets, sparse 1/8, n=8"))

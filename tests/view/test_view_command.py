@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_commands import error_line
 from pages import SHEEP, Elements
 from tts_decode.cli.app import run
 from tts_decode.records.record_file import RecordFile
@@ -41,7 +42,7 @@ def listed(page: Path) -> list[dict[str, Any]]:
 
 
 def last_error(capsys: pytest.CaptureFixture[str]) -> str:
-    return capsys.readouterr().err.splitlines()[-1]
+    return error_line(capsys.readouterr().err)
 
 
 def test_a_folder_of_results(tmp_path: Path, sheep: SearchResult, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,9 @@ from types import TracebackType
 
 from ..core.visible import visible
 from ..extras import require
-from ..version import package_version
+from .shell import VARIABLE
 from .signals import Signals
+from .versions import version_text
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a result is not lost for a terminal's encoding
     sys.excepthook = _report
-    on_terminal = sys.stderr.isatty()
+    on_terminal = sys.stderr.isatty() and VARIABLE not in os.environ
     if on_terminal:  # importing torch and transformers takes seconds
         print("starting ...", end="\r", file=sys.stderr, flush=True)
 
@@ -47,7 +48,7 @@ def main() -> None:
         if not isinstance(error, MissingExtraError):
             raise
         if sys.argv[1:] == ["--version"]:
-            print(f"tts-decode {package_version()}")
+            print(version_text())
             return
         sys.exit(f"tts-decode: {error}")
     try:

@@ -26,9 +26,12 @@ from ..default_model import DEFAULT_MODEL
 from ..extras import install_command
 from ..model.loading import resolve_dtype
 from ..tasks import default_tasks
+from . import model_options as model_opt
 from . import options as opt
+from . import sampling_options as sampling_opt
 from .display import Display, Screen, mib, print_json, short
 from .errors import UsageError, at_least, usage_errors
+from .filled import filled
 from .session import Session, open_session
 from .strategy_options import get_strategy
 
@@ -47,6 +50,7 @@ Plot = Annotated[
 
 
 @bench.command("attention")
+@filled
 def attention(
     tree: Annotated[
         list[str] | None,
@@ -119,16 +123,17 @@ def attention(
 
 
 @bench.command("decode")
+@filled
 def decode(
     prompt: Annotated[int, typer.Option("--prompt", "-p", help="Tokens of the prompt.")] = 2048,
     branches: Annotated[str, typer.Option("--branches", "-n", help="How many, with commas.")] = "1,8,32,64",
     tokens: Annotated[int, typer.Option(help="Tokens that each branch generates.")] = 32,
-    temperature: opt.Temperature = 0.8,
-    model: opt.Model = DEFAULT_MODEL,
-    dtype: opt.Dtype = "auto",
-    weights: opt.Weights = "auto",
-    kv_mib: opt.KvMib = None,
-    kv_dtype: opt.KvDtype = "auto",
+    temperature: sampling_opt.Temperature = 0.8,
+    model: model_opt.Model = DEFAULT_MODEL,
+    dtype: model_opt.Dtype = "auto",
+    weights: model_opt.Weights = "auto",
+    kv_mib: model_opt.KvMib = None,
+    kv_dtype: model_opt.KvDtype = "auto",
     threads: Threads = None,
     rounds: Rounds = 3,
     json_output: opt.Json = False,
@@ -144,7 +149,7 @@ def decode(
 
       tts-decode bench decode
 
-      tts-decode bench decode --prompt 512 --branches 1,8,64 --dtype bfloat16 --json
+      tts-decode bench decode --prompt 512 --branches 1,8,64 --json
     """
     _check(plot, threads)
     at_least(1, rounds=rounds, prompt=prompt, tokens=tokens)
@@ -154,7 +159,7 @@ def decode(
     widths = sorted({int(count) for count in counts})
     with open_session(model, dtype, "cpu", kv_mib, kv_dtype, weights=weights) as session, usage_errors():
         # The first token comes from the prompt's own forward.
-        opt.check_positions("--prompt", prompt, tokens + 1, session.model.config)
+        model_opt.check_positions("--prompt", prompt, tokens + 1, session.model.config)
         decoder = session.decoder()
         prefill, machine, results = measure_decode(
             decoder,
@@ -210,6 +215,7 @@ def decode(
 
 
 @bench.command("search")
+@filled
 def search(
     strategy: Annotated[
         list[str], typer.Argument(metavar="[STRATEGY]...", help="Default: four of them.", show_default=False)
@@ -218,12 +224,12 @@ def search(
     limit: Annotated[int, typer.Option(help="Problems, one after the other.")] = 3,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
     max_step_tokens: Annotated[int, typer.Option(help="Longest step, in tokens.")] = 32,
-    temperature: opt.Temperature = 0.8,
-    model: opt.Model = DEFAULT_MODEL,
-    dtype: opt.Dtype = "auto",
-    weights: opt.Weights = "auto",
-    kv_mib: opt.KvMib = None,
-    kv_dtype: opt.KvDtype = "auto",
+    temperature: sampling_opt.Temperature = 0.8,
+    model: model_opt.Model = DEFAULT_MODEL,
+    dtype: model_opt.Dtype = "auto",
+    weights: model_opt.Weights = "auto",
+    kv_mib: model_opt.KvMib = None,
+    kv_dtype: model_opt.KvDtype = "auto",
     threads: Threads = None,
     json_output: opt.Json = False,
     plot: Plot = None,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from . import options as opt
+from . import sampling_options as sampling_opt
 from .comparing import ComparedOptions
 from .display import print_json
 from .errors import at_least
@@ -23,14 +24,17 @@ from .tables import Row, as_json, print_tables
 
 @filled
 def compare(
+    *,
     compared: ComparedOptions,
+    parallel: Annotated[
+        int, typer.Option(help="Problems in flight in one batch.", rich_help_panel=opt.SEARCH)
+    ] = 4,
     chosen_problems: ProblemOptions,
     model: ModelOptions,
-    sparse: SparseOptions,
     sampling: SamplingOptions,
+    seed: sampling_opt.Seed = 0,
     limits: LimitOptions,
-    parallel: Annotated[int, typer.Option(help="Problems in flight in one batch.")] = 4,
-    seed: opt.Seed = 0,
+    sparse: SparseOptions,
     save: opt.Save = None,
     resume: opt.Resume = False,
     json_output: opt.Json = False,

@@ -9,6 +9,7 @@ import typer
 
 from ..search import Strategy
 from ..tasks import Task, default_tasks
+from . import completion
 from . import options as opt
 from .errors import CommandError, UsageError, at_least, usage_errors
 from .groups import ProblemOptions
@@ -24,19 +25,32 @@ class ComparedOptions:
     """Raises UsageError for what is looked at by nobody else."""
 
     strategy: Annotated[
-        list[str], typer.Option("--strategy", "-s", help="A strategy to run; may be repeated.")
+        list[str],
+        typer.Option(
+            "--strategy",
+            "-s",
+            metavar="NAME",
+            help="A strategy to run, a name of the list below or FILE.py:NAME; may be repeated.",
+            rich_help_panel=opt.SEARCH,
+            autocompletion=completion.strategies,
+        ),
     ] = field(default_factory=lambda: list(_DEFAULT_STRATEGIES))
+    option: opt.Options = field(default_factory=list)
+    scorer: opt.Scorer = None
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Only the first so many problems. Default: 8 of the default set's 400, all of a file."
+            help="Only the first N problems. Default: 8 of the default set's 400, all of a file.",
+            rich_help_panel=opt.SEARCH,
         ),
     ] = None
     shots: Annotated[
-        int, typer.Option(help="Solved problems of the default set before each one: a long shared prompt.")
+        int,
+        typer.Option(
+            help="Solved problems of the default set before each one: a long shared prompt.",
+            rich_help_panel=opt.SEARCH,
+        ),
     ] = 0
-    option: opt.Options = field(default_factory=list)
-    scorer: opt.Scorer = None
 
     def __post_init__(self) -> None:
         at_least(1, limit=self.limit)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
@@ -15,9 +15,11 @@ from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
-from ..core.stats import DecoderStats
 from ..core.visible import one_line, visible
 from ..records.strict_json import finite
+
+if TYPE_CHECKING:  # it imports torch, without which `doctor` has something to tell
+    from ..core.stats import DecoderStats
 
 _MIB = 1 << 20
 _NOTE_COLUMNS = 80

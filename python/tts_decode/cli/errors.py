@@ -22,13 +22,13 @@ _SAME = (
         "frequency_penalty",
         "presence_penalty",
     ),
-    *("logit_bias", "stop", "max_tokens", "max_step_tokens"),
+    *("logit_bias", "stop", "max_tokens", "max_step_tokens", "top_logprobs"),
 )
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
 _ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # as Python has it
 _OPTIONS |= {"kv_bytes": "--kv-mib", "KVOffload.bytes": "--kv-offload-mib", "reward model": "--scorer"}
 _OPTIONS |= {"address": "--ray", "actors": "--ray-actors"}
-_OPTIONS |= {"stop_token_ids": "--stop-token", "suppress_token_ids": "--suppress"}
+_OPTIONS |= {"stop_token_ids": "--stop-token", "suppress_token_ids": "--suppress", "options": "--choice"}
 
 
 class UsageError(TTSError):

@@ -1,24 +1,34 @@
-"""Commands whose options fill dataclasses, which several commands share."""
+"""Commands whose options fill dataclasses, which several commands share. Each option says what it takes."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from typer.models import OptionInfo
+
+# What the help shows beside an option: what is to be typed, and nothing for a flag.
+_METAVARS = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
 def filled(function: Callable[..., None]) -> Callable[..., None]:
     """Makes a command for typer of a function.
 
     Each field of a parameter that is a dataclass becomes an option, annotated as a parameter would be. Other
-    parameters stay as they are. The function's docstring is the help.
+    parameters stay as they are. An option without a metavar gets that of its type. The function's docstring
+    is the help.
     """
     hints = get_type_hints(function, include_extras=True)
     plain = list(inspect.signature(function).parameters.values())
     groups = {p.name: hints[p.name] for p in plain if is_dataclass(hints[p.name])}
     spread = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_with_metavar(annotation)
+        )
         for parameter in plain
         for name, default, annotation in (
             _options(groups[parameter.name])
@@ -51,3 +61,17 @@ def _default(field: Field[Any]) -> Any:
     if field.default_factory is not MISSING:
         return field.default_factory()
     return inspect.Parameter.empty if field.default is MISSING else field.default
+
+
+def _with_metavar(annotation: Any) -> Any:
+    """An option's annotation with a metavar where it has none."""
+    if get_origin(annotation) is not Annotated:
+        return annotation
+    kind, *notes = get_args(annotation)
+    while get_origin(kind) is not None:  # int | None, list[int]
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    for i, note in enumerate(notes):
+        if isinstance(note, OptionInfo) and note.metavar is None and kind in _METAVARS:
+            notes[i] = copy(note)
+            notes[i].metavar = _METAVARS[kind]
+    return Annotated[tuple([get_args(annotation)[0], *notes])]

@@ -14,9 +14,6 @@ from ..search import Strategy
 from .errors import CommandError, UsageError
 from .saving import saved_name
 
-MOST_WIDE = 100_000
-"""Branches that one search may be asked for: a wrong number fills the memory for hours before it fails."""
-
 _SCHEMA, _VERSION = "tts-decode/sweep", 1
 
 

@@ -11,7 +11,10 @@ from ..decoding.offload import KVOffload
 from ..default_model import DEFAULT_MODEL
 from ..model.sparse import SparseConfig, parse_budget
 from ..tasks import Task
+from . import model_options as model_opt
 from . import options as opt
+from . import problem_options as problem_opt
+from . import sampling_options as sampling_opt
 from .display import Display
 from .errors import MIB, UsageError, at_least, usage_errors
 from .judging import judged_by, read_problems, refuse_task_options
@@ -27,14 +30,14 @@ _SHORT_LENGTHS = (64, 32)
 class ModelOptions:
     """Which model, and how it is held."""
 
-    model: opt.Model = DEFAULT_MODEL
-    dtype: opt.Dtype = "auto"
-    weights: opt.Weights = "auto"
-    device: opt.Device = "cpu"
-    kv_mib: opt.KvMib = None
-    kv_dtype: opt.KvDtype = "auto"
-    kv_offload_mib: opt.KvOffloadMib = None
-    kv_offload_folder: opt.KvOffloadFolder = None
+    model: model_opt.Model = DEFAULT_MODEL
+    dtype: model_opt.Dtype = "auto"
+    weights: model_opt.Weights = "auto"
+    device: model_opt.Device = "cpu"
+    kv_mib: model_opt.KvMib = None
+    kv_dtype: model_opt.KvDtype = "auto"
+    kv_offload_mib: model_opt.KvOffloadMib = None
+    kv_offload_folder: model_opt.KvOffloadFolder = None
 
     def open(
         self, *, shared: bool = False, display: Display | None = None
@@ -81,12 +84,12 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class SparseOptions:
-    sparse: opt.Sparse = None
-    sparse_share: opt.SparseShare = "branch"
-    sparse_summaries: opt.SparseSummaries = "mean"
-    sparse_dense_layers: opt.SparseDenseLayers = 2
-    sparse_min_pages: opt.SparseMinPages = 16
-    sparse_tail: opt.SparseTail = True
+    sparse: model_opt.Sparse = None
+    sparse_share: model_opt.SparseShare = "branch"
+    sparse_summaries: model_opt.SparseSummaries = "mean"
+    sparse_dense_layers: model_opt.SparseDenseLayers = 2
+    sparse_min_pages: model_opt.SparseMinPages = 16
+    sparse_tail: model_opt.SparseTail = True
 
     def config(self) -> SparseConfig | None:
         """None without --sparse; the others are checked anyway."""
@@ -94,7 +97,7 @@ class SparseOptions:
             budget = parse_budget("1" if self.sparse is None else self.sparse)
         except ValueError as error:
             raise UsageError(f"--sparse: {error}") from None
-        with usage_errors(opt.SPARSE_OPTIONS):
+        with usage_errors(model_opt.SPARSE_OPTIONS):
             config = SparseConfig(
                 budget,
                 share=self.sparse_share,  # type: ignore[arg-type]  # checked there
@@ -110,16 +113,16 @@ class SparseOptions:
 class ProblemOptions:
     """Which problems there are, and what judges the answers."""
 
-    tasks: opt.Tasks = None
-    task_format: opt.TaskFormat = None
-    field: opt.Fields = field(default_factory=list)
-    split: opt.Split = None
-    verifier: opt.Verifier = None
-    unsafe_tools: opt.UnsafeTools = False
+    tasks: problem_opt.Tasks = None
+    task_format: problem_opt.TaskFormat = None
+    field: problem_opt.Fields = field(default_factory=list)
+    split: problem_opt.Split = None
+    verifier: problem_opt.Verifier = None
+    unsafe_tools: problem_opt.UnsafeTools = False
 
     def read(self, seed: int, otherwise: list[Task]) -> list[Task]:
         """Those of --tasks, else `otherwise`, under --verifier. seed: orders the choices of `gpqa`."""
-        fields = opt.parse_fields(self.field)
+        fields = problem_opt.parse_fields(self.field)
         if self.tasks is None:
             refuse_task_options(format=self.task_format, field=self.field, split=self.split)
             return judged_by(self.verifier, otherwise)
@@ -138,23 +141,26 @@ class ProblemOptions:
 class SamplingOptions:
     """How tokens are drawn, and where steps and answers end."""
 
-    temperature: opt.Temperature = 0.8
-    top_k: opt.TopK = 0
-    top_p: opt.TopP = 1.0
-    min_p: opt.MinP = 0.0
-    repetition_penalty: opt.RepetitionPenalty = 1.0
-    frequency_penalty: opt.FrequencyPenalty = 0.0
-    presence_penalty: opt.PresencePenalty = 0.0
-    logit_bias: opt.LogitBias = field(default_factory=list)
-    suppress: opt.Suppress = field(default_factory=list)
-    stop: opt.Stop = field(default_factory=lambda: ["\\n"])
-    stop_token: opt.StopToken = field(default_factory=list)
-    stop_when: opt.StopWhenName = None
-    json_schema: opt.JSONSchemaFile = None
-    regex: opt.RegexOption = None
-    grammar: opt.GrammarFile = None
-    max_tokens: opt.MaxTokens = None
-    max_step_tokens: opt.MaxStepTokens = None
+    temperature: sampling_opt.Temperature = 0.8
+    top_k: sampling_opt.TopK = 0
+    top_p: sampling_opt.TopP = 1.0
+    min_p: sampling_opt.MinP = 0.0
+    repetition_penalty: sampling_opt.RepetitionPenalty = 1.0
+    frequency_penalty: sampling_opt.FrequencyPenalty = 0.0
+    presence_penalty: sampling_opt.PresencePenalty = 0.0
+    logit_bias: sampling_opt.LogitBias = field(default_factory=list)
+    suppress: sampling_opt.Suppress = field(default_factory=list)
+    stop: sampling_opt.Stop = field(default_factory=lambda: ["\\n"])
+    stop_token: sampling_opt.StopToken = field(default_factory=list)
+    stop_when: sampling_opt.StopWhenName = None
+    json_schema: sampling_opt.JSONSchemaFile = None
+    regex: sampling_opt.RegexOption = None
+    grammar: sampling_opt.GrammarFile = None
+    choice: sampling_opt.Choices = field(default_factory=list)
+    top_logprobs: sampling_opt.TopLogprobs = 0
+    self_certainty: sampling_opt.SelfCertainty = False
+    max_tokens: sampling_opt.MaxTokens = None
+    max_step_tokens: sampling_opt.MaxStepTokens = None
 
     def params(self, seed: int, *, short: bool = False) -> SamplingParams:
         """short: answers to the default problems. Raises UsageError."""
@@ -169,13 +175,15 @@ class SamplingOptions:
                 seed=seed,
                 max_tokens=longest if self.max_tokens is None else self.max_tokens,
                 max_step_tokens=longest_step if self.max_step_tokens is None else self.max_step_tokens,
-                stop=tuple(opt.unescape(text) for text in self.stop),
+                stop=tuple(sampling_opt.unescape(text) for text in self.stop),
                 stop_token_ids=self.stop_token,
                 suppress_token_ids=self.suppress,
                 frequency_penalty=self.frequency_penalty,
                 presence_penalty=self.presence_penalty,
-                logit_bias=opt.parse_bias(self.logit_bias),
-                constraint=opt.constraint(self.json_schema, self.regex, self.grammar),
+                logit_bias=sampling_opt.parse_bias(self.logit_bias),
+                top_logprobs=self.top_logprobs,
+                self_certainty=self.self_certainty,
+                constraint=sampling_opt.constraint(self.json_schema, self.regex, self.grammar, self.choice),
                 stop_when=self._stop_when(),
             )
 

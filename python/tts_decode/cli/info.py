@@ -20,8 +20,10 @@ from ..model.footprint import packed_bytes, weight_bytes
 from ..model.gguf.cache import cache_folder
 from ..model.loading import resolve_dtype
 from .display import Screen, print_json
+from .filled import filled
 from .machine import device_name
-from .options import Device, Dtype, Json, Weights
+from .model_options import Device, Dtype, Weights
+from .options import Json
 from .session import open_session
 
 _PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "reasoning-gym")
@@ -30,6 +32,7 @@ _PACKAGES = ("tts-kernels", "torch", "numpy", "transformers", "gguf", "scipy", "
 _KV_MIB = 64  # for a decoder that computes nothing
 
 
+@filled
 def info(
     model: Annotated[
         str | None,
@@ -54,6 +57,8 @@ def info(
       tts-decode info --model SmolLM2-135M-Instruct
 
       tts-decode info --json
+
+    tts-decode doctor says what is missing, and the command for it.
     """
     facts = collect()
     if model is not None:

@@ -17,9 +17,11 @@ from ..default_model import DEFAULT_MODEL
 from ..model.loading import load_config, resolve_dtype
 from ..model.shape import shape_of_config
 from ..model.sparse import SparseConfig
+from . import model_options as model_opt
 from . import options as opt
 from .display import Display, Screen, print_json, short
 from .errors import UsageError, at_least, usage_errors
+from .filled import filled
 
 _PAGE_SIZE = 16
 _FRACTIONS = (2, 4, 8, 16, 32)
@@ -37,6 +39,7 @@ class Plan(NamedTuple):
     cost: SearchCost
 
 
+@filled
 def plan_budget(
     context: Annotated[int, typer.Option("--context", "-c", help="Tokens of the prompt.")] = 4096,
     branches: Annotated[int, typer.Option("--branches", "-n", help="Branches that grow from it.")] = 16,
@@ -47,9 +50,9 @@ def plan_budget(
         typer.Option(help="Shared pages chosen by each branch, or once for the whole tree: branch, tree."),
     ] = "branch",
     dense_layers: Annotated[int, typer.Option(help="First layers that stay dense.")] = 2,
-    model: opt.Model = DEFAULT_MODEL,
-    dtype: opt.Dtype = "auto",
-    device: opt.Device = "cpu",
+    model: model_opt.Model = DEFAULT_MODEL,
+    dtype: model_opt.Dtype = "auto",
+    device: model_opt.Device = "cpu",
     flops: Annotated[
         float | None,
         typer.Option(help="Flops a second. Default: measured here.", rich_help_panel=_MACHINE),
@@ -70,9 +73,9 @@ def plan_budget(
 
       tts-decode plan-budget --context 8000 --branches 16
 
-      tts-decode plan-budget -m ./Qwen3-8B --dtype bfloat16 -c 32768 -n 64 --tokens 2048
+      tts-decode plan-budget -m ./Qwen3-8B --dtype bfloat16 -c 32768 -n 64
 
-      tts-decode plan-budget --dtype bfloat16 --flops 989e12 --bandwidth 3.35e12 --json
+      tts-decode plan-budget --flops 989e12 --bandwidth 3.35e12 --json
     """
     at_least(1, context=context, branches=branches)
     at_least(2, tokens=tokens)  # the first comes from the prompt's own forward
@@ -95,7 +98,7 @@ def plan_budget(
             raise UsageError(
                 f"--dense-layers: got {dense_layers}, expected 0 to the model's {shape.num_layers} layers"
             )
-        opt.check_positions("--context", context, tokens, config)
+        model_opt.check_positions("--context", context, tokens, config)
         if flops is None or bandwidth is None:
             display.stage("measuring this machine")
             measured = measure_machine(kind, where)

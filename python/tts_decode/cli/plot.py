@@ -28,6 +28,7 @@ from ..plots import (
 )
 from .display import Screen
 from .errors import CommandError, UsageError
+from .filled import filled
 from .saving import holds_saved, read_run, read_saved
 
 _SUFFIXES = (".svg", ".png")
@@ -49,6 +50,7 @@ class ThemeName(str, Enum):
     both = "both"
 
 
+@filled
 def plot(
     run: Annotated[
         list[Path],
@@ -63,12 +65,14 @@ def plot(
         Axis,
         typer.Option(
             "--x",
-            help="What accuracy is drawn against: a search's tokens, seconds, eFLOPs (docs/cost.md), its KV "
-            "on average or at most. time: not accuracy, but the KV that one problem's searches held.",
+            metavar="AXIS",
+            help="What accuracy is drawn against: a search's tokens, seconds, eflops (docs/cost.md), mean-kv "
+            "or peak-kv; or time: not accuracy, but the KV that one problem's searches held.",
         ),
     ] = Axis.tokens,
     strategy: Annotated[
-        list[str], typer.Option("--strategy", "-s", help="Only this strategy; may be repeated.")
+        list[str],
+        typer.Option("--strategy", "-s", metavar="NAME", help="Only this strategy; may be repeated."),
     ] = [],  # noqa: B006
     problem: Annotated[
         int | None,
@@ -84,7 +88,10 @@ def plot(
     ] = False,
     theme: Annotated[
         ThemeName,
-        typer.Option(help="Of the ground. both: two files, FILE-light and FILE-dark."),
+        typer.Option(
+            metavar="THEME",
+            help="light, dark, or both: two files, FILE-light and FILE-dark.",
+        ),
     ] = ThemeName.light,
     out: Annotated[
         Path | None,
@@ -212,7 +219,8 @@ def _memory(runs: list[SavedRun], problem: int | None, left_out: Sequence[str]) 
         "Resident (filled): each KV page once. "
         "Unshared (dashed): if each branch held its own copy of its tokens."
     ]
-    return held, caption(f"{what}, problem {index} ({one_line(asked):.40})", runs, [*notes, *left_out])
+    title = f"{what}, problem {index} ({one_line(asked):.40})"
+    return held, caption(title, runs, [*notes, *left_out], one_problem=True)
 
 
 def _read(paths: Sequence[Path]) -> list[SavedRun]:

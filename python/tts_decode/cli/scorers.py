@@ -26,12 +26,12 @@ from ..tasks import Task
 from .errors import UsageError, usage_errors
 from .functions import load_function, names_function
 
-_NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")
+NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")
 
 
 def check_scorer(name: str | None) -> None:
     """UsageError for what is no scorer; reward models are looked at when they are loaded."""
-    if name is None or name in _NAMES:
+    if name is None or name in NAMES:
         return
     if names_function(name):
         load_function(name, "--scorer", "branches or text")
@@ -39,7 +39,7 @@ def check_scorer(name: str | None) -> None:
     reader, place = _reward_model(name)
     if reader is None and "/" not in place and (not place or not Path(place).is_dir()):
         raise UsageError(
-            f"--scorer: got {name!r}, expected {', '.join(_NAMES)}, READER:FOLDER, a folder, OWNER/NAME "
+            f"--scorer: got {name!r}, expected {', '.join(NAMES)}, READER:FOLDER, a folder, OWNER/NAME "
             "on the hub or FILE.py:NAME"
         )
     if reader is not None:
@@ -50,7 +50,7 @@ def check_scorer(name: str | None) -> None:
 
 def is_reward_model(name: str | None) -> bool:
     """Whether a scorer, checked, is a model of its own."""
-    return name is not None and name not in _NAMES and not names_function(name)
+    return name is not None and name not in NAMES and not names_function(name)
 
 
 def _reward_model(name: str) -> tuple[str | None, str]:

@@ -15,7 +15,9 @@ from rich.text import Text
 from ..core.visible import one_line
 from ..search import SearchResult, render_tree
 from ..tasks import Task, final_answer
+from . import completion
 from . import options as opt
+from . import sampling_options as sampling_opt
 from .display import Screen, print_json
 from .errors import UsageError, named
 from .filled import filled
@@ -29,21 +31,35 @@ from .strategy_options import get_strategy, parse_options
 
 @filled
 def search(
-    chosen_problems: ProblemOptions,
-    model: ModelOptions,
-    sparse: SparseOptions,
-    sampling: SamplingOptions,
-    limits: LimitOptions,
+    *,
     prompt: Annotated[str | None, typer.Argument(help="What to ask the model.", show_default=False)] = None,
     strategy: Annotated[
-        str, typer.Option("--strategy", "-s", help="How to search: see the list below.")
+        str,
+        typer.Option(
+            "--strategy",
+            "-s",
+            metavar="NAME",
+            help="How to search: a name of the list below, or FILE.py:NAME.",
+            rich_help_panel=opt.SEARCH,
+            autocompletion=completion.strategies,
+        ),
     ] = "ets",
     option: opt.Options = [],  # noqa: B006 (typer copies it)
     scorer: opt.Scorer = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Give the prompt to the model without its chat template.")
+        bool,
+        typer.Option(
+            "--raw",
+            help="Give the prompt to the model without its chat template.",
+            rich_help_panel=opt.SEARCH,
+        ),
     ] = False,
-    seed: opt.Seed = 0,
+    chosen_problems: ProblemOptions,
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    seed: sampling_opt.Seed = 0,
+    limits: LimitOptions,
+    sparse: SparseOptions,
     save: opt.Save = None,
     resume: opt.Resume = False,
     json_output: opt.Json = False,
@@ -60,11 +76,9 @@ def search(
 
       tts-decode search "Is 91 a prime? Answer in JSON." --json-schema answer.json
 
-      tts-decode search --tasks problems.jsonl -s rebase --json > out.json
-
       tts-decode search --tasks problems.jsonl -s rebase --save results
 
-      tts-decode search --tasks gsm8k.parquet --format gsm8k -s my.py:my_strategy --scorer my.py:score
+      tts-decode search --tasks gsm8k.parquet --format gsm8k -s my.py:strategy
     """
     if (prompt is None) == (chosen_problems.tasks is None):
         raise UsageError("give either a prompt or --tasks FILE")

@@ -17,7 +17,7 @@ from ..decoding.kv_budget import KVBudget
 from ..decoding.offload import KVOffload
 from ..model.loading import load_model
 from ..model.sparse import SparseConfig
-from . import options as opt
+from . import model_options as model_opt
 from .display import Display, Rate, kv_held
 from .errors import MIB, UsageError, at_least, usage_errors
 
@@ -39,7 +39,7 @@ class Session:
         gc.collect()  # the decoder before may still hold its pages in a cycle of references
         total = self.kv_bytes.total if isinstance(self.kv_bytes, KVBudget) else self.kv_bytes
         given = {} if total is None else {"kv_bytes": f"--kv-mib: got {total // MIB}"}
-        with usage_errors(given | opt.SPARSE_OPTIONS):
+        with usage_errors(given | model_opt.SPARSE_OPTIONS):
             return TreeDecoder(
                 self.model,
                 self.tokenizer,

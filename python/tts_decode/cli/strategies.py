@@ -9,13 +9,19 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from . import completion
 from . import options as opt
 from .display import Screen, print_json
+from .filled import filled
 from .strategy_options import families, get_strategy, shown_options
 
 
+@filled
 def strategies(
-    name: Annotated[str | None, typer.Argument(help="One of them.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One of them.", show_default=False, autocompletion=completion.strategies),
+    ] = None,
     json_output: opt.Json = False,
 ) -> None:
     """List the strategies by family, or show one strategy's description and options.
@@ -25,6 +31,8 @@ def strategies(
       tts-decode strategies
 
       tts-decode strategies ets
+
+    A strategy of your own is named FILE.py:NAME; docs/own-strategy.md says how to write one.
     """
     chosen = [strategy for members in families().values() for strategy in members]
     if name is not None:

@@ -11,6 +11,9 @@ from ..search import STRATEGIES, Strategy
 from .errors import UsageError
 from .functions import FUNCTIONS, attribute, names_function, user_function
 
+MOST_WIDE = 100_000
+"""Branches that one search may be asked for: a wrong number fills the memory for hours before it fails."""
+
 
 def get_strategy(name: str, given_as: str = "--strategy") -> Strategy[...]:
     """A strategy by its name, or from a file, FILE.py:NAME. given_as: the option or argument that names
@@ -91,6 +94,8 @@ def parse_options(
         for strategy, options in takers:
             if name in strategy.plain_options:
                 options[name] = _convert(pair, value, strategy.plain_options[name][0])
+                if name == strategy.size and isinstance(options[name], int) and options[name] > MOST_WIDE:
+                    raise UsageError(f"--option {name}: got {value}, expected at most {MOST_WIDE:,}")
             else:
                 options[name] = user_function(name, value, unsafe_tools=unsafe_tools)
     return parsed

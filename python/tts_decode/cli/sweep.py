@@ -18,7 +18,7 @@ from .comparing import ComparedOptions
 from .display import Display, print_json
 from .errors import CommandError, UsageError, at_least
 from .filled import filled
-from .grid import MOST_WIDE, make_grid, whole_numbers, write_grid
+from .grid import make_grid, whole_numbers, write_grid
 from .groups import (
     ClusterOptions,
     LimitOptions,
@@ -33,41 +33,63 @@ from .problems import raise_first
 from .progress import Progress
 from .saving import open_folder
 from .scorers import is_reward_model, open_scorer
+from .strategy_options import MOST_WIDE
 from .sweep_run import Batch, Engine, LocalEngine, SweepRun
 from .sweep_tables import Report, as_json, print_report
 
 
 @filled
 def sweep(
+    *,
     compared: ComparedOptions,
-    chosen_problems: ProblemOptions,
-    model: ModelOptions,
-    sparse: SparseOptions,
-    sampling: SamplingOptions,
-    limits: LimitOptions,
-    cluster: ClusterOptions,
-    save: Annotated[
-        Path,
-        typer.Option(help="Folder of the sweep: whole results, written as searches end, and the tables."),
-    ],
     widths: Annotated[
         str,
         typer.Option(
-            "--widths", "-n", help="How wide the strategies search (n, or what they call it), with commas."
+            "--widths",
+            "-n",
+            metavar="N,N",
+            help="How wide the strategies search (n, or what they call it), with commas.",
+            rich_help_panel=opt.SEARCH,
         ),
     ] = "4,16",
-    seeds: Annotated[str, typer.Option(help="Seeds that every width is searched from, with commas.")] = "0",
+    seeds: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N",
+            help="Seeds that every width is searched from, with commas.",
+            rich_help_panel=opt.SEARCH,
+        ),
+    ] = "0",
     target: Annotated[
         list[float],
-        typer.Option(help="Share of problems solved whose least budget is asked for; may be repeated."),
+        typer.Option(
+            metavar="SHARE",
+            help="Share of problems solved whose least budget is asked for; may be repeated.",
+            rich_help_panel=opt.SEARCH,
+        ),
     ] = [],  # noqa: B006
     parallel: Annotated[
         int,
         typer.Option(
             help="Searches in flight in one batch, of all problems and seeds of a strategy and width; fewer "
-            "where the KV memory would not hold them at full length. With --ray: of each actor."
+            "where the KV memory would not hold them at full length. With --ray: of each actor.",
+            rich_help_panel=opt.SEARCH,
         ),
     ] = 4,
+    chosen_problems: ProblemOptions,
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    limits: LimitOptions,
+    sparse: SparseOptions,
+    cluster: ClusterOptions,
+    save: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder of the sweep: whole results, written as searches end, and the tables.",
+            rich_help_panel="Output",
+        ),
+    ],
     resume: opt.Resume = False,
     json_output: opt.Json = False,
 ) -> None:
@@ -79,13 +101,13 @@ def sweep(
 
       tts-decode sweep --save runs/first
 
-      tts-decode sweep --save runs/votes -s self_consistency --widths 32 --seeds 0,1,2 --target 0.5
+      tts-decode sweep --save runs/votes -s self_consistency -n 32 --target 0.5
 
-      tts-decode sweep --save runs/math --tasks math500 --format math500 -s best_of_n -s ets -n 4,16,64
+      tts-decode sweep --save runs/math --tasks math500 --format math500 -n 4,16
 
       tts-decode sweep --save runs/first --resume --seeds 0,1
 
-      tts-decode sweep --save runs/large --tasks math500 --format math500 --ray auto
+      tts-decode sweep --save runs/large --tasks math500 --ray auto
 
       tts-decode view runs/first -s ets-width16-seed0
 

@@ -16,12 +16,14 @@ from ..search import read_json
 from ..view import MOST_BYTES, Page, Shown, make_page
 from .display import Screen, mib
 from .errors import CommandError, UsageError
+from .filled import filled
 from .page_server import serve_page
 from .saving import holds_saved, read_saved
 
 _LAST_PORT = 65535
 
 
+@filled
 def view(
     run: Annotated[
         Path,

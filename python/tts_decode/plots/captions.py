@@ -19,14 +19,18 @@ class Caption:
     notes: tuple[str, ...]
 
 
-def caption(title: str, runs: Sequence[SavedRun], notes: Iterable[str]) -> Caption:
-    """Of runs with one model and one set of problems."""
+def caption(
+    title: str, runs: Sequence[SavedRun], notes: Iterable[str], *, one_problem: bool = False
+) -> Caption:
+    """Of runs with one model and one set of problems. one_problem: not all of them are drawn."""
     settings = runs[0].settings
     model = _name(str(settings.get("model", "unknown model")))
     dtypes = _each(run.settings.get("dtype") for run in runs)
     problems = max(run.problems for run in runs)
     seeds = {run.seed for run in runs}
     counted = f"n = {problems} problem{'s' * (problems != 1)}"
+    if one_problem:
+        counted = f"1 of {problems} problem{'s' * (problems != 1)}"
     if len(seeds) > 1:
         counted += f", {len(seeds)} seeds"
     first = " · ".join(part for part in (f"{model} {dtypes}".strip(), _machine(runs), counted) if part)

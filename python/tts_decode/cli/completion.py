@@ -1,0 +1,92 @@
+"""What the shell completes after an option: strategies and their options, models that are here, choices.
+
+Called by typer while the user types. Each imports what it needs when it is called: `doctor` has options too,
+and something to tell where torch cannot be imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import typer
+
+
+def _one_of(*names: str) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+dtypes = _one_of("auto", "float32", "bfloat16", "float16")
+weights = _one_of("auto", "file", "float32", "bfloat16", "float16", "int8", "int4")
+devices = _one_of("cpu", "cuda")
+kv_dtypes = _one_of("auto", "int8")
+sparse_shares = _one_of("branch", "siblings", "tree")
+sparse_summaries = _one_of("mean", "minmax", "quarters")
+
+
+def strategies(incomplete: str) -> list[tuple[str, str]]:
+    """Names, each with what it does."""
+    from ..search import STRATEGIES
+
+    return [(name, s.summary) for name, s in STRATEGIES.items() if name.startswith(incomplete)]
+
+
+def strategy_options(ctx: typer.Context, incomplete: str) -> list[str]:
+    """KEY= of the strategies that the line names, or that run by default."""
+    from ..search import STRATEGIES
+
+    given = ctx.params.get("strategy") or "ets"
+    names = [given] if isinstance(given, str) else given
+    keys = {key: None for name in names if name in STRATEGIES for key in STRATEGIES[name].plain_options}
+    return [f"{key}=" for key in keys if key.startswith(incomplete)]
+
+
+def scorers(incomplete: str) -> list[str]:
+    from .scorers import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]
+
+
+def task_formats(incomplete: str) -> list[str]:
+    from ..tasks import FORMATS
+
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def stop_when(incomplete: str) -> list[str]:
+    from ..core.stop_when import READY
+
+    return [name for name in READY if name.startswith(incomplete)]
+
+
+def models(incomplete: str) -> list[str]:
+    """The default model, those of the hub's cache, and .gguf files and folders that begin so."""
+    from ..default_model import DEFAULT_MODEL
+
+    found = [DEFAULT_MODEL, *_cached_models(), *_model_files(incomplete)]
+    return [name for name in dict.fromkeys(found) if name.startswith(incomplete)]
+
+
+def _cached_models() -> Iterator[str]:
+    """Hub ids in the hub's cache; the variables are those of huggingface_hub, whose import takes longer."""
+    with suppress(OSError, RuntimeError):  # no such folder, and no home folder
+        home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+        cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
+        for folder in sorted(cache.glob("models--*")):
+            yield folder.name.removeprefix("models--").replace("--", "/")
+
+
+def _model_files(incomplete: str) -> Iterable[str]:
+    folder = Path(incomplete if incomplete.endswith("/") else os.path.dirname(incomplete) or ".")
+    before = "" if folder == Path() and not incomplete.startswith("./") else f"{folder}/"
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if path.suffix == ".gguf":
+                yield before + path.name
+            elif path.is_dir() and not path.name.startswith("."):
+                yield f"{before}{path.name}/"

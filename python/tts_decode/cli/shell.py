@@ -1,0 +1,14 @@
+"""What the shell tells while the user presses Tab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+VARIABLE = "_TTS_DECODE_COMPLETE"
+"""Set by the shell's script when it asks for completions."""
+
+
+def command_line(environment: Mapping[str, str]) -> list[str]:
+    """The words after the command so far. bash tells them in another variable than zsh and fish."""
+    words = environment.get("COMP_WORDS", environment.get("_TYPER_COMPLETE_ARGS", ""))
+    return words.split()[1:]
