@@ -130,7 +130,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "search": {"pyarrow", "sentence_transformers"},
         "sweeps": {"scipy", "pyarrow"},
         "cluster": {"ray"},
-        "bench": {"matplotlib"},
+        "bench": {"matplotlib", "transformers"},
         "plots": {"matplotlib"},
     },
 }
@@ -141,7 +141,7 @@ KERNEL_MODULES: dict[str, set[str] | None] = {
     "tts_kernels.checks": None,
     "tts_kernels.errors": {"errors"},
     "tts_kernels.device": {"model", "rewards", "cli"},
-    "tts_kernels.machine_memory": {"model", "decoding"},
+    "tts_kernels.machine_memory": {"model", "decoding", "cli"},
     "tts_kernels.pool": {"decoding"},
     "tts_kernels.plans.tree_plan": {"cost"},
     "tts_kernels.plans.device_planner": {"model"},

@@ -37,6 +37,7 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": _Command("demo", "Show what a shared tree gains: one search, its tree, memory and speed."),
     "search": _Command("search", "Search the answers to one prompt, or to each problem of a file.", True),
     "compare": _Command(
         "compare",
