@@ -16,7 +16,8 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/demo.stamp
-	$(BIN)/tts-decode compare -o n=8 --limit 6 --parallel 6
+	@mkdir -p build
+	$(BIN)/tts-decode demo --out build/demo.html
 
 # Two processes of one thread each: most tests are too small for threads, and the longest compile kernels. A test that
 # hangs shows where: after five minutes the stacks of all threads, after ten it fails. The slowest takes half a minute.

@@ -130,7 +130,7 @@ LATE_PACKAGES: dict[str, dict[str, set[str]]] = {
         "search": {"pyarrow", "sentence_transformers"},
         "sweeps": {"scipy", "pyarrow"},
         "cluster": {"ray"},
-        "bench": {"matplotlib"},
+        "bench": {"matplotlib", "transformers"},
         "plots": {"matplotlib"},
         "cli": {"packaging"},
     },

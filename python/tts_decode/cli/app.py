@@ -42,6 +42,9 @@ class _Command(NamedTuple):
 _SEARCH, _RESULTS, _MACHINE = "Search", "Results", "This machine"
 
 COMMANDS = {
+    "demo": _Command(
+        "demo", _SEARCH, "Show what a shared tree gains: one search, its tree, memory and speed."
+    ),
     "search": _Command(
         "search", _SEARCH, "Search the answers to one prompt, or to each problem of a file.", True
     ),

@@ -1,0 +1,88 @@
+"""`tts-decode demo`: its puzzle's checker, what it prints, and its page."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations, product
+from pathlib import Path
+
+import pytest
+from tts_decode.cli import demo as demo_module
+from tts_decode.cli.app import run
+from tts_decode.cli.demo_puzzle import NUMBERS, TARGET, puzzle, solves
+
+
+def test_the_checker_agrees_with_python_on_all_expressions() -> None:
+    numbers, reached = (6, 2, 4), 0
+    for target in (26, 20, 48, 0, 16):
+        for order in permutations(numbers):
+            for signs in product("+-*", repeat=2):
+                text = f"{order[0]} {signs[0]} {order[1]} {signs[1]} {order[2]}"
+                value = eval(text)
+                assert solves(f" {text} = {value}\n", numbers, target) == (value == target)
+                reached += value == target
+    assert reached > 8
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "26",
+        "6 * 4 + 2 + 0",
+        "6 * 4",
+        "6 * 4 + 6",
+        "13 * 2",
+        "6 * 4 + 2; import os",
+        "6**4+2",
+        "(6 * 4) + 2",
+        "=26",
+    ],
+)
+def test_what_is_no_solution(text: str) -> None:
+    assert not solves(text, (6, 2, 4), 26)
+
+
+def test_the_prompt_shows_right_solutions_and_not_its_own() -> None:
+    *solved, asked = puzzle(NUMBERS, TARGET).split("\n\n")[1:]
+    assert len(solved) == 12
+    for shown in solved:
+        question, answer = shown.split("\nAnswer: ")
+        expression, value = answer.split(" = ")
+        assert eval(expression) == int(value)
+        assert f"Target: {value}." in question
+        assert sorted(question.split(". ")[0].removeprefix("Numbers: ").split(", ")) == sorted(
+            part for part in expression.split() if part.isdigit()
+        )
+    assert asked == "Numbers: 6, 4, 2. Target: 26.\nAnswer:"
+
+
+@pytest.mark.parametrize("n", ["0", "257", "-3"])
+def test_a_number_of_branches_out_of_range(n: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "-n", n]) == 2
+    assert f"-n: got {n}, expected 1 to 256 branches" in capsys.readouterr().err
+
+
+@pytest.mark.model
+def test_what_the_demo_says(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    one_thread: None,
+) -> None:
+    page = tmp_path / "demo.html"
+    assert run(["demo", "-n", "32", "--out", str(page), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["greedy"]["right"] is False
+    assert said["search"]["right"] >= 1
+    assert solves(said["search"]["text"], NUMBERS, TARGET)
+    # 30 layers, 3 KV heads, head_dim 64, keys and values; the prompt and all but the last new token of 6.
+    element = said["replicated"]["kv_bytes"] / (32 * (said["prompt_tokens"] + 5) * 30 * 3 * 64 * 2)
+    assert element in (2, 4)
+    shared = (said["prompt_tokens"] + 32 * 24) * 30 * 3 * 64 * 2 * element
+    assert 0 < said["shared"]["kv_bytes"] < 2 * shared
+    assert "6 * 4 + 2 = 26" in page.read_text(encoding="utf-8")
+
+    monkeypatch.setattr(demo_module, "memory_bytes", lambda: 1 << 20)
+    assert run(["demo", "-n", "8", "--out", str(page)]) == 2
+    assert "-n: got 8; a cache for each takes" in capsys.readouterr().err
