@@ -179,7 +179,7 @@ def tree_attention_with_mass(
             than 1.
 
     Raises:
-        As `tree_attention`.
+        TypeError, ValueError, ImportError: as `tree_attention`.
     """
     results: tuple[Tensor, Tensor, Tensor] = _attend(True, q, k_pages, v_pages, plan, **options)
     return results

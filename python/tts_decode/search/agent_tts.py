@@ -66,11 +66,12 @@ async def search_plans(
     Wang et al., "AgentTTS: Large Language Model Agent for Test-time Compute-optimal Scaling Strategy in
     Complex Tasks", arXiv 2508.00890: an agent, an archive of trials and an environment that runs them.
 
-    stages      with their choices; a plan takes one of each.
-    measure     the environment: runs a plan, such as `measure_plan` on a few questions.
-    agent       proposes plans. None: `neighbours`, which asks no model; `language_agent` asks one.
-    max_trials  plans that are run, at most.
-    max_cost    cost of a plan that may be the best (`Trial.cost`). Dearer ones are shown to the agent too.
+    Args:
+        stages: with their choices; a plan takes one of each.
+        measure: the environment: runs a plan, such as `measure_plan` on a few questions.
+        agent: proposes plans. None: `neighbours`, which asks no model; `language_agent` asks one.
+        max_trials: plans that are run, at most.
+        max_cost: cost of a plan that may be the best (`Trial.cost`). Dearer ones are shown to the agent too.
 
     Where an agent proposes nothing that is new, `neighbours` does; where it has nothing either the search
     ends.

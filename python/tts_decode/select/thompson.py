@@ -27,8 +27,9 @@ class Gaussian:
     """Mean and variance of normal scores: the normal-inverse-chi-squared prior, with the defaults of
     AB-MCTS-A (Inoue et al., arXiv 2503.04412, as in treequest).
 
-    m, kappa          prior mean, and how many scores it is worth.
-    nu, tau_square    degrees of freedom and scale of the prior variance.
+    Attributes:
+        m, kappa: prior mean, and how many scores it is worth.
+        nu, tau_square: degrees of freedom and scale of the prior variance.
     """
 
     m: float = 0.0
