@@ -89,7 +89,8 @@ def check_weights(
 ) -> None:
     """Raises TypeError or ValueError unless weights fit.
 
-    outputs: of the sides, such as queries, keys and values; a weight has those of one, or of neighbours.
+    Args:
+        outputs: of the sides, such as queries, keys and values; a weight has those of one, or of neighbours.
     """
     parts = side_by_side(weights)
     if len(parts) == 1:

@@ -184,8 +184,13 @@ class ModelShape:
 class StepCounts(NamedTuple):
     """What one step computes, whatever the model.
 
-    tokens: that go through the model. logits: of them, those whose logits are computed. pairs: (query, token)
-    pairs of dense attention. columns: (query, page) pairs. pages: distinct pages. page_size: tokens of one.
+    Attributes:
+        tokens: that go through the model.
+        logits: of them, those whose logits are computed.
+        pairs: (query, token) pairs of dense attention.
+        columns: (query, page) pairs.
+        pages: distinct pages.
+        page_size: tokens of one.
     """
 
     tokens: int
@@ -207,9 +212,12 @@ class StepCounts(NamedTuple):
 class SparseCounts(NamedTuple):
     """What the sparse layers of a step read.
 
-    layers: how many layers are sparse. pairs: (query, page, KV head) triples read, summed over these layers.
-    loads: distinct (page, KV head) pairs read, summed over these layers. vectors: of a summary, 1 ("mean") or
-    2 ("minmax", "quarters"). scored: False where the choice was made without the summaries.
+    Attributes:
+        layers: how many layers are sparse.
+        pairs: (query, page, KV head) triples read, summed over these layers.
+        loads: distinct (page, KV head) pairs read, summed over these layers.
+        vectors: of a summary, 1 ("mean") or 2 ("minmax", "quarters").
+        scored: False where the choice was made without the summaries.
     """
 
     layers: int

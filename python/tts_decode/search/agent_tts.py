@@ -178,8 +178,10 @@ def language_agent(
 ) -> Agent:
     """An agent whose proposals a language model writes; lines that name no plan are passed over.
 
-    num_plans: that it is asked for at a time. sampling: of its reply; default: the decoder's.
-    agent_prompt: with the fields {stages}, {trials}, {limit}, {count} and {example}.
+    Args:
+        num_plans: that it is asked for at a time.
+        sampling: of its reply; default: the decoder's.
+        agent_prompt: with the fields {stages}, {trials}, {limit}, {count} and {example}.
     """
     at_least(1, num_plans=num_plans)
 

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 class Allotted:
     """What one question got.
 
-    samples, rewards: in the order in which they were drawn. passed: whether one reached the threshold.
-    stopped: why it is sampled no more, though it has not passed; None: nothing went wrong.
+    Attributes:
+        samples, rewards: in the order in which they were drawn.
+        passed: whether one reached the threshold.
+        stopped: why it is sampled no more, though it has not passed; None: nothing went wrong.
     """
 
     samples: list[Candidate] = field(default_factory=list)
@@ -196,7 +198,8 @@ def _check_verifiers(questions: Sequence[Question]) -> None:
 class Arm:
     """A setting at a size, and what its searches came to.
 
-    rewards, tokens: of each question that it was tried on, in order.
+    Attributes:
+        rewards, tokens: of each question that it was tried on, in order.
     """
 
     setting: Setting

@@ -18,7 +18,8 @@ def group_confidences(confidences: Sequence[float], window: int) -> list[float]:
     """Means over every run of `window` neighbouring tokens, in order; one mean where there are fewer tokens,
     none where there is no token.
 
-    confidences: one a token. The groups of Fu et al., arXiv 2508.15260, section 2.
+    Args:
+        confidences: one a token. The groups of Fu et al., arXiv 2508.15260, section 2.
     """
     integer("window", window, 1)
     require_finite("confidences", confidences)

@@ -94,7 +94,8 @@ def generate_or_continue(
     CONT, which has seen all scores below them; then, for CONT, between the children, each of which has seen
     its own score and those below it.
 
-    children: for each, its own score first, then those below it.
+    Args:
+        children: for each, its own score first, then those below it.
     """
     generated = [scores[0] for scores in children]
     below = [score for scores in children for score in scores[1:]]

@@ -159,8 +159,9 @@ def attention_trigger(
     """The paper's trigger: a token wants information if its MLAG (`select.attention_gradient`) is `threshold`
     or more; the query is the `k` tokens that `select.attended_tokens` finds.
 
-    model: a Hugging Face causal model that returns its attentions (`attn_implementation="eager"`), which is
-        run on all of the text for each token that is looked at: a reference, as slow as that is.
+    Args:
+        model: a Hugging Face causal model that returns its attentions (`attn_implementation="eager"`), which
+            is run on all of the text for each token that is looked at: a reference, as slow as that is.
     """
     number("threshold", threshold, low=0)
     at_least(1, k=k)

@@ -119,10 +119,12 @@ async def think_ahead(
     """The notes of `sleep_time` on a context, for all questions on it: `sleep_time(root, context=context,
     notes=notes)`.
 
-    decoder: whose model writes them. It may be another one than the one that answers.
-    context: not empty. sampling: of each reply; default: the decoder's.
-    keep: gets a branch that ends behind context and notes, as later prompts begin; `decoder.pin` keeps its
-        KV resident.
+    Args:
+        decoder: whose model writes them. It may be another one than the one that answers.
+        context: not empty.
+        sampling: of each reply; default: the decoder's.
+        keep: gets a branch that ends behind context and notes, as later prompts begin; `decoder.pin` keeps
+            its KV resident.
 
     Other arguments are those of `sleep_time`.
     """

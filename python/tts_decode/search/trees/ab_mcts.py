@@ -47,7 +47,8 @@ class _Answer:
     """A node: an answer, or the root with none.
 
     Attributes:
-        generator: which model made it. scores: its own, then those of all answers below it.
+        generator: which model made it.
+        scores: its own, then those of all answers below it.
     """
 
     text: str = ""
