@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from functools import cache
 from html.parser import HTMLParser
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
 from needed import missing
 
 SITE = Path(__file__).parents[2] / "build/site"
@@ -134,3 +137,19 @@ def test_every_link_leads_to_a_page_and_a_place_in_it() -> None:
             ):
                 dead.add((str(page.relative_to(SITE)), link))
     assert dead == set()
+
+
+@pytest.mark.parametrize("package", ["tts_kernels", "tts_kernels.integrations.transformers", "tts_decode"])
+def test_the_reference_has_every_public_name(package: str) -> None:
+    """At the place that the package gives it, or the family of strategies that exports it."""
+    names = {package: import_module(package).__all__}
+    if package == "tts_decode":
+        faces = [page.stem for page in (SITE / "reference").glob("*.html")]
+        modules = [f"{package}.{face}" for face in faces if find_spec(f"{package}.{face}") is not None]
+        assert len(modules) >= 11
+        names |= {module: getattr(import_module(module), "__all__", []) for module in modules}
+    places = {place for page in (SITE / "reference").glob("*.html") for place in found_on(page).places}
+    found = {(re.sub(r"^(tts_decode\.search)\.\w+(?=\.)", r"\1", place), place) for place in places}
+    known = {place for pair in found for place in pair}
+    missed = {f"{module}.{name}" for module in names for name in names[module] if name != "__version__"}
+    assert missed - known == set()

@@ -14,6 +14,7 @@ from .packed_weight import PANEL, PackedWeight
 from .quantised_weight import QuantisedWeight, address_of
 
 Weight: TypeAlias = PackedWeight | QuantisedWeight
+"""A weight of a linear layer, as the CPU kernels read it."""
 # A tuple: the outputs of the first, then those of the second, and so on.
 Weights: TypeAlias = Weight | tuple[Weight, ...]
 

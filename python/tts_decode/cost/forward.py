@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Integers = TypeVar("Integers", int, npt.NDArray[np.int64])
 
-# Flops per byte. Kinetics takes 562.5 flops for each element read, on a B200; its elements have two bytes.
 KINETICS_INTENSITY = 562.5 / 2
+"""Flops per byte: Kinetics takes 562.5 for each element read, on a B200, and its elements have two bytes."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Machine:
 
 
 class Work(NamedTuple):
+    """Operations, and bytes read, of one part of a forward."""
+
     flops: float = 0.0
     bytes: float = 0.0
 
