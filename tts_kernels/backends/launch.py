@@ -13,8 +13,12 @@ from ..checks import integer, shown
 class WorkCapacity(NamedTuple):
     """How much a work list holds at most (csrc/common/work_records.h), each a multiple of 16.
 
-    items: tiles of rows over runs of pages. queries: queries. merges: pairs of a query and a partial result.
-    pages: entries of the items' page lists. partials: rows of partial results of one KV head.
+    Attributes:
+        items: tiles of rows over runs of pages.
+        queries: queries.
+        merges: pairs of a query and a partial result.
+        pages: entries of the items' page lists.
+        partials: rows of partial results of one KV head.
     """
 
     items: int
@@ -110,8 +114,10 @@ class WorkLaunch(NamedTuple):
 class AttentionOptions(NamedTuple):
     """scale: factor of the logits. window: positions a query sees, 0 for all. soft_cap: 0.0 for none.
 
-    sinks: float32 [num_q_heads], contiguous, a logit of each head without a value. slopes: float32
-    [num_q_heads], contiguous, what a logit loses with each position. chunk: positions of a chunk, 0 for none.
+    Attributes:
+        sinks: float32 [num_q_heads], contiguous, a logit of each head without a value.
+        slopes: float32 [num_q_heads], contiguous, what a logit loses with each position.
+        chunk: positions of a chunk, 0 for none.
     """
 
     scale: float

@@ -52,9 +52,10 @@ class DecoderLayer(NamedTuple):
         q_norm, k_norm: weights of RMS norms of q and k before they are rotated, or None: float32 [head_dim]
             of each head (Qwen3), or [heads * head_dim] of all heads together (OLMo 2).
         o: heads -> hidden.
-        gate_up, down: of the MLP. gate_up: gated, or a plain weight whose outputs `activation` describes.
-            None where there are experts.
-        scale: of the logits. window: most tokens that a query sees; None: all.
+        gate_up, down: of the MLP.
+        gate_up: gated, or a plain weight whose outputs `activation` describes. None where there are experts.
+        scale: of the logits.
+        window: most tokens that a query sees; None: all.
         out_norm, mlp_out_norm: of what attention and MLP add to x.
         activation: "swiglu", silu(gate) * up (Shazeer, arXiv 2002.05202), or "geglu", gelu(gate) * up, of the
             outputs of gate and behind them those of up; without a gate "gelu", or "relu_squared", relu(x)^2

@@ -45,7 +45,8 @@ class DecoderLayers:
         norm: behind the last layer, where there is one, as norms of a `DecoderLayer` are.
         head: hidden -> logits, behind that norm, where there is one.
         rotary_dim: channels of each head that are rotated, the first ones. Default: all.
-        logit_factor: of the logits. logit_soft_cap: c turns those, l, into c * tanh(l / c).
+        logit_factor: of the logits.
+        logit_soft_cap: c turns those, l, into c * tanh(l / c).
 
     Raises:
         TypeError, ValueError: sizes or dtypes do not fit together.
@@ -216,7 +217,8 @@ class DecoderLayers:
     def after_attention(self, index: int, x: Tensor, attended: Tensor) -> None:
         """The rest of a layer: x, its inputs, becomes its outputs.
 
-        attended: float32 or bfloat16 [T, num_q_heads, head_dim], contiguous.
+        Args:
+            attended: float32 or bfloat16 [T, num_q_heads, head_dim], contiguous.
         """
         index = self._checked_index(index)
         if not self._places.hold():

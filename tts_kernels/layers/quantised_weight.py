@@ -188,8 +188,10 @@ class QuantisedWeight:
     def quantise(cls, weight: Tensor, bits: int, bias: Tensor | None = None) -> QuantisedWeight:
         """Rounds float weights [outputs, inputs], groups of 32 inputs by themselves.
 
-        bits: 8, to the nearest step of largest / 127, as Q8_0; 4, to one of 16 steps with a scale and a
-            minimum of small squared error, as Q4_1.
+        Args:
+            bits: 8, to the nearest step of largest / 127, as Q8_0; 4, to one of 16 steps with a scale and a
+                minimum of small squared error, as Q4_1.
+
         Raises TypeError or ValueError for another dtype or number of bits, inputs that are no multiple of 32,
         and weights that are NaN, infinite or beyond scales in float16.
         """

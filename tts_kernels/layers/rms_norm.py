@@ -26,7 +26,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean of x^2 + eps) * weight, row by row (Zhang and Sennrich, arXiv 1910.07467); on the CPU.
 
     Args:
-        x: float32 [T, n], contiguous channels. weight: float32 [n].
+        x: float32 [T, n], contiguous channels.
+        weight: float32 [n].
         eps: positive.
 
     Returns:

@@ -55,7 +55,7 @@ def rotate_qkv(
         cos, sin: float32 [T, head_dim] of each token's position.
         dtype: torch.float32 or torch.bfloat16.
         q_norm, k_norm: float32 [head_dim], weights of an RMS norm of each head before it is rotated (Qwen3).
-            eps: theirs, as of `rms_norm`.
+        eps: theirs, as of `rms_norm`.
 
     Returns:
         q [T, num_q_heads, head_dim], k and v [T, num_kv_heads, head_dim] of `dtype`.

@@ -14,6 +14,7 @@ from .packed_weight import PANEL, PackedWeight
 from .quantised_weight import QuantisedWeight, address_of
 
 Weight: TypeAlias = PackedWeight | QuantisedWeight
+"""A weight of a linear layer, as the CPU kernels read it."""
 # A tuple: the outputs of the first, then those of the second, and so on.
 Weights: TypeAlias = Weight | tuple[Weight, ...]
 
@@ -89,7 +90,8 @@ def check_weights(
 ) -> None:
     """Raises TypeError or ValueError unless weights fit.
 
-    outputs: of the sides, such as queries, keys and values; a weight has those of one, or of neighbours.
+    Args:
+        outputs: of the sides, such as queries, keys and values; a weight has those of one, or of neighbours.
     """
     parts = side_by_side(weights)
     if len(parts) == 1:

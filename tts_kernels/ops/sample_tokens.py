@@ -53,8 +53,8 @@ def sample_tokens(
         suppressed: int32 [U, 2] alike: tokens that are never drawn. A row has to keep one.
         given: int64 [R], tokens that are there already: nothing is drawn, the numbers are theirs.
         changed: int32 [C, 2] of (row, token), ascending rows, each pair once: tokens that are drawn by other
-            logits than the model's. values: float32 [C], those, finite or -inf; the repetition penalty and
-            the filters come after.
+            logits than the model's.
+        values: float32 [C], those, finite or -inf; the repetition penalty and the filters come after.
         forbidden: bool [R, V]: tokens that are never drawn, as `suppressed`, where there are many.
 
     Returns:

@@ -170,7 +170,8 @@ def tree_attention_with_mass(
     """`tree_attention`, and the share of each page in each query's softmax.
 
     Args:
-        q, k_pages, v_pages, plan: as of `tree_attention`. options: its arguments by name.
+        q, k_pages, v_pages, plan: as of `tree_attention`.
+        options: its arguments by name.
 
     Returns:
         out, lse: as of `tree_attention`.
@@ -179,7 +180,7 @@ def tree_attention_with_mass(
             than 1.
 
     Raises:
-        As `tree_attention`.
+        TypeError, ValueError, ImportError: as `tree_attention`.
     """
     results: tuple[Tensor, Tensor, Tensor] = _attend(True, q, k_pages, v_pages, plan, **options)
     return results

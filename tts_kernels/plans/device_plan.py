@@ -25,7 +25,8 @@ class DevicePlan:
             the most that later plans may have; rows of q behind their queries become (0, -inf) up to there.
         num_queries: T.
         max_columns: P: most pages that a query sees, or, behind a fixed capacity, that one may see.
-        page_size: tokens of a page. num_pages: all page ids are below.
+        page_size: tokens of a page.
+        num_pages: all page ids are below.
         num_q_heads, num_kv_heads, head_dim, dtype: of the layers that it serves.
     """
 

@@ -31,8 +31,10 @@ class DevicePlanner:
     advanced in place.
 
     Args:
-        num_q_heads, num_kv_heads, head_dim: of the layers. dtype: of the pages.
-        page_size: tokens of a page. num_pages: of the pool; larger page ids are refused.
+        num_q_heads, num_kv_heads, head_dim: of the layers.
+        dtype: of the pages.
+        page_size: tokens of a page.
+        num_pages: of the pool; larger page ids are refused.
         device: where the plans go.
         capacity: None lets the buffers grow with the plans. Given, they are fixed: every plan lies in the
             same memory and launches the same grid, so that a CUDA graph captured with one of them replays

@@ -30,7 +30,9 @@ _MASK = Guard(
 class SelectionCounts(NamedTuple):
     """What attention over a selection reads.
 
-    pairs: (query, page, KV head) triples that are read. loads: distinct (page, KV head) pairs among them.
+    Attributes:
+        pairs: (query, page, KV head) triples that are read.
+        loads: distinct (page, KV head) pairs among them.
     """
 
     pairs: int

@@ -31,8 +31,9 @@ class TreePlan:
         max_columns: most pages that a query sees.
         page_size: tokens of a page.
         unique_pages: pages of the tree, shared ones counted once, but again for branches that have other
-            holes before them. logical_pages: sum over the branches that have queries, as if nothing were
-            shared. Evicted pages count in neither.
+            holes before them.
+        logical_pages: sum over the branches that have queries, as if nothing were shared. Evicted pages count
+            in neither.
     """
 
     buffer: torch.Tensor

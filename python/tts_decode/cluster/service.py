@@ -36,8 +36,11 @@ _FAILURES = 6  # of actors in a row, without a search that ended, after which th
 class PoolStats:
     """How a pool goes.
 
-    actors: that have a decoder. lost: that died. waiting, running, ended: searches.
-    decoders: the counters of all decoders, lost ones included; what those held last is not in it.
+    Attributes:
+        actors: that have a decoder.
+        lost: that died.
+        waiting, running, ended: searches.
+        decoders: the counters of all decoders, lost ones included; what those held last is not in it.
     """
 
     actors: int

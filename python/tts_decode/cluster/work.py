@@ -56,10 +56,15 @@ class Work(Protocol[T]):
 class PooledSearch:
     """One search of a strategy on one prompt.
 
-    prompt: as `TreeDecoder.root` takes it. options: of the strategy. sampling: its seed is all of the
-    search's randomness; None: the decoder's. budget: its limits; each run begins with none of it used.
-    scorer: for strategies that take one. make_scorer: makes it there, of the actor's decoder.
-    scorer_timeout, tool_timeout: as of `SearchRun`. journal: the file to keep it in; its folder exists.
+    Attributes:
+        prompt: as `TreeDecoder.root` takes it.
+        options: of the strategy.
+        sampling: its seed is all of the search's randomness; None: the decoder's.
+        budget: its limits; each run begins with none of it used.
+        scorer: for strategies that take one.
+        make_scorer: makes it there, of the actor's decoder.
+        scorer_timeout, tool_timeout: as of `SearchRun`.
+        journal: the file to keep it in; its folder exists.
     """
 
     prompt: Prompt
@@ -102,8 +107,12 @@ Result = TypeVar("Result")
 class Ended(Generic[Result]):
     """What a search came to.
 
-    work: as it was given. value: what it returned; None after an error. error: that it raised, or that tells
-    of the actors that died of it. actor: that ran it last, in words. deaths: of actors while they ran it.
+    Attributes:
+        work: as it was given.
+        value: what it returned; None after an error.
+        error: that it raised, or that tells of the actors that died of it.
+        actor: that ran it last, in words.
+        deaths: of actors while they ran it.
     """
 
     work: Work[Result]

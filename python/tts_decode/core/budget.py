@@ -21,7 +21,8 @@ class Budget:
             Every forward counts, the prompt's too; of one shared with other searches, the branches' share
             (`CostMeter`).
         intensity: flops that a byte read is worth in max_cost; default: the one of Kinetics.
-        tokens_used: sampled tokens so far. cost_used: eFLOPs so far.
+        tokens_used: sampled tokens so far.
+        cost_used: eFLOPs so far.
 
     The engine checks it before each token. It never samples beyond `max_tokens`. Once `max_cost` is reached
     no further token is sampled: the forward that reached it goes beyond, and what a scorer still asks for.

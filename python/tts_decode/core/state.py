@@ -20,7 +20,8 @@ class BranchState:
     """What `Branch.snapshot` returns and `TreeDecoder.restore` takes.
 
     Attributes:
-        prompt: what was given to `root`. tokens: prompt and everything after it.
+        prompt: what was given to `root`.
+        tokens: prompt and everything after it.
         prompt_length, finish_reason, seed, sampling: of the branch.
         logprobs, entropies: one entry for each token after the prompt, NaN where unknown.
         steps: (begin, end, reason) of each finished step, positions in `tokens`. Hidden states are not kept.

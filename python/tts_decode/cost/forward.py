@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Integers = TypeVar("Integers", int, npt.NDArray[np.int64])
 
-# Flops per byte. Kinetics takes 562.5 flops for each element read, on a B200; its elements have two bytes.
 KINETICS_INTENSITY = 562.5 / 2
+"""Flops per byte: Kinetics takes 562.5 for each element read, on a B200, and its elements have two bytes."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Machine:
 
 
 class Work(NamedTuple):
+    """Operations, and bytes read, of one part of a forward."""
+
     flops: float = 0.0
     bytes: float = 0.0
 
@@ -184,8 +186,13 @@ class ModelShape:
 class StepCounts(NamedTuple):
     """What one step computes, whatever the model.
 
-    tokens: that go through the model. logits: of them, those whose logits are computed. pairs: (query, token)
-    pairs of dense attention. columns: (query, page) pairs. pages: distinct pages. page_size: tokens of one.
+    Attributes:
+        tokens: that go through the model.
+        logits: of them, those whose logits are computed.
+        pairs: (query, token) pairs of dense attention.
+        columns: (query, page) pairs.
+        pages: distinct pages.
+        page_size: tokens of one.
     """
 
     tokens: int
@@ -207,9 +214,12 @@ class StepCounts(NamedTuple):
 class SparseCounts(NamedTuple):
     """What the sparse layers of a step read.
 
-    layers: how many layers are sparse. pairs: (query, page, KV head) triples read, summed over these layers.
-    loads: distinct (page, KV head) pairs read, summed over these layers. vectors: of a summary, 1 ("mean") or
-    2 ("minmax", "quarters"). scored: False where the choice was made without the summaries.
+    Attributes:
+        layers: how many layers are sparse.
+        pairs: (query, page, KV head) triples read, summed over these layers.
+        loads: distinct (page, KV head) pairs read, summed over these layers.
+        vectors: of a summary, 1 ("mean") or 2 ("minmax", "quarters").
+        scored: False where the choice was made without the summaries.
     """
 
     layers: int

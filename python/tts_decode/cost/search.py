@@ -16,12 +16,16 @@ _MOST_STEPS = 10**6  # each is counted: some ten seconds
 class SparseBudget(NamedTuple):
     """How the sparse layers choose pages, as `select_pages` does with its defaults.
 
-    pages: a query reads so many for each KV head; the first page of the prompt and its own tail, the pages
-    younger than the fork, it always reads. share: "tree", one choice among the shared pages for all branches;
-    "branch", one each. How far the choices of siblings agree is not known beforehand: they are taken as
-    independent, which overstates the pages read where siblings agree. summaries: "mean", "minmax" or
-    "quarters". dense_layers: first layers that stay dense. keep_tail: False where the tail is chosen from as
-    all else is; then a branch takes the same share of the shared pages and of its own.
+    Attributes:
+        pages: a query reads so many for each KV head; the first page of the prompt and its own tail, the
+            pages younger than the fork, it always reads.
+        share: "tree", one choice among the shared pages for all branches; "branch", one each. How far the
+            choices of siblings agree is not known beforehand: they are taken as independent, which overstates
+            the pages read where siblings agree.
+        summaries: "mean", "minmax" or "quarters".
+        dense_layers: first layers that stay dense.
+        keep_tail: False where the tail is chosen from as all else is; then a branch takes the same share of
+            the shared pages and of its own.
     """
 
     pages: int

@@ -71,7 +71,8 @@ class TreeBranch(LivePath):
     ) -> TreeBranch:
         """A branch that holds the tokens, computed where they were not resident.
 
-        embeds: [hidden], by the positions of id -1.
+        Args:
+            embeds: [hidden], by the positions of id -1.
         """
         runtime = scheduler.runtime
         if budget is not None:
@@ -417,8 +418,8 @@ class TreeBranch(LivePath):
 
         Args:
             keep: pages to keep, at least 1; what others share, sink and recent pages count.
-            sink: first pages that stay as they are. recent: last pages that do, at least 2, so that a last
-                token can be fed again.
+            sink: first pages that stay as they are.
+            recent: last pages that do, at least 2, so that a last token can be fed again.
             observe: last tokens whose queries say what matters, at least 1; fewer where those before were
                 compressed.
 

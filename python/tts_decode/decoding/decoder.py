@@ -386,8 +386,8 @@ class TreeDecoder(Runner):
 
         Args:
             keep: pages that each of the branches keeps, at least 1.
-            sink: first pages that stay. recent: last pages that stay, at least 2, so that a last token can be
-                fed again.
+            sink: first pages that stay.
+            recent: last pages that stay, at least 2, so that a last token can be fed again.
 
         Returns:
             The number of pages that became free.

@@ -103,7 +103,8 @@ class KVShare:
         decoders on the budget too, unless only the branches of `keep` are in the way.
 
         Args:
-            reserved: free pages that are left to others. keep: branches whose pages stay.
+            reserved: free pages that are left to others.
+            keep: branches whose pages stay.
             coming: those that wait for a forward, the next one first.
 
         Returns:

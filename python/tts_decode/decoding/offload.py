@@ -46,7 +46,8 @@ class KVHolder(Protocol):
     """Whoever holds KV that was computed with the model's weights.
 
     Attributes:
-        id: of its branch in the tree. last_use: number of the forward that read its KV last.
+        id: of its branch in the tree.
+        last_use: number of the forward that read its KV last.
     """
 
     id: int
@@ -98,7 +99,8 @@ class Offload:
 
         Args:
             pins: that nobody is using, the one used the longest ago first.
-            coming: branches that wait for a forward, the next one first. keep: whose pages stay.
+            coming: branches that wait for a forward, the next one first.
+            keep: whose pages stay.
         """
         return self._needed_last([*pins, *self._idle({*coming, *keep}), *reversed(coming)], keep)
 

@@ -108,7 +108,9 @@ class TreeLanguageModel(AbstractLanguageModel):
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """The answer to a conversation, or those to a list of conversations, which are decoded together.
 
-        temperature: for all, or one for each. options: as of `agenerate_single`.
+        Args:
+            temperature: for all, or one for each.
+            options: as of `agenerate_single`.
         """
         _check_list(messages)
         single = bool(messages) and not isinstance(messages[0], (list, tuple))
@@ -131,8 +133,9 @@ class TreeLanguageModel(AbstractLanguageModel):
         """The answer to one conversation: `{"role": "assistant", "content": text}`.
 
         Args:
-            messages: its-hub's `ChatMessage` or dicts, of texts. stop: a text that ends the answer, or
-                several, with which it ends if `include_stop_str_in_output` says so.
+            messages: its-hub's `ChatMessage` or dicts, of texts.
+            stop: a text that ends the answer, or several, with which it ends if `include_stop_str_in_output`
+                says so.
             options: `temperature`, `max_completion_tokens`, `include_stop_str_in_output`, and
                 `usage_accumulator`, an its-hub `GenerationUsage`, to which the tokens are added. `loop` is
                 not used; the running one serves. `tools`, `tool_choice` and `response_format` must ask for

@@ -43,8 +43,8 @@ class TreeLanguageModel(LanguageModel):
 
     Args:
         decoder: its `sampling` has what `generate` does not name.
-        seed: calls draw by it and by their number. retain: texts that stay resident for later calls, as long
-            as nobody else needs their pages.
+        seed: calls draw by it and by their number.
+        retain: texts that stay resident for later calls, as long as nobody else needs their pages.
     """
 
     def __init__(self, decoder: TreeDecoder, *, seed: int = 0, retain: int = 256) -> None:

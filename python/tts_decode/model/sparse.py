@@ -93,8 +93,9 @@ class SparseConfig:
     ) -> SparseReads | None:
         """What the new tokens of B branches read in one forward; None: everything.
 
-        begins, counts, forced: [B], position of each branch's first new token, how many there are, and
-        whether they are forced text or a prompt.
+        Args:
+            begins, counts, forced: [B], position of each branch's first new token, how many there are, and
+                whether they are forced text or a prompt.
         """
         columns = (np.repeat(begins, counts) + _ranges(counts)) // page_size + 1
         rows_forced = np.repeat(forced, counts)
@@ -130,7 +131,8 @@ class SparseReads:
 
     Attributes:
         config: the settings.
-        budgets: int32 [T]. tail_begin, groups: int32 [T] or None.
+        budgets: int32 [T].
+        tail_begin, groups: int32 [T] or None.
         private: bool [T], tokens that see only what their branch chose, so that their KV is not what a
             prompt of the same tokens would give.
     """
@@ -199,7 +201,9 @@ class SparseStep:
     def counts_by_budget(self, columns: int, pages: int, num_kv_heads: int) -> SparseCounts:
         """An estimate of the counts, for a GPU, where asking for them would wait: every budget used up.
 
-        columns: pages of all queries, with repeats, that they may read. pages: distinct ones of the step.
+        Args:
+            columns: pages of all queries, with repeats, that they may read.
+            pages: distinct ones of the step.
         """
         pairs = self._layers * num_kv_heads * columns
         loads = self._layers * num_kv_heads * min(columns, pages)

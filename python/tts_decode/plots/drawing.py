@@ -44,7 +44,10 @@ def draw_accuracy(
     """Accuracy over cost; below it, where a strategy has a dense and a sparse line, their difference at equal
     cost.
 
-    path: of an .svg or a .png, which is overwritten. theme: "light" or "dark". pareto: marks the front.
+    Args:
+        path: of an .svg or a .png, which is overwritten.
+        theme: "light" or "dark".
+        pareto: marks the front.
 
     Raises ValueError where there are no lines, or more than `MOST_LINES`; OSError where the file cannot be
     written.

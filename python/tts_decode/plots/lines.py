@@ -21,11 +21,12 @@ _COMMON = ("strategy", "model", "problems", "problems_crc32", "sampling.seed", "
 class Point:
     """One setting, over all its seeds.
 
-    accuracy: the share solved, with Wilson's interval of as many trials as there are problems: seeds are
-        averaged within a problem, which makes it a little too wide rather than too narrow.
-    cost: mean over problems, with a bootstrap's interval over them; without ends where all cost the same.
-    solved, costs: by the problem's index, means over seeds.
-    width: such as "n=8"; "" where nothing says.
+    Attributes:
+        accuracy: the share solved, with Wilson's interval of as many trials as there are problems: seeds are
+            averaged within a problem, which makes it a little too wide rather than too narrow.
+        cost: mean over problems, with a bootstrap's interval over them; without ends where all cost the same.
+        solved, costs: by the problem's index, means over seeds.
+        width: such as "n=8"; "" where nothing says.
     """
 
     accuracy: Interval

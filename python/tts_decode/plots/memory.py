@@ -12,7 +12,9 @@ from .measures import MIB
 class Held:
     """seconds: of each sample, since the search began; each speaks for the time since the one before.
 
-    resident: MiB of its distinct KV pages. unshared: MiB if each branch held its own copy of its tokens.
+    Attributes:
+        resident: MiB of its distinct KV pages.
+        unshared: MiB if each branch held its own copy of its tokens.
     """
 
     label: str

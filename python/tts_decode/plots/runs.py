@@ -13,8 +13,11 @@ from typing import Any
 class Ended:
     """A search that ended.
 
-    index: the problem's place among the run's. solved: None where the problem has no verifier. eflops: as
-    docs/cost.md counts them. seconds, mean_kv_bytes, peak_kv_bytes: of this search; None of one that failed.
+    Attributes:
+        index: the problem's place among the run's.
+        solved: None where the problem has no verifier.
+        eflops: as docs/cost.md counts them.
+        seconds, mean_kv_bytes, peak_kv_bytes: of this search; None of one that failed.
     """
 
     index: int
@@ -34,8 +37,10 @@ class Ended:
 class SavedRun:
     """One NAME.jsonl of `--save`: a strategy with its settings on a set of problems.
 
-    settings: of the file's header. made: its date, version and machine; empty in files of older versions.
-    searches: those that ended, one a problem at most.
+    Attributes:
+        settings: of the file's header.
+        made: its date, version and machine; empty in files of older versions.
+        searches: those that ended, one a problem at most.
     """
 
     path: Path

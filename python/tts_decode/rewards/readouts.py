@@ -38,7 +38,9 @@ class ReadOut(Protocol):
 class TokenSoftmax:
     """Softmax over the logits of a few tokens of the vocabulary; the probability of one of them.
 
-    tokens: their texts, each one token of the model. index: which probability is the score.
+    Attributes:
+        tokens: their texts, each one token of the model.
+        index: which probability is the score.
     """
 
     tokens: tuple[str, ...]
@@ -73,7 +75,9 @@ class VocabularyMean:
 class ClassHead:
     """A classification head: the probability of a class, or its bare logit.
 
-    index: the class. softmax: whether over the classes; without it the score is unbounded.
+    Attributes:
+        index: the class.
+        softmax: whether over the classes; without it the score is unbounded.
     """
 
     index: int

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 class Mirror:
     """What the reward model has read of one branch of the policy.
 
-    rows: hidden states at the positions read so far. scores: of steps, by their positions.
+    Attributes:
+        rows: hidden states at the positions read so far.
+        scores: of steps, by their positions.
     """
 
     branch: TreeBranch  # of the reward model's tree; released when the mirror is dropped

@@ -16,8 +16,15 @@ Positions = tuple[int, ...]
 
 
 class Reading(NamedTuple):
+    """What a reward model reads of a text, and where its scores are.
+
+    Attributes:
+        ids: token ids of the whole text; they may end at the last position.
+        positions: of each step the positions that are read, all of one length.
+    """
+
     ids: list[int]
-    positions: Sequence[Positions]  # one entry a step, all of one length
+    positions: Sequence[Positions]
 
 
 Template = Callable[[Any, str, Sequence[str]], Reading]

@@ -18,10 +18,12 @@ def verifier(verify: Callable[[str], float], *, threaded: bool = False) -> Score
 
     Made for finished text (`best_of_n`); a step-level search also hands it the text so far.
 
-    threaded: call it in threads, one a branch, so that one that waits (a compiler, a server) holds up neither
-        its neighbours nor the branches that are still decoding; it must then be safe to call from several
-        threads at once. Otherwise it is called on the event loop, which is best for what takes microseconds.
-        A search that ends or is cancelled does not wait for threads, but cannot stop them either.
+    Args:
+        threaded: call it in threads, one a branch, so that one that waits (a compiler, a server) holds up
+            neither its neighbours nor the branches that are still decoding; it must then be safe to call from
+            several threads at once. Otherwise it is called on the event loop, which is best for what takes
+            microseconds. A search that ends or is cancelled does not wait for threads, but cannot stop them
+            either.
     """
 
     async def verifier(branches: Sequence[Branch]) -> list[float]:

@@ -1,6 +1,6 @@
 """Search strategies: coroutines over branches, one file each, to be read beside their papers.
 
-The families, in the order in which commands list them: `sampling`, `steps`, `trees`, `particles`, `budget`,
+The families, in the order in which commands list them: `sampling`, `steps`, `trees`, `particles`, `thinking`,
 `refinement`, `graphs`, `asynchronous`.
 """
 

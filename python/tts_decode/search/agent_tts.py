@@ -66,11 +66,12 @@ async def search_plans(
     Wang et al., "AgentTTS: Large Language Model Agent for Test-time Compute-optimal Scaling Strategy in
     Complex Tasks", arXiv 2508.00890: an agent, an archive of trials and an environment that runs them.
 
-    stages      with their choices; a plan takes one of each.
-    measure     the environment: runs a plan, such as `measure_plan` on a few questions.
-    agent       proposes plans. None: `neighbours`, which asks no model; `language_agent` asks one.
-    max_trials  plans that are run, at most.
-    max_cost    cost of a plan that may be the best (`Trial.cost`). Dearer ones are shown to the agent too.
+    Args:
+        stages: with their choices; a plan takes one of each.
+        measure: the environment: runs a plan, such as `measure_plan` on a few questions.
+        agent: proposes plans. None: `neighbours`, which asks no model; `language_agent` asks one.
+        max_trials: plans that are run, at most.
+        max_cost: cost of a plan that may be the best (`Trial.cost`). Dearer ones are shown to the agent too.
 
     Where an agent proposes nothing that is new, `neighbours` does; where it has nothing either the search
     ends.
@@ -177,8 +178,10 @@ def language_agent(
 ) -> Agent:
     """An agent whose proposals a language model writes; lines that name no plan are passed over.
 
-    num_plans: that it is asked for at a time. sampling: of its reply; default: the decoder's.
-    agent_prompt: with the fields {stages}, {trials}, {limit}, {count} and {example}.
+    Args:
+        num_plans: that it is asked for at a time.
+        sampling: of its reply; default: the decoder's.
+        agent_prompt: with the fields {stages}, {trials}, {limit}, {count} and {example}.
     """
     at_least(1, num_plans=num_plans)
 

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 class Allotted:
     """What one question got.
 
-    samples, rewards: in the order in which they were drawn. passed: whether one reached the threshold.
-    stopped: why it is sampled no more, though it has not passed; None: nothing went wrong.
+    Attributes:
+        samples, rewards: in the order in which they were drawn.
+        passed: whether one reached the threshold.
+        stopped: why it is sampled no more, though it has not passed; None: nothing went wrong.
     """
 
     samples: list[Candidate] = field(default_factory=list)
@@ -75,15 +77,16 @@ async def allot_samples(
     questions are the arms of a bandit. A question whose answer passes is sampled no more, so easy ones cost
     little, and what they leave goes to the others. Among those a rule chooses by their rewards so far.
 
-    max_samples     answers in all.
-    questions       each is sampled `batch` times first, in order.
-    scorer          rewards; None: the verifier of each question.
-    rule, exploration   as in `select.next_question`. "uniform" is elimination alone.
-    threshold       reward from which an answer passes; where none can, every sample goes by the rule.
-    batch           answers drawn for a question when it is chosen.
-    parallel        questions chosen at a time, each before the rewards of the others are known.
-    seed            of the draws of "thompson".
-    sampling, make_prompt   as in `measure_settings`.
+    Args:
+        max_samples: answers in all.
+        questions: each is sampled `batch` times first, in order.
+        scorer: rewards; None: the verifier of each question.
+        rule, exploration: as in `select.next_question`. "uniform" is elimination alone.
+        threshold: reward from which an answer passes; where none can, every sample goes by the rule.
+        batch: answers drawn for a question when it is chosen.
+        parallel: questions chosen at a time, each before the rewards of the others are known.
+        seed: of the draws of "thompson".
+        sampling, make_prompt: as in `measure_settings`.
 
     Departures: written from the paper's abstract. Elimination is theirs; of the rules, "ucb"
     is UCB1 in the form of `select.uct`, and "thompson" is an addition.
@@ -195,7 +198,8 @@ def _check_verifiers(questions: Sequence[Question]) -> None:
 class Arm:
     """A setting at a size, and what its searches came to.
 
-    rewards, tokens: of each question that it was tried on, in order.
+    Attributes:
+        rewards, tokens: of each question that it was tried on, in order.
     """
 
     setting: Setting
@@ -232,11 +236,12 @@ async def halve_settings(
     compared on the same questions, and the better half goes on. `fit_policy` tries every setting on every
     question instead, and tells hard questions from easy ones.
 
-    arms            each with no questions tried yet, or with those of an earlier call; they are filled in.
-    max_searches    in all.
-    price           reward that a token must bring: an arm's value is its mean reward less `price` a token.
-                    0: the best reward, whatever it costs.
-    scorer, agg_strategy, sampling, make_prompt   as in `measure_settings`; a scorer only guides searches.
+    Args:
+        arms: each with no questions tried yet, or with those of an earlier call; they are filled in.
+        max_searches: in all.
+        price: reward that a token must bring: an arm's value is its mean reward less `price` a token. 0: the
+            best reward, whatever it costs.
+        scorer, agg_strategy, sampling, make_prompt: as in `measure_settings`; a scorer only guides searches.
 
     Departures: values are of all questions that an arm was tried on, not of the last round's alone.
 

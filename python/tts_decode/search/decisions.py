@@ -20,13 +20,14 @@ DecideBy = Literal["max", "last", "weighted", "majority"]
 class Decision:
     """How a search with scored candidates ends.
 
-    rule      "max": the candidate with the highest score, which the strategy made of the scores of its steps
-              (`agg_strategy`); "last": the one whose last step has the highest score; "weighted": the answer
-              whose candidates have the largest sum of scores, which is best-of-N weighted (Li et al., arXiv
-              2206.02336; Snell et al., arXiv 2408.03314, section 5.1); "majority": the answer of most
-              candidates.
-    extract   the answer in a text, or None to abstain. Answers that mean the same are one, under the first
-              one's text (`meaning.answers_of`).
+    Attributes:
+        rule: "max": the candidate with the highest score, which the strategy made of the scores of its steps
+            (`agg_strategy`); "last": the one whose last step has the highest score; "weighted": the answer
+            whose candidates have the largest sum of scores, which is best-of-N weighted (Li et al., arXiv
+            2206.02336; Snell et al., arXiv 2408.03314, section 5.1); "majority": the answer of most
+            candidates.
+        extract: the answer in a text, or None to abstain. Answers that mean the same are one, under the first
+            one's text (`meaning.answers_of`).
 
     Only candidates that came to their own end are looked at, unless none did, and of those none that was cut
     off before its first token, unless all were. The candidate of a vote is the best-scored one with the

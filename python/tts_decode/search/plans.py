@@ -60,7 +60,8 @@ class Trial:
 
     Attributes:
         score: of the last stage's answers, by the questions' verifiers.
-        tokens: sampled, by stage. eflops: of all forwards, by stage (`Budget.cost_used`); 0 on other engines.
+        tokens: sampled, by stage.
+        eflops: of all forwards, by stage (`Budget.cost_used`); 0 on other engines.
         cost: the tokens of each stage at the price of its model, summed.
     """
 
@@ -104,9 +105,12 @@ async def measure_plan(
 ) -> Trial:
     """Answers each question stage by stage, all questions side by side.
 
-    decoders: by the names that choices give models. questions: with verifiers.
-    prices: of a sampled token, by model; default: 1 each. scorer: of the searches of all stages.
-    sampling, make_prompt: as in `measure_settings`.
+    Args:
+        decoders: by the names that choices give models.
+        questions: with verifiers.
+        prices: of a sampled token, by model; default: 1 each.
+        scorer: of the searches of all stages.
+        sampling, make_prompt: as in `measure_settings`.
 
     Raises:
         ValueError: stages, plan, names or questions do not fit each other; nothing was sampled.

@@ -56,9 +56,10 @@ async def measure_settings(
     """Searches each question with each setting at size `n`, all settings of `parallel` questions
     in one batch.
 
-    n, scorer, num_probes, agg_strategy: as `compute_optimal` will be called.
-    questions: with verifiers, whose 1 is a solved question. make_prompt: of a question's text, such as chat
-    messages.
+    Args:
+        n, scorer, num_probes, agg_strategy: as `compute_optimal` will be called.
+        questions: with verifiers, whose 1 is a solved question.
+        make_prompt: of a question's text, such as chat messages.
 
     Raises:
         ValueError: a question has no verifier, or a setting's options do not fit `n`.

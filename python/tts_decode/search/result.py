@@ -18,12 +18,13 @@ SCHEMA, VERSION = "tts-decode/search-result", 2
 class Candidate:
     """One continuation of the prompt that the search arrived at.
 
-    text, tokens   what was generated after the prompt; the tokens include a closing end-of-sequence token.
-    logprob        sum of the tokens' log-probabilities, nats.
-    score          what the strategy ranks candidates by, None if it did not score this one.
-    scores         the scorer's value after each scored step.
-    finish_reason  why the branch ended; None or "budget" if the search ended first.
-    node           id of its last node in the tree.
+    Attributes:
+        text, tokens: what was generated after the prompt; the tokens include a closing end-of-sequence token.
+        logprob: sum of the tokens' log-probabilities, nats.
+        score: what the strategy ranks candidates by, None if it did not score this one.
+        scores: the scorer's value after each scored step.
+        finish_reason: why the branch ended; None or "budget" if the search ended first.
+        node: id of its last node in the tree.
     """
 
     text: str
@@ -44,11 +45,12 @@ class Candidate:
 class Selection:
     """One decision on which branches go on.
 
-    width, kept    branches to choose from, and how many of them go on.
-    kv_tokens      tokens of those branches with every shared token once, prompt included: ETS's own KV
-                   counter, but with the prompt's true length (its code counts the prompt as 2 or 3 tokens).
-    kept_tokens    the same over the branches that go on.
-    resident_bytes KV bytes that the decoder held after the decision, other searches in flight included.
+    Attributes:
+        width, kept: branches to choose from, and how many of them go on.
+        kv_tokens: tokens of those branches with every shared token once, prompt included: ETS's own KV
+            counter, but with the prompt's true length (its code counts the prompt as 2 or 3 tokens).
+        kept_tokens: the same over the branches that go on.
+        resident_bytes: KV bytes that the decoder held after the decision, other searches in flight included.
     """
 
     width: int
@@ -62,10 +64,11 @@ class Selection:
 class KVSample:
     """What the branches of one search, its root included, held at one moment.
 
-    seconds         since the search began.
-    branches        how many they were.
-    logical_tokens  their tokens, each branch's counted.
-    resident_bytes  bytes of their distinct KV pages, in all decoders that they belong to.
+    Attributes:
+        seconds: since the search began.
+        branches: how many they were.
+        logical_tokens: their tokens, each branch's counted.
+        resident_bytes: bytes of their distinct KV pages, in all decoders that they belong to.
     """
 
     seconds: float
@@ -78,13 +81,14 @@ class KVSample:
 class SearchStats:
     """What a search cost.
 
-    seconds           wall time from the strategy's start to its end.
-    generated_tokens  sampled tokens, pruned branches included.
-    memory            what its branches held, at the end of each step and after each decision.
-    selections        its decisions on which branches go on.
-    page_size, page_bytes   tokens and bytes of a KV page of the root's decoder; 0 where there are no pages,
-                      and in older files.
-    kv_tokens         sum of `Selection.kv_tokens`: the figure that ETS's code prints as total KV cache size.
+    Attributes:
+        seconds: wall time from the strategy's start to its end.
+        generated_tokens: sampled tokens, pruned branches included.
+        memory: what its branches held, at the end of each step and after each decision.
+        selections: its decisions on which branches go on.
+        page_size, page_bytes: tokens and bytes of a KV page of the root's decoder; 0 where there are no
+            pages, and in older files.
+        kv_tokens: sum of `Selection.kv_tokens`: the figure that ETS's code prints as total KV cache size.
     """
 
     seconds: float

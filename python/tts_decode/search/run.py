@@ -117,7 +117,8 @@ class SearchRun(ModelCalls):
     def refuse_constraint(self, strategy: str, why: str) -> None:
         """ConstraintError where the root has a constraint: for a strategy that could not keep to one.
 
-        why: what the strategy does, behind its name.
+        Args:
+            why: what the strategy does, behind its name.
         """
         if self.root.sampling.constraint is not None:
             raise ConstraintError(
@@ -130,8 +131,9 @@ class SearchRun(ModelCalls):
     def decide_by(self, decide_by: str, extract: Extract = extract_answer, *own: str) -> None:
         """Which candidate `result` takes, as `Decision` says; "max" until set.
 
-        own: rules of the strategy itself, which then gives `result` its best; where the search is cut short,
-            "max" takes their place.
+        Args:
+            own: rules of the strategy itself, which then gives `result` its best; where the search is cut
+                short, "max" takes their place.
         """
         check_decision(decide_by, *own)
         self._decision = Decision("max" if decide_by in own else decide_by, extract)
@@ -156,7 +158,8 @@ class SearchRun(ModelCalls):
     async def tool_in_time(self, name: str, call: Coroutine[Any, Any, T]) -> T:
         """What a call of the caller's own function returns; SearchStoppedError where it takes too long.
 
-        name: of the option.
+        Args:
+            name: of the option.
         """
         return await self._in_time(self._tool_timeout, call, f"{name} gave nothing")
 

@@ -51,8 +51,9 @@ class Strategy(Generic[Options]):
         A search ends with what it has, and `stopped` says why, where the model has no position left for a
         prompt, a forced text or any answer, where KV pages run out, and where a scorer fails.
 
-        root: a branch, or a `SearchRun` made of one, which says how the search is recorded and limited.
-        options: those of the function; see `help(strategy.body)`.
+        Args:
+            root: a branch, or a `SearchRun` made of one, which says how the search is recorded and limited.
+            options: those of the function; see `help(strategy.body)`.
 
         Raises:
             StaleKVError: the model's weights changed while the search ran.

@@ -16,21 +16,22 @@ Status = Literal["prompt", "kept", "pruned", "finished", "open"]
 class Node:
     """One run of tokens of one or more branches: a prompt, a sampled step, or forced text.
 
-    id, parent  position in the tree's list and that of the node above; -1 above a prompt.
-    at          number of the parent's tokens that come before this node; None: all of them.
-    text        what the step generated; of a prompt, its text, with all that a chat template adds.
-    question    of a prompt, what was asked; "" elsewhere, and in older files.
-    tokens      ids of the step's tokens; -1 for one without an id (an embedding, or an engine that hides it).
-    logprobs, entropies   one entry a token, nats, of the model's own distribution; empty for a prompt, and
-                where the engine does not tell.
-    ends        how many characters of the text there are up to the end of each token; empty for a prompt,
-                where the engine does not tell, and in older files.
-    score       what the scorer said of the text up to here, None if it was not asked.
-    status      "prompt"; "kept": the search went on from here; "pruned": it did not; "finished": a branch
-                ended here; "open": still alive when the search ended.
-    forced      whether the tokens were given rather than sampled.
-    sources     of a prompt: nodes whose text it was made from.
-    began, ended   seconds since the search began; equal nodes may differ in them.
+    Attributes:
+        id, parent: position in the tree's list and that of the node above; -1 above a prompt.
+        at: number of the parent's tokens that come before this node; None: all of them.
+        text: what the step generated; of a prompt, its text, with all that a chat template adds.
+        question: of a prompt, what was asked; "" elsewhere, and in older files.
+        tokens: ids of the step's tokens; -1 for one without an id (an embedding, or an engine that hides it).
+        logprobs, entropies: one entry a token, nats, of the model's own distribution; empty for a prompt, and
+            where the engine does not tell.
+        ends: how many characters of the text there are up to the end of each token; empty for a prompt, where
+            the engine does not tell, and in older files.
+        score: what the scorer said of the text up to here, None if it was not asked.
+        status: "prompt"; "kept": the search went on from here; "pruned": it did not; "finished": a branch
+            ended here; "open": still alive when the search ended.
+        forced: whether the tokens were given rather than sampled.
+        sources: of a prompt: nodes whose text it was made from.
+        began, ended: seconds since the search began; equal nodes may differ in them.
     """
 
     id: int

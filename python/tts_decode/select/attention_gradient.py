@@ -19,9 +19,10 @@ Floats = npt.NDArray[np.floating]
 def attention_gradient(attention: Floats, probability: float, *, epsilon: float = 1e-10) -> float:
     """MLAG of the last token, equations 12 to 19, without the factors for load and for the kind of word.
 
-    probability: of the token, by the model itself. The shift of attention from layer to layer, higher layers
-    weighing more, times the model's doubt, times the attention that the last layer's heads give to the past,
-    heads weighing by their entropy.
+    Args:
+        probability: of the token, by the model itself. The shift of attention from layer to layer, higher
+            layers weighing more, times the model's doubt, times the attention that the last layer's heads
+            give to the past, heads weighing by their entropy.
     """
     a = _checked(attention)
     number("probability", probability, low=0, high=1)
@@ -46,8 +47,10 @@ def attended_tokens(
 ) -> list[int]:
     """LRP: the `k` tokens before the last one that matter most to it, ascending; equations 21 to 25.
 
-    states: float [layers, tokens, hidden], the output of each layer. beta: weight of attention, against
-    likeness of states. temperature: of the layers' weights in the states, which favour the higher ones.
+    Args:
+        states: float [layers, tokens, hidden], the output of each layer.
+        beta: weight of attention, against likeness of states.
+        temperature: of the layers' weights in the states, which favour the higher ones.
     """
     a, h = _checked(attention), np.asarray(states, np.float64)
     layers, _, count, _ = a.shape

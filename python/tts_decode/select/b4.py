@@ -12,12 +12,14 @@ def b4_scores(passed: Sequence[Sequence[bool]], beta_0: float = 1e5, alpha_xy: f
     """Log-posterior, up to a constant, of each of N solutions together with those that pass the same tests.
 
     Chen et al., "B4: Towards Optimal Assessment of Plausible Code Solutions with Plausible Tests", arXiv
-    2409.08692, section 4. passed: [N][M]. The hypothesis of a solution: it is right, with all solutions that
-    pass just the same tests, and the tests that they pass are right too. Its posterior has four factors with
-    beta priors: the share of right solutions and of right tests (`alpha_xy`: many are right), the chance
-    that a wrong solution passes a right test (flat), and a wrong test (`beta_0`: hardly ever).
+    2409.08692, section 4. The hypothesis of a solution: it is right, with all solutions that pass just the
+    same tests, and the tests that they pass are right too. Its posterior has four factors with beta priors:
+    the share of right solutions and of right tests (`alpha_xy`: many are right), the chance that a wrong
+    solution passes a right test (flat), and a wrong test (`beta_0`: hardly ever).
 
-    beta_0, alpha_xy  of the priors; 1e3 and the middle one of 1e4, 1e5, 1e6 in the authors' code.
+    Args:
+        passed: `[N][M]`, whether solution n passes test m.
+        beta_0, alpha_xy: of the priors; 1e3 and the middle one of 1e4, 1e5, 1e6 in the authors' code.
     """
     rows = [tuple(bool(value) for value in row) for row in passed]
     if len({len(row) for row in rows}) > 1:

@@ -12,7 +12,9 @@ from .thompson import Beta, thompson
 from .uct import uct
 
 ExplorationRule = Literal["uniform", "ucb", "thompson"]
+"""How a bandit chooses what to sample next."""
 EXPLORATION_RULES: tuple[ExplorationRule, ...] = ("uniform", "ucb", "thompson")
+"""All of them."""
 
 
 def next_question(

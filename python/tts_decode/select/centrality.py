@@ -29,7 +29,8 @@ def most_central(distances: npt.ArrayLike) -> int:
 def chain_of_embedding(states: npt.ArrayLike) -> Floats:
     """How far N texts move from layer to layer, as one number each, [N].
 
-    states: [N, K, D], hidden states of the K - 1 layers' inputs and of the output, K of at least 2.
+    Args:
+        states: [N, K, D], hidden states of the K - 1 layers' inputs and of the output, K of at least 2.
 
     The mean over the K - 1 moves of the distance that is gone, in units of the distance from the first to the
     last state, less the angle that is turned, in units of the angle between those two. Wang et al., "Latent

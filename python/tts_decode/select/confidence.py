@@ -18,7 +18,8 @@ def group_confidences(confidences: Sequence[float], window: int) -> list[float]:
     """Means over every run of `window` neighbouring tokens, in order; one mean where there are fewer tokens,
     none where there is no token.
 
-    confidences: one a token. The groups of Fu et al., arXiv 2508.15260, section 2.
+    Args:
+        confidences: one a token. The groups of Fu et al., arXiv 2508.15260, section 2.
     """
     integer("window", window, 1)
     require_finite("confidences", confidences)
@@ -33,10 +34,11 @@ def group_confidences(confidences: Sequence[float], window: int) -> list[float]:
 def trace_confidence(confidences: Sequence[float], measure: str, window: int) -> float:
     """One number for a text; 0 where it has no token.
 
-    confidences  one a token.
-    measure      "lowest": the least group (`group_confidences`); "bottom": the mean of the lowest tenth of
-                 the groups, at least one; "tail": the mean over the last `window` tokens; "mean": over all.
-    window       tokens of a group.
+    Args:
+        confidences: one a token.
+        measure: "lowest": the least group (`group_confidences`); "bottom": the mean of the lowest tenth of
+            the groups, at least one; "tail": the mean over the last `window` tokens; "mean": over all.
+        window: tokens of a group.
     """
     groups = group_confidences(confidences, window)
     if not groups:

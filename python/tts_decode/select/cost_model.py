@@ -73,13 +73,14 @@ def ets_select(
 ) -> list[bool]:
     """Which leaves to keep by the ETS objective.
 
-    outcomes  one non-negative number a leaf, O_i.
-    parents   one a node of the tree, smaller than the node; -1 at a root.
-    leaves    distinct node ids; no leaf is an ancestor of another.
-    costs     one non-negative number a node: 1 each for the published model, or the node's tokens.
-    clusters  one label a leaf, or None to leave the coverage term out.
-    method    "exact": an optimum, by the reductions of `select.closure` and HiGHS for what they leave open.
-              "greedy": that is decided best path first, without SciPy.
+    Args:
+        outcomes: one non-negative number a leaf, O_i.
+        parents: one a node of the tree, smaller than the node; -1 at a root.
+        leaves: distinct node ids; no leaf is an ancestor of another.
+        costs: one non-negative number a node: 1 each for the published model, or the node's tokens.
+        clusters: one label a leaf, or None to leave the coverage term out.
+        method: "exact": an optimum, by the reductions of `select.closure` and HiGHS for what they leave open.
+            "greedy": that is decided best path first, without SciPy.
 
     At least one leaf is kept. Objectives within RESOLUTION are ties: each leaf carries a bonus that falls
     with its index, less than that in sum, so a tie goes to more leaves and, between like leaves, to the lower

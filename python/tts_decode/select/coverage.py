@@ -30,7 +30,8 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def coverage_curve(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> list[float]:
     """Coverage at each k: the mean of `pass_at_k` over the problems.
 
-    counts: (samples, correct ones) of each problem. Brown et al., arXiv 2407.21787, section 2.
+    Args:
+        counts: (samples, correct ones) of each problem. Brown et al., arXiv 2407.21787, section 2.
     """
     if not counts:
         raise ValueError("counts: got no problem, expected at least one")
@@ -40,8 +41,9 @@ def coverage_curve(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> list
 def coverage_fit(ks: Sequence[int], coverage: Sequence[float]) -> tuple[float, float]:
     """(a, b) of the law coverage = exp(a * k ** b), by least squares of log(-log(coverage)) over log(k).
 
-    coverage: strictly between 0 and 1, at two different k or more. The law is that of Brown et al., arXiv
-    2407.21787, section 3.1, where a nonlinear fit finds its constants.
+    Args:
+        coverage: strictly between 0 and 1, at two different k or more. The law is that of Brown et al., arXiv
+            2407.21787, section 3.1, where a nonlinear fit finds its constants.
     """
     if len(ks) != len(coverage) or len(set(ks)) < 2:
         raise ValueError(

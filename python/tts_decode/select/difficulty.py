@@ -10,8 +10,9 @@ from .scores import require_finite
 def difficulty_edges(mean_scores: Sequence[float], bins: int = 5) -> list[float]:
     """The bins - 1 falling boundaries that split questions into equal shares by their mean scores.
 
-    mean_scores: of each question of a calibration set, the mean score of the model's answers to it: the
-    model-predicted difficulty of Snell et al., arXiv 2408.03314, section 3.2.
+    Args:
+        mean_scores: of each question of a calibration set, the mean score of the model's answers to it: the
+            model-predicted difficulty of Snell et al., arXiv 2408.03314, section 3.2.
     """
     require_finite("mean_scores", mean_scores)
     if bins < 2 or len(mean_scores) < bins:

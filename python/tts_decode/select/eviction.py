@@ -20,10 +20,11 @@ def evicted_columns(
 ) -> list[int]:
     """The columns whose pages to drop from every branch so that each keeps `keep` pages, in increasing order.
 
-    tables    one int32 [columns] a branch: its pages in order, -1 where one was evicted before.
-    masses    one float32 [columns] a branch: the attention that each page has drawn so far.
-    keep      pages that each branch keeps, at least 1; the branch with the fewest decides.
-    sink, recent   the first and last so many columns of each branch stay, whatever they drew.
+    Args:
+        tables: one int32 [columns] a branch: its pages in order, -1 where one was evicted before.
+        masses: one float32 [columns] a branch: the attention that each page has drawn so far.
+        keep: pages that each branch keeps, at least 1; the branch with the fewest decides.
+        sink, recent: the first and last so many columns of each branch stay, whatever they drew.
 
     Only pages that all of the branches hold are dropped, as one alone would stay resident for the others;
     their masses are summed over the branches. The least mass goes first, ties to the lower column. Where too

@@ -35,7 +35,9 @@ def stacked_choice(
     """The choice where a generator is drawn first, then GEN or CONT among its own children alone: (child or
     None, the generator). Its posterior has seen all scores of the children that it made and below them.
 
-    children: for each, its own score first, then those below it. made_by: the generator of each.
+    Args:
+        children: for each, its own score first, then those below it.
+        made_by: the generator of each.
     """
     own = [[i for i, maker in enumerate(made_by) if maker == g] for g in range(generators)]
     seen = [[score for i in group for score in children[i]] for group in own]

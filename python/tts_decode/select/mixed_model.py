@@ -39,7 +39,8 @@ class MixedModel:
     def draws(self, groups: Sequence[Sequence[float]], rng: random.Random, new: int = 1) -> list[float]:
         """A draw of the next score of each group, then of `new` groups that have none; all independent.
 
-        groups: the scores seen, at least one each. ValueError for an empty group, or what is not finite.
+        Args:
+            groups: the scores seen, at least one each. ValueError for an empty group, or what is not finite.
         """
         for i, scores in enumerate(groups):
             require_finite(f"groups[{i}]", scores)
@@ -96,7 +97,8 @@ def mixed_choice(children: Sequence[Sequence[float]], rng: random.Random, model:
     The best draw of a next score decides between all children and a new one. A settled child gives way to
     the next best one that is not settled, and to a new child where all are.
 
-    children: for each, its own score and those of all answers below it.
+    Args:
+        children: for each, its own score and those of all answers below it.
     """
     draws = model.draws(children, rng)
     if draws.index(max(draws)) == len(children):

@@ -23,8 +23,9 @@ def selective_utility(
     """Answers are given at a confidence of `threshold` or more. A right one earns 1, a wrong one `wrong`, and
     none 0.
 
-    confidences, correct  one entry a question.
-    wrong                 0: the exam that punishes nothing; -1: as in Jeopardy; -20: high stakes.
+    Args:
+        confidences, correct: one entry a question.
+        wrong: 0: the exam that punishes nothing; -1: as in Jeopardy; -20: high stakes.
 
     Jurayj, Cheng and Van Durme, arXiv 2502.13962, section 2.
     """

@@ -51,10 +51,11 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
 def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """The mean, with the bootstrap's bias-corrected and accelerated interval (BCa) of 2,000 resamples.
 
-    values: one number a problem, such as tokens. For skewed ones; of few problems, some 20 and less, it is
-    too narrow. Of one, or of equal ones, it is not stated: its ends are NaN. The same values give the same
-    ends.
-    Efron, "Better Bootstrap Confidence Intervals", JASA 82 (1987). Needs the package scipy.
+    Args:
+        values: one number a problem, such as tokens. For skewed ones; of few problems, some 20 and less, it
+            is too narrow. Of one, or of equal ones, it is not stated: its ends are NaN. The same values give
+            the same ends. Efron, "Better Bootstrap Confidence Intervals", JASA 82 (1987). Needs the package
+            scipy.
     """
     _quantile(confidence)
     if not len(values):
@@ -79,11 +80,13 @@ def paired_proportion_difference(
     """mean(ours) - mean(theirs) where both are 0 or 1 on each of the same problems, with Bonett and Price's
     adjusted Wald interval.
 
-    ours, theirs: 1 for right and 0 for wrong; entry i of both is problem i. The interval is the Wald interval
-    around the difference after one problem more was added to each kind on which the two disagree. So it has a
-    width also where they agree on every problem, and holds from few problems on. Bonett and Price, "Adjusted
-    Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired Data", Journal of
-    Educational and Behavioral Statistics 37 (2012), pages 479-488. (Neither scipy nor statsmodels has it.)
+    Args:
+        ours, theirs: 1 for right and 0 for wrong; entry i of both is problem i. The interval is the Wald
+            interval around the difference after one problem more was added to each kind on which the two
+            disagree. So it has a width also where they agree on every problem, and holds from few problems
+            on. Bonett and Price, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions
+            Based on Paired Data", Journal of Educational and Behavioral Statistics 37 (2012), pages 479-488.
+            (Neither scipy nor statsmodels has it.)
     """
     z = _quantile(confidence)
     pairs = _pairs(ours, theirs)
@@ -104,8 +107,9 @@ def paired_difference(
 ) -> Interval:
     """mean(ours) - mean(theirs) over the same problems, with the interval of Student's paired t.
 
-    ours, theirs: one number a problem, such as tokens; entry i of both is problem i. For numbers of any kind;
-    where they are 0 and 1, `paired_proportion_difference` is the better one.
+    Args:
+        ours, theirs: one number a problem, such as tokens; entry i of both is problem i. For numbers of any
+            kind; where they are 0 and 1, `paired_proportion_difference` is the better one.
 
     The interval is exact for normal differences at any number of problems from two on. A bootstrap of few
     problems is too narrow (of two it covers half), and of one, or of equal differences, it has no width, as
@@ -120,7 +124,8 @@ def geometric_mean_ratio(
     """exp(mean(log(ours / theirs))) over the same problems; its interval is `paired_difference`'s of the
     logarithms.
 
-    ours, theirs: one positive number a problem, such as bytes or seconds. Needs the package scipy.
+    Args:
+        ours, theirs: one positive number a problem, such as bytes or seconds. Needs the package scipy.
     """
     pairs = _pairs(ours, theirs)
     for name, values in zip(("ours", "theirs"), pairs, strict=True):

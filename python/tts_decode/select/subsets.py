@@ -46,8 +46,10 @@ class AtK(NamedTuple):
 def majority_at_k(answers: Sequence[object | None], correct: Sequence[bool], k: int) -> AtK:
     """Accuracy of a majority vote of k of the samples: maj@k. Exact, by counting.
 
-    answers: one a sample, equal where they mean the same; None abstains. Where all of a subset abstain, the
-        first one drawn is the choice. correct: whether each sample is right.
+    Args:
+        answers: one a sample, equal where they mean the same; None abstains. Where all of a subset abstain,
+            the first one drawn is the choice.
+        correct: whether each sample is right.
 
     An answer that m samples gave has u votes in C(m, u) ways. For a winner with so many votes, the polynomial
     whose coefficient of x**v y**r counts the ways to draw v others, of which r answers tie with it, is a
@@ -106,9 +108,10 @@ def weighted_at_k(
     """Accuracy of a weighted vote of k of the samples, in which the answer with the largest sum of weights
     wins: weighted@k, best-of-N weighted (Li et al., arXiv 2206.02336).
 
-    weights: one a sample, not negative, as `vote_weights` makes them of scores. Other arguments as of
-    `majority_at_k`. Exact where there are at most `MOST_SUBSETS` subsets; else the average over `DRAWS`
-    subsets that `seed` draws, with its standard error.
+    Args:
+        weights: one a sample, not negative, as `vote_weights` makes them of scores. Other arguments as of
+            `majority_at_k`. Exact where there are at most `MOST_SUBSETS` subsets; else the average over
+            `DRAWS` subsets that `seed` draws, with its standard error.
     """
     n = _checked(answers, correct, k)
     if len(weights) != n:
@@ -136,7 +139,8 @@ def weighted_at_k(
 def _weighted_votes(drawn: Array, belongs: Array, weights: Array, right: Array) -> Array:
     """For each subset, a row of indices, the probability that its choice is right.
 
-    belongs: [n, answers], 1 where a sample gave the answer.
+    Args:
+        belongs: [n, answers], 1 where a sample gave the answer.
     """
     there = np.zeros((len(drawn), len(right)))
     np.put_along_axis(there, drawn, 1.0, axis=1)
@@ -155,7 +159,8 @@ def _weighted_votes(drawn: Array, belongs: Array, weights: Array, right: Array) 
 def naive_at_k(scores: Sequence[float | None], correct: Sequence[bool], k: int) -> AtK:
     """Accuracy of the best-scored one of k of the samples: naive@k, plain best-of-N. Exact, by counting.
 
-    scores: one a sample; None ranks below all. Cobbe et al., arXiv 2110.14168, section 4.
+    Args:
+        scores: one a sample; None ranks below all. Cobbe et al., arXiv 2110.14168, section 4.
     """
     n = _checked(scores, correct, k)
     require_finite("scores", [score for score in scores if score is not None])

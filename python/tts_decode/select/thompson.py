@@ -27,8 +27,9 @@ class Gaussian:
     """Mean and variance of normal scores: the normal-inverse-chi-squared prior, with the defaults of
     AB-MCTS-A (Inoue et al., arXiv 2503.04412, as in treequest).
 
-    m, kappa          prior mean, and how many scores it is worth.
-    nu, tau_square    degrees of freedom and scale of the prior variance.
+    Attributes:
+        m, kappa: prior mean, and how many scores it is worth.
+        nu, tau_square: degrees of freedom and scale of the prior variance.
     """
 
     m: float = 0.0
@@ -93,7 +94,8 @@ def generate_or_continue(
     CONT, which has seen all scores below them; then, for CONT, between the children, each of which has seen
     its own score and those below it.
 
-    children: for each, its own score first, then those below it.
+    Args:
+        children: for each, its own score first, then those below it.
     """
     generated = [scores[0] for scores in children]
     below = [score for scores in children for score in scores[1:]]

@@ -62,8 +62,10 @@ def self_refine_uct(
     which holds against a lenient one; its Q is the mean of that and the best Q below it. UCT adds
     exploration * sqrt(ln(1 + rewards of its parent) / rewards of its own).
 
-    rewards: of each answer, at least one. parents: index of the answer it refines, before its own; -1 for
-    none. exploration: the paper's code takes 1.4, for rewards of 0 to 100.
+    Args:
+        rewards: of each answer, at least one.
+        parents: index of the answer it refines, before its own; -1 for none.
+        exploration: the paper's code takes 1.4, for rewards of 0 to 100.
     """
     for i, (given, parent) in enumerate(zip(rewards, parents, strict=True)):
         require_finite(f"rewards[{i}]", given)

@@ -14,10 +14,15 @@ def choose_verifiers(
     section 5): added one by one, each time the one that gives most, ties to the lower index; then the
     shortest such list with the most right choices.
 
-    approvals: [problem][candidate][verifier]. right: [problem][candidate]. A set of verifiers chooses of each
-    problem the first candidate with most approvals. max_verifiers: None, as many as there are.
+    A set of verifiers chooses of each problem the first candidate with most approvals.
 
-    Raises ValueError where the two do not fit together, or there is no problem or verifier.
+    Args:
+        approvals: `[problem][candidate][verifier]`.
+        right: `[problem][candidate]`.
+        max_verifiers: None, as many as there are.
+
+    Raises:
+        ValueError: the two do not fit together, or there is no problem or verifier.
     """
     shapes = [len(answers) for answers in approvals], [len(answers) for answers in right]
     widths = {len(given) for answers in approvals for given in answers}

@@ -37,13 +37,18 @@ class Limits:
     Raises ValueError, by the limit's name, for one that is out of its range. Seconds may be fractions.
 
     Attributes:
-        body_bytes: of a request. bodies_bytes: that came of all requests which are not taken or refused yet;
-            one alone has room. Where they become too many, the client that has the most gives up a body.
-        prompts: in one request. prompt_tokens: of each; None: the model's positions.
+        body_bytes: of a request.
+        bodies_bytes: that came of all requests which are not taken or refused yet; one alone has room. Where
+            they become too many, the client that has the most gives up a body.
+        prompts: in one request.
+        prompt_tokens: of each; None: the model's positions.
         choices: `n` and `best_of`, and what a search may hold side by side.
-        max_tokens: of one choice. search_tokens: sampled by one search.
-        stops: stop strings of a request. stop_characters: of each.
-        logprobs: alternatives of a token. bias_tokens: entries of `logit_bias`.
+        max_tokens: of one choice.
+        search_tokens: sampled by one search.
+        stops: stop strings of a request.
+        stop_characters: of each.
+        logprobs: alternatives of a token.
+        bias_tokens: entries of `logit_bias`.
         schema_bytes: of a JSON schema.
         request_tokens: that all choices of one request may come to, those of `best_of` too.
         answer_entries: tokens and alternatives that one answer lists, echoed ones counted for each choice.
@@ -57,7 +62,8 @@ class Limits:
         retained: finished texts that are kept for requests that go on with them. Where they become too many,
             the API key that has the most loses one.
         retained_tokens: of them all, prompts counted each time.
-        trees: of searches, kept for their links. tree_bytes: of them all.
+        trees: of searches, kept for their links.
+        tree_bytes: of them all.
     """
 
     body_bytes: int = 4 << 20

@@ -24,8 +24,10 @@ UNITS: dict[str, Callable[[Search], float]] = {
 class Budget:
     """The cheapest width of a strategy whose accuracy meets the target, counted in one unit.
 
-    width, amount, accuracy: None where no width meets it. amount: mean of the searches that came to a result.
-    sure: whether the lower end of the accuracy's 95 % interval meets the target too.
+    Attributes:
+        width, amount, accuracy: None where no width meets it.
+        amount: mean of the searches that came to a result.
+        sure: whether the lower end of the accuracy's 95 % interval meets the target too.
     """
 
     strategy: str

@@ -15,12 +15,13 @@ from .searches import Sample, Search, by_problem, by_setting
 class Estimate:
     """One figure of a setting, a mean over problems.
 
-    measure: "solved", by the strategy's own choice, or "pass", "maj", "weighted", "naive".
-    k: samples that the rule chooses from; None for "solved".
-    interval: of 95 % over the problems, by `method` (`mean_interval`).
-    error: standard error of the value from drawing subsets of samples; 0 where all were counted.
-    problems, searches: what the mean is over. fewer: searches with fewer than k samples, of which all were
-        taken; one without any counts as wrong.
+    Attributes:
+        measure: "solved", by the strategy's own choice, or "pass", "maj", "weighted", "naive".
+        k: samples that the rule chooses from; None for "solved".
+        interval: of 95 % over the problems, by `method` (`mean_interval`).
+        error: standard error of the value from drawing subsets of samples; 0 where all were counted.
+        problems, searches: what the mean is over.
+        fewer: searches with fewer than k samples, of which all were taken; one without any counts as wrong.
     """
 
     strategy: str
@@ -48,7 +49,8 @@ def estimates(searches: Sequence[Search], ks: Sequence[int] | None = None) -> li
     """Of each setting, strategy, width and sparse or not, in the order in which they come: the accuracy of
     its choice, then pass@k, maj@k, weighted@k and naive@k.
 
-    ks: default: the powers of 2 up to the width, and the width.
+    Args:
+        ks: default: the powers of 2 up to the width, and the width.
 
     Each is a mean over the problems of the mean over seeds. weighted@k and naive@k need scores, and are left
     out where no sample has one. Only where the candidates are independent samples, as those of best-of-n are,

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 class Sample:
     """A candidate of a search, one of those that a rule chooses from.
 
-    correct: whether its text is right. answer: the number of the first candidate of the search whose answer
-    means the same; None where it abstains from votes, as one that was cut off with the search does.
-    score: the strategy's, None where it did not score it.
+    Attributes:
+        correct: whether its text is right.
+        answer: the number of the first candidate of the search whose answer means the same; None where it
+            abstains from votes, as one that was cut off with the search does.
+        score: the strategy's, None where it did not score it.
     """
 
     correct: bool
@@ -24,9 +26,15 @@ class Sample:
 class Search:
     """One search. cell: of the sweep, the name of its file. problem: its number, from 0.
 
-    solved: whether the chosen answer is right. found: whether a candidate is. tokens: sampled ones.
-    seconds: of the search, others in its batch included. mean_kv_bytes, peak_kv_bytes: what its branches
-    held. eflops: its cost by Kinetics. stopped: why it ended before its time. error: why it failed.
+    Attributes:
+        solved: whether the chosen answer is right.
+        found: whether a candidate is.
+        tokens: sampled ones.
+        seconds: of the search, others in its batch included.
+        mean_kv_bytes, peak_kv_bytes: what its branches held.
+        eflops: its cost by Kinetics.
+        stopped: why it ended before its time.
+        error: why it failed.
     """
 
     cell: str

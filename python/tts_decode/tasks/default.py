@@ -27,9 +27,11 @@ _HINT = "\nThink step by step, then give the final answer."
 def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
     """The fixed set: small arithmetic from reasoning-gym under one seed, families taking turns.
 
-    limit: how many; None for 24; there are 400. shots: further problems, the same for all and for
-    every `limit`, that stand solved before each one; some 30 tokens each. A text is judged by reasoning-gym's
-    own verifier, which is handed the last number of the text's final answer.
+    Args:
+        limit: how many; None for 24; there are 400.
+        shots: further problems, the same for all and for every `limit`, that stand solved before each one;
+            some 30 tokens each. A text is judged by reasoning-gym's own verifier, which is handed the last
+            number of the text's final answer.
 
     Raises ValueError where the families have too few different problems, MissingExtraError without
     reasoning-gym.

@@ -28,15 +28,17 @@ def read_tasks(
 ) -> list[Task]:
     """Reads a file, or a data set of the hub where the package `datasets` is installed.
 
-    source: a .jsonl, .json, .csv or .parquet file, or `OWNER/NAME` or `OWNER/NAME:CONFIG` on the hub. Text is
-        UTF-8, with a byte order mark or without; a line of JSONL ends with a newline and nothing else.
-    format: of `FORMATS`. Default: what the hub's name says, else "plain": "prompt" and optionally "answer"
-    and
-        "name", texts or numbers, and no other field.
-    fields: what the set calls a part of a task, such as {"prompt": "problem"}; other fields are then ignored.
-    split: of a data set of the hub. Default: that on which results are published.
-    seed: of the order of choices (gpqa).
-    unsafe_tools: programs run without the sandbox (humaneval).
+    Args:
+        source: a .jsonl, .json, .csv or .parquet file, or `OWNER/NAME` or `OWNER/NAME:CONFIG` on the hub.
+            Text is UTF-8, with a byte order mark or without; a line of JSONL ends with a newline and nothing
+            else.
+        format: of `FORMATS`. Default: what the hub's name says, else "plain": "prompt" and optionally
+            "answer" and "name", texts or numbers, and no other field.
+        fields: what the set calls a part of a task, such as {"prompt": "problem"}; other fields are then
+            ignored.
+        split: of a data set of the hub. Default: that on which results are published.
+        seed: of the order of choices (gpqa).
+        unsafe_tools: programs run without the sandbox (humaneval).
 
     A text is correct when its final answer means the same as the expected one (`tts_decode.grading`); of
     programs, when the tests pass.

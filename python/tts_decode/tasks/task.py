@@ -16,9 +16,12 @@ class TaskFileError(TTSError, ValueError):
 class Task:
     """One problem.
 
-    prompt: the user's message. answer: the expected answer, None if unknown.
-    verify: maps a generated text to a score in [0, 1], 1 for correct, from any thread; None if nothing can be
-        checked. waits: whether it may take long, as a test that runs a program does.
+    Attributes:
+        prompt: the user's message.
+        answer: the expected answer, None if unknown.
+        verify: maps a generated text to a score in [0, 1], 1 for correct, from any thread; None if nothing
+            can be checked.
+        waits: whether it may take long, as a test that runs a program does.
     """
 
     name: str

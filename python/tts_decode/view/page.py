@@ -64,7 +64,8 @@ class Page:
 def make_page(searches: Sequence[Shown], *, title: str, most_bytes: int = MOST_BYTES) -> Page:
     """The page of these searches, in their order.
 
-    most_bytes: of the JSON of all trees. The first ones that fit are there; the others are listed only.
+    Args:
+        most_bytes: of the JSON of all trees. The first ones that fit are there; the others are listed only.
     """
     listed: list[dict[str, Any]] = []
     blocks: list[str] = []

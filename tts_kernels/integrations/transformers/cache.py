@@ -40,8 +40,11 @@ from .versions import cache_argument
 class CacheUse(NamedTuple):
     """What a `TreeCache` holds.
 
-    pages, bytes: of all rows, shared pages counted once. peak_pages, peak_bytes: the most since the cache was
-    made. tokens: stored ones. row_tokens: the sum over the rows, as if nothing were shared.
+    Attributes:
+        pages, bytes: of all rows, shared pages counted once.
+        peak_pages, peak_bytes: the most since the cache was made.
+        tokens: stored ones.
+        row_tokens: the sum over the rows, as if nothing were shared.
     """
 
     pages: int
@@ -204,7 +207,8 @@ class TreeCache(Cache):
 
         Args:
             model: of attn_implementation="tts".
-            input_ids: int64 [B, S]. attention_mask: [B, S], 0 for padding, which is on the left.
+            input_ids: int64 [B, S].
+            attention_mask: [B, S], 0 for padding, which is on the left.
             copies: the larger of num_return_sequences and num_beams.
 
         Raises:
@@ -236,7 +240,8 @@ class TreeCache(Cache):
         They begin with the tokens that the rows hold, and have one more at least. An empty cache takes all.
 
         Args:
-            input_ids: int64 [B, S]. attention_mask: [B, S], 0 for padding, which is on the left.
+            input_ids: int64 [B, S].
+            attention_mask: [B, S], 0 for padding, which is on the left.
             copies: rows of the cache for each prompt.
         """
         copies = integer("copies", copies, 1)

@@ -48,23 +48,24 @@ async def atts(
     perplexities. If it ranks too high, the step is rejected and the target samples another. No answer waits
     for another, since steps are not ranked within a turn.
 
-    n                answers.
-    target_decoder   the target model; None: the draft model itself.
-    alpha            rejection rate, 0.4 in the code.
-    rule             "percentile", as the code has it: a step is rejected if at least a share 1 - alpha of the
-                     calibration perplexities, which stay as they are, is below its own. "p_value", as the
-                     paper has it: if the conformal p-value is at most alpha; the steps of this search join
-                     the calibration (online calibration), and under exchangeability the target replaces at
-                     most a share `alpha` of them.
-    calibration      perplexities of draft steps that are known for this question, or for others like it.
-    num_calibration  without any, so many first steps are drawn for this question and read, then dropped; 0:
-                     none, so that "percentile" rejects nothing and "p_value" begins to once there are
-                     1 / alpha - 1.
-    keep_rejected    a rejected step stays in the text before the target's, as in the code; otherwise it is
-                     removed.
-    early_stop       an answer ends with the step that states it: a closed \\boxed{}, or "ANSWER: X".
-    max_steps        steps of an answer, after which it ends as it stands.
-    extract          the answer in a text, or None to abstain.
+    Args:
+        n: answers.
+        target_decoder: the target model; None: the draft model itself.
+        alpha: rejection rate, 0.4 in the code.
+        rule: "percentile", as the code has it: a step is rejected if at least a share 1 - alpha of the
+            calibration perplexities, which stay as they are, is below its own. "p_value", as the paper has
+            it: if the conformal p-value is at most alpha; the steps of this search join the calibration
+            (online calibration), and under exchangeability the target replaces at most a share `alpha` of
+            them.
+        calibration: perplexities of draft steps that are known for this question, or for others like it.
+        num_calibration: without any, so many first steps are drawn for this question and read, then dropped;
+            0: none, so that "percentile" rejects nothing and "p_value" begins to once there are 1 / alpha -
+            1.
+        keep_rejected: a rejected step stays in the text before the target's, as in the code; otherwise it is
+            removed.
+        early_stop: an answer ends with the step that states it: a closed \\boxed{}, or "ANSWER: X".
+        max_steps: steps of an answer, after which it ends as it stands.
+        extract: the answer in a text, or None to abstain.
 
     The most frequent answer wins; `best` is its likeliest text for the target, and `score` the target's mean
     log-probability of a text's tokens. The target follows each answer on a branch of its own, so it reads

@@ -77,10 +77,11 @@ async def adaptive_graph(
     Pandey et al., "Adaptive Graph of Thoughts: Test-Time Adaptive Reasoning Unifying Chain, Tree, and Graph
     Structures", arXiv 2502.05078, section 3 (defaults of its code).
 
-    max_parts   subproblems of a layer at most.
-    max_layers  layers of a graph.
-    max_depth   levels of graphs within graphs; 0 nests none.
-    threshold   a subproblem is complex if the model's probability of Yes to that question exceeds this.
+    Args:
+        max_parts: subproblems of a layer at most.
+        max_layers: layers of a graph.
+        max_depth: levels of graphs within graphs; 0 nests none.
+        threshold: a subproblem is complex if the model's probability of Yes to that question exceeds this.
 
     If the first layer has fewer than two readable subproblems, the question is atomic: nothing is built and
     the direct answer stands. A later layer without subproblems ends its graph, as the reply DONE does. A

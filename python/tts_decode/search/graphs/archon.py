@@ -110,17 +110,16 @@ async def archon(
     2409.15254, section 3. The default stack is the form of its general-purpose architectures: an ensemble,
     the top 5, a critic, a fuser.
 
-    n         responses that "generate" samples unless it has a number.
-    decoders  further models: "generate" and "fuse" take the root's own and these in turn.
-    layers    operators in order, in one text or one a string, each a name or "name:number":
-              "generate:k"  k samples of the question; first and only there.
-              "rank:k"      one prompt ranks all responses, the best k stay (all, without k).
-              "critique"    strengths and weaknesses of each, which later rank and fuse layers get to read.
-              "verify"      each is checked in writing; those whose verdict is rather Yes than No stay, or all
-                            if there are none.
-              "test:k"      the model writes statements that must be true of a response; the k responses for
-                            which most are rather Yes than No stay (all, ordered, without k).
-              "fuse:k"      k new responses (1) made of all.
+    Args:
+        n: responses that "generate" samples unless it has a number.
+        decoders: further models: "generate" and "fuse" take the root's own and these in turn.
+        layers: operators in order, in one text or one a string, each a name or "name:number": "generate:k"  k
+            samples of the question; first and only there. "rank:k"      one prompt ranks all responses, the
+            best k stay (all, without k). "critique"    strengths and weaknesses of each, which later rank and
+            fuse layers get to read. "verify"      each is checked in writing; those whose verdict is rather
+            Yes than No stay, or all if there are none. "test:k"      the model writes statements that must be
+            true of a response; the k responses for which most are rather Yes than No stay (all, ordered,
+            without k). "fuse:k"      k new responses (1) made of all.
 
     The first response of the last layer is the best. A ranking puts the numbers that can be read first and
     the others after them; tests that cannot be read leave the responses as they are. All prompts begin with

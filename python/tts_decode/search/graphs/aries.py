@@ -95,11 +95,12 @@ async def aries(
     Gimenes et al., "ARIES: Autonomous Reasoning with LLMs on Interactive Thought Graph Environments", arXiv
     2502.21208: transformations as the actions of a Markov decision process, an ensemble of policies.
 
-    num_votes          samples of the policy for each action; the most frequent one decides.
-    policy_decoder     model of the policy; None: the root's own.
-    max_actions        actions at most.
-    max_parts          parts of a decomposition, 2 or more, at most.
-    max_tokens_policy  tokens of a policy's reply at most.
+    Args:
+        num_votes: samples of the policy for each action; the most frequent one decides.
+        policy_decoder: model of the policy; None: the root's own.
+        max_actions: actions at most.
+        max_parts: parts of a decomposition, 2 or more, at most.
+        max_tokens_policy: tokens of a policy's reply at most.
 
     Replies that name no action, or one that the graph does not allow, abstain. If all do, the next action of
     a static schedule is taken: aggregate what has all its parts solved, else solve the first unsolved leaf,

@@ -63,9 +63,11 @@ async def atom_of_thoughts(
     Teng et al., "Atom of Thoughts for Markov LLM Test-Time Scaling", arXiv 2502.12018, section 3 (defaults of
     its code).
 
-    n           chains of states, side by side; their answers vote.
-    max_rounds  contractions at most, 1 or more; also limited by the longest chain of needs in the first DAG.
-    extract     the answer in a text, or None to abstain.
+    Args:
+        n: chains of states, side by side; their answers vote.
+        max_rounds: contractions at most, 1 or more; also limited by the longest chain of needs in the first
+            DAG.
+        extract: the answer in a text, or None to abstain.
 
     If a decomposition has fewer than two readable parts, or a contraction is empty, the question is atomic
     and its direct answer stands. If the judge names no readable number, the three answers vote; ties go to

@@ -37,11 +37,12 @@ async def particle_gibbs(
     particle is drawn by its weight and becomes the reference of the next round: it keeps its course whatever
     is drawn. The other `n - 1` particles may be drawn from where it stood at their step, which forks it.
 
-    n           particles of a filter, the reference included; at least 2 unless `max_rounds` is 0.
-    max_rounds  filters after the first, so iterations less one; with 0 it is `particle_filter`.
-    scorer, max_steps, softmax_temperature, resampling   as in `particle_filter`.
-    resample_threshold, absorbing, agg_strategy, extract   as in `particle_filter`.
-    decide_by   as in `particle_filter`, over all rounds; "drawn" draws from the last one.
+    Args:
+        n: particles of a filter, the reference included; at least 2 unless `max_rounds` is 0.
+        max_rounds: filters after the first, so iterations less one; with 0 it is `particle_filter`.
+        scorer, max_steps, softmax_temperature, resampling: as in `particle_filter`.
+        resample_threshold, absorbing, agg_strategy, extract: as in `particle_filter`.
+        decide_by: as in `particle_filter`, over all rounds; "drawn" draws from the last one.
 
     Candidates are the particles of every round; a reference is one of them once for each round it was in.
 

@@ -39,14 +39,15 @@ async def qalign(
     chain are samples of p(answer) exp(reward / beta), where p is what the root's sampling parameters draw
     from. No log-probability is needed. A new answer shares the pages of the part that it keeps.
 
-    max_samples  answers sampled by all chains together, a multiple of `parallel`.
-    scorer       the reward of finished answers, of any range.
-    beta         how far the reward tilts the model: near 0 only improvements are kept, at large values all.
-    burn_in      states at the start of each chain that are not candidates.
-    parallel     independent chains side by side, so that the engine has a batch; the paper runs one.
-    decide_by    "majority" as in the paper, or another rule of `best_of_n`, over the states; "mbr" (minimum
-                 Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
-    extract      the answer in a text, or None to abstain.
+    Args:
+        max_samples: answers sampled by all chains together, a multiple of `parallel`.
+        scorer: the reward of finished answers, of any range.
+        beta: how far the reward tilts the model: near 0 only improvements are kept, at large values all.
+        burn_in: states at the start of each chain that are not candidates.
+        parallel: independent chains side by side, so that the engine has a batch; the paper runs one.
+        decide_by: "majority" as in the paper, or another rule of `best_of_n`, over the states; "mbr" (minimum
+            Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
+        extract: the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
     easily, since more cuts are possible on the way back (`select.acceptance`). Candidates are the chain's

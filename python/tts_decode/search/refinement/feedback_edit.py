@@ -45,16 +45,17 @@ async def feedback_edit(
     Wang et al., "Dedicated Feedback and Edit Models Empower Inference-Time Scaling for Open-Ended
     General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales all three numbers.
 
-    n                 drafts.
-    scorer            selects among the edited responses; drafts are not scored.
-    feedback_decoder  writes the comments; None: the root's own model.
-    edit_decoder      writes the edits; None: the root's own model. The paper trains both models on human
-                      feedback and edits; any model serves, at the price of its own skill.
-    num_feedbacks     comments on a draft.
-    num_edits         edited responses of a draft.
-    feedback_prompt   with the fields {question} and {answer}.
-    edit_prompt       with the field {feedback} too.
-    decide_by, extract  as in `best_of_n`.
+    Args:
+        n: drafts.
+        scorer: selects among the edited responses; drafts are not scored.
+        feedback_decoder: writes the comments; None: the root's own model.
+        edit_decoder: writes the edits; None: the root's own model. The paper trains both models on human
+            feedback and edits; any model serves, at the price of its own skill.
+        num_feedbacks: comments on a draft.
+        num_edits: edited responses of a draft.
+        feedback_prompt: with the fields {question} and {answer}.
+        edit_prompt: with the field {feedback} too.
+        decide_by, extract: as in `best_of_n`.
 
     Drafts do not wait for each other. The two prompts begin alike, so one model for both prefills question
     and draft once. Departures: the edit model gets all comments and judges which are effective; defaults and

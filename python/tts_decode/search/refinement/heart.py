@@ -64,17 +64,18 @@ async def heart(
     Pinto et al., "HEART: Emotionally-driven test-time scaling of Language Models", arXiv 2509.22876: feedback
     of short phrases for Ekman's six emotions, whose tone changes from iteration to iteration.
 
-    n                   lines, side by side; each begins with another phrase.
-    max_rounds          corrections of a line at most.
-    scorer, threshold   a line ends once one of its answers scores `threshold`, and the best-scored answer
-                        wins: the paper's setting with a verifier. Without a scorer all rounds take place,
-                        then the model writes one answer in view of all: the setting without.
-    negative, positive  phrases; the first round takes a negative one, the next a positive one, and so on.
-    refine_prompt       with the fields {question}, {answer} and {cue}.
-    synthesis_prompt    with the fields {question} and {answers}.
-    decide_by           as in `best_of_n`, where there is a scorer.
-    extract             the answer in a text, for the vote that decides if budget or positions do not suffice
-                        for the synthesis.
+    Args:
+        n: lines, side by side; each begins with another phrase.
+        max_rounds: corrections of a line at most.
+        scorer, threshold: a line ends once one of its answers scores `threshold`, and the best-scored answer
+            wins: the paper's setting with a verifier. Without a scorer all rounds take place, then the model
+            writes one answer in view of all: the setting without.
+        negative, positive: phrases; the first round takes a negative one, the next a positive one, and so on.
+        refine_prompt: with the fields {question}, {answer} and {cue}.
+        synthesis_prompt: with the fields {question} and {answers}.
+        decide_by: as in `best_of_n`, where there is a scorer.
+        extract: the answer in a text, for the vote that decides if budget or positions do not suffice for the
+            synthesis.
 
     The phrases are ours. Departures: `n`; all lines alternate, and phrases are not drawn at random, so the
     search is the same whatever ends first.

@@ -40,12 +40,13 @@ async def iterative_agent_decoding(
     Chakraborty et al., "Review, Refine, Repeat: Understanding Iterative Decoding of AI Agents with Dynamic
     Evaluation and Selection", arXiv 2504.01931 (IAD).
 
-    n              answers of a round, side by side; 1 is the sequential search, whose first prompt shows the
-                   one answer as best and worst.
-    scorer         the verifier; it scores finished answers.
-    max_rounds     rounds after the first answers.
-    refine_prompt  with the fields {question}, {best}, {best_score}, {worst} and {worst_score}.
-    decide_by, extract  as in `best_of_n`.
+    Args:
+        n: answers of a round, side by side; 1 is the sequential search, whose first prompt shows the one
+            answer as best and worst.
+        scorer: the verifier; it scores finished answers.
+        max_rounds: rounds after the first answers.
+        refine_prompt: with the fields {question}, {best}, {best_score}, {worst} and {worst_score}.
+        decide_by, extract: as in `best_of_n`.
 
     Only an answer that the verifier rates higher replaces the best one, so the result is never rated below
     the first answers. Departures: the feedback is the two answers with their ratings; the paper adds feedback

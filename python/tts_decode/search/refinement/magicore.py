@@ -70,22 +70,22 @@ async def magicore(
     2409.12147 (its code: dinobby/MAgICoRe). The question is easy if the majority's answer has a
     mean reward of `reward_threshold`, or if the weighted votes are confident (`select.vote_confidence`).
 
-    n                     solutions (40 in the paper).
-    scorer                a process reward model, called after every step; scores of 0 to 1 weigh votes as
-                          they are. If a reward is negative, votes weigh its exponential; choose another
-                          `agg_strategy` than "prod" then.
-    outcome_scorer        a second scorer, for whole answers. A solution's reward is the sum of both, and each
-                          must be confident of its own vote. None: the process scores alone.
-    max_rounds            rounds of review and refinement, after each of which the newest solutions decide
-                          again whether the question is easy.
-    reward_threshold      mean reward of the majority above which the question is easy. The code takes the
-                          mean over a dataset's first samples; with two scorers rewards lie between 0 and 2.
-    confidence_threshold  confidence of the vote above which the question is easy: 1 for a unanimous vote, 0.5
-                          for three answers of equal weight.
-    review_prompt         with the fields {question} and {solution}, its steps with their scores.
-    refine_prompt         with the field {review} too.
-    agg_strategy          makes one process reward of the scores of the steps.
-    extract               the answer in a text, or None to abstain.
+    Args:
+        n: solutions (40 in the paper).
+        scorer: a process reward model, called after every step; scores of 0 to 1 weigh votes as they are. If
+            a reward is negative, votes weigh its exponential; choose another `agg_strategy` than "prod" then.
+        outcome_scorer: a second scorer, for whole answers. A solution's reward is the sum of both, and each
+            must be confident of its own vote. None: the process scores alone.
+        max_rounds: rounds of review and refinement, after each of which the newest solutions decide again
+            whether the question is easy.
+        reward_threshold: mean reward of the majority above which the question is easy. The code takes the
+            mean over a dataset's first samples; with two scorers rewards lie between 0 and 2.
+        confidence_threshold: confidence of the vote above which the question is easy: 1 for a unanimous vote,
+            0.5 for three answers of equal weight.
+        review_prompt: with the fields {question} and {solution}, its steps with their scores.
+        refine_prompt: with the field {review} too.
+        agg_strategy: makes one process reward of the scores of the steps.
+        extract: the answer in a text, or None to abstain.
 
     The `n` best-rewarded solutions, old and new, stay and vote with their rewards; `best` is the
     best-rewarded solution with the winning answer. Departures: prompts are ours and have no worked examples;

@@ -48,14 +48,15 @@ async def multi_round(
     Tian et al., "Think Twice: Enhancing LLM Reasoning by Scaling Multi-round Test-time Thinking", arXiv
     2503.19855; the paper counts the first answer as a round and goes up to 4, here `max_rounds=3`.
 
-    n                lines, side by side.
-    max_rounds       answers of a line after its first.
-    end_of_thinking  text that ends the thinking; the next prompt holds only what follows it. "": the whole
-                     answer.
-    refine_prompt    with the fields {question} and {answer}.
-    scorer, extract  which answer wins: the best-scored one of all rounds, or without a scorer a vote over
-                     what `extract` reads from each line's last answer.
-    decide_by        as in `best_of_n`, where there is a scorer.
+    Args:
+        n: lines, side by side.
+        max_rounds: answers of a line after its first.
+        end_of_thinking: text that ends the thinking; the next prompt holds only what follows it. "": the
+            whole answer.
+        refine_prompt: with the fields {question} and {answer}.
+        scorer, extract: which answer wins: the best-scored one of all rounds, or without a scorer a vote over
+            what `extract` reads from each line's last answer.
+        decide_by: as in `best_of_n`, where there is a scorer.
 
     Prompts begin with the question, so every round finds its KV resident. Departures: `n` lines, where the
     paper reports the mean accuracy of one; the wording.

@@ -42,13 +42,15 @@ async def revise(
     model `verify_prompt` is "", `accept` is the text of the first, `refine` and `rethink` are the text of the
     second. With the defaults any model serves, as well calibrated as it is.
 
-    n               lines, side by side.
-    max_rounds      how often a line may go on; the paper's model is trained for once.
-    threshold       an answer with a smaller P(accept) is refined.
-    accept, refine  two continuations: P(accept) is the probability of the first, divided by the sum of both.
-    rethink         text that a line goes on with; it stays, as does the answer before it.
-    verify_prompt   text between an answer and `accept` or `refine`, without fields; it does not stay.
-    extract         the last answer in a line's text, or None to abstain.
+    Args:
+        n: lines, side by side.
+        max_rounds: how often a line may go on; the paper's model is trained for once.
+        threshold: an answer with a smaller P(accept) is refined.
+        accept, refine: two continuations: P(accept) is the probability of the first, divided by the sum of
+            both.
+        rethink: text that a line goes on with; it stays, as does the answer before it.
+        verify_prompt: text between an answer and `accept` or `refine`, without fields; it does not stay.
+        extract: the last answer in a line's text, or None to abstain.
 
     Confidence-aware decoding: the last answer of each line votes with its P(accept), which is also the
     candidates' score. An answer's end token is rolled back before the line goes on, and nothing is prefilled

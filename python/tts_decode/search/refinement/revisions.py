@@ -46,13 +46,14 @@ async def revisions(
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 6: the ratio of
     sequential to parallel sampling at a budget of n answers.
 
-    n               answers in all.
-    num_sequential  answers of a chain, a divisor of n: 1 is best-of-n by weighted vote, n a single chain.
-    max_attempts    the chain's last answers that a prompt shows, 4 in the paper.
-    refine_prompt   with the fields {question} and {attempts}, the answers in order, numbered.
-    scorer          scores of at least 0.
-    decide_by       "chains", as published: see below; the others as in `best_of_n`, over all answers.
-    extract         the answer in a text, or None to abstain.
+    Args:
+        n: answers in all.
+        num_sequential: answers of a chain, a divisor of n: 1 is best-of-n by weighted vote, n a single chain.
+        max_attempts: the chain's last answers that a prompt shows, 4 in the paper.
+        refine_prompt: with the fields {question} and {attempts}, the answers in order, numbered.
+        scorer: scores of at least 0.
+        decide_by: "chains", as published: see below; the others as in `best_of_n`, over all answers.
+        extract: the answer in a text, or None to abstain.
 
     In each chain the answer with the largest sum of scores is found, and its best-scored text stands for the
     chain; among these texts the answer is chosen in the same way (`votes` are that last sum).

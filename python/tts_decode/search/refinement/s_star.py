@@ -86,18 +86,19 @@ async def s_star(
     Li, Cao et al., "S*: Test Time Scaling for Code Generation", arXiv 2502.14382, section 3 (its code:
     NovaSky-AI/SkyThought, skythought/test-time-scaling).
 
-    n                   programs, side by side.
-    max_rounds          corrections of each at most.
-    num_tests           inputs asked for, for the clusters and for each pair.
-    tool                runs Python and returns what it printed; if it raises an exception, the exception's
-                        text counts. An async function is awaited; another one runs in a thread. None: nothing
-                        is run, each different program is a cluster, and the model judges the programs alone.
-    public_tests        (input, expected output) pairs: what a program reads from standard input, and has to
-                        print, spaces at the ends of lines aside. Empty: nothing to correct a program by.
-    debug_prompt        with the fields {question}, {answer} and {feedback}.
-    inputs_prompt       with the fields {question} and {count}.
-    distinguish_prompt  with the fields {question}, {first}, {second} and {count}.
-    judge_prompt        with the fields {question}, {first}, {second} and {outputs}.
+    Args:
+        n: programs, side by side.
+        max_rounds: corrections of each at most.
+        num_tests: inputs asked for, for the clusters and for each pair.
+        tool: runs Python and returns what it printed; if it raises an exception, the exception's text counts.
+            An async function is awaited; another one runs in a thread. None: nothing is run, each different
+            program is a cluster, and the model judges the programs alone.
+        public_tests: (input, expected output) pairs: what a program reads from standard input, and has to
+            print, spaces at the ends of lines aside. Empty: nothing to correct a program by.
+        debug_prompt: with the fields {question}, {answer} and {feedback}.
+        inputs_prompt: with the fields {question} and {count}.
+        distinguish_prompt: with the fields {question}, {first}, {second} and {count}.
+        judge_prompt: with the fields {question}, {first}, {second} and {outputs}.
 
     Only programs that pass all public tests are compared; if none does, the first of those that pass most
     wins. A match is judged in both orders: a program wins if both verdicts name it, two ties are half a win

@@ -44,12 +44,13 @@ async def sets(
     Chen et al., "SETS: Leveraging Self-Verification and Self-Correction for Improved Test-Time Scaling",
     arXiv 2501.19306.
 
-    n              number of samples.
-    max_rounds     corrections of a sample at most; the last one is not verified.
-    verify_prompt  with the field {history}: question, attempts and checks so far, the attempt to verify last.
-                   The last "correct" or "wrong" of the reply counts.
-    refine_prompt  with the same field, here with the check last.
-    extract        the answer in an attempt's text, or None to abstain.
+    Args:
+        n: number of samples.
+        max_rounds: corrections of a sample at most; the last one is not verified.
+        verify_prompt: with the field {history}: question, attempts and checks so far, the attempt to verify
+            last. The last "correct" or "wrong" of the reply counts.
+        refine_prompt: with the same field, here with the check last.
+        extract: the answer in an attempt's text, or None to abstain.
 
     The vote is over the last attempt of each sample. Each prompt begins with the history of the prompt
     before, whose KV is resident. Departures: a reply without a verdict counts as "wrong"; the prompts are

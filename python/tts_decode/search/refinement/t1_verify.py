@@ -49,17 +49,17 @@ async def t1_verify(
     Models", arXiv 2504.04718: first a verifier writes code and runs it, then a reward model scores what
     passes. The paper distils both verifiers into the small model itself.
 
-    n              number of answers.
-    scorer         scores finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
-    code_decoder   writes the code; None: the root's own.
-    tool           runs code and returns what it printed; if it raises an exception, the exception's text
-                   counts. An async function is awaited; another one runs in a thread. None: nothing is
-                   refuted.
-    code_prompt    with the fields {question} and {answer}. An answer is refuted if the last "True" or "False"
-                   that its code printed is "False".
-    verify_prompt  with the same fields.
-    decide_by      "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
-    extract        the answer in a text, or None to abstain.
+    Args:
+        n: number of answers.
+        scorer: scores finished answers, in [0, 1]; None: P(Yes) as the reply to `verify_prompt`.
+        code_decoder: writes the code; None: the root's own.
+        tool: runs code and returns what it printed; if it raises an exception, the exception's text counts.
+            An async function is awaited; another one runs in a thread. None: nothing is refuted.
+        code_prompt: with the fields {question} and {answer}. An answer is refuted if the last "True" or
+            "False" that its code printed is "False".
+        verify_prompt: with the same fields.
+        decide_by: "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
+        extract: the answer in a text, or None to abstain.
 
     A refuted candidate's score is 0; if all are refuted, the best-scored one wins all the same. Departures:
     code that prints neither word, or fails, refutes nothing; a text sampled twice is verified once; prompts

@@ -48,19 +48,20 @@ async def three_d(
     Yu et al., "Extending Test-Time Scaling: A 3D Perspective with Context, Batch, and Turn", arXiv
     2511.15738: each of the three dimensions helps up to its own bound; together they go further.
 
-    n                    the batch: samples of a turn, side by side.
-    max_rounds           turns after the first.
-    max_tokens_thinking  the context: the cap on the tokens of a sample's thinking, or the root's `max_tokens`
-                         if that is less; at the cap the final answer is forced. The answer may have the
-                         root's `max_tokens` again.
-    end_of_thinking      text that ends the thinking; "" for a model without it. Only what follows it is
-                         refined.
-    final_answer         forced at the cap, after `end_of_thinking`.
-    refine_prompt        with the fields {question} and {answer}.
-    scorer, extract      the preferred sample of a turn is the best-scored one, or without a scorer the
-                         likeliest with the majority's answer. The result is the preferred sample of all
-                         turns, or without a scorer of the last turn.
-    decide_by            as in `best_of_n`, where there is a scorer.
+    Args:
+        n: the batch: samples of a turn, side by side.
+        max_rounds: turns after the first.
+        max_tokens_thinking: the context: the cap on the tokens of a sample's thinking, or the root's
+            `max_tokens` if that is less; at the cap the final answer is forced. The answer may have the
+            root's `max_tokens` again.
+        end_of_thinking: text that ends the thinking; "" for a model without it. Only what follows it is
+            refined.
+        final_answer: forced at the cap, after `end_of_thinking`.
+        refine_prompt: with the fields {question} and {answer}.
+        scorer, extract: the preferred sample of a turn is the best-scored one, or without a scorer the
+            likeliest with the majority's answer. The result is the preferred sample of all turns, or without
+            a scorer of the last turn.
+        decide_by: as in `best_of_n`, where there is a scorer.
 
     Departures: in some of the paper's experiments people prefer and advise in place of the vote; here that is
     up to the caller's scorer. Defaults and wording are ours.

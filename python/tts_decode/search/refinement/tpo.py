@@ -63,13 +63,14 @@ async def tpo(
     Li et al., "Test-Time Preference Optimization: On-the-Fly Alignment via Iterative Textual Feedback", arXiv
     2501.12895 (its code: yafuly/TPO, over TextGrad). Defaults are the paper's D2-N5.
 
-    n           answers of a round, side by side.
-    scorer      the reward model; it scores finished answers.
-    max_rounds  updates after the first round.
-    loss_prompt, gradient_prompt, update_prompt   with the fields {question}, {chosen} and {rejected}; the
-                second and third also with {loss}, the third with {gradient}. They begin alike, so that the KV
-                of question and pair is resident.
-    decide_by, extract  as in `best_of_n`.
+    Args:
+        n: answers of a round, side by side.
+        scorer: the reward model; it scores finished answers.
+        max_rounds: updates after the first round.
+        loss_prompt, gradient_prompt, update_prompt: with the fields {question}, {chosen} and {rejected}; the
+            second and third also with {loss}, the third with {gradient}. They begin alike, so that the KV of
+            question and pair is resident.
+        decide_by, extract: as in `best_of_n`.
 
     Chosen and rejected are the best- and worst-scored answers of all rounds, and the best one is the result.
     Departures: the wording. As in the code, the comparison takes place even if all answers are the same text.

@@ -30,12 +30,13 @@ async def adaptive_consistency(
     Aggarwal et al., "Let's Sample Step by Step: Adaptive-Consistency for Efficient Reasoning and Coding with
     LLMs", arXiv 2305.11860, section 2 (its code: Pranjal2041/AdaptiveConsistency).
 
-    max_samples  samples at most.
-    parallel     samples drawn together; the criterion is checked after each batch. 1 is the paper's
-                 algorithm.
-    threshold    posterior probability that ends the search.
-    criterion    "beta": the first answer against the second one; "dirichlet": against all that were seen.
-    extract      the answer in a sample's text, or None to abstain.
+    Args:
+        max_samples: samples at most.
+        parallel: samples drawn together; the criterion is checked after each batch. 1 is the paper's
+            algorithm.
+        threshold: posterior probability that ends the search.
+        criterion: "beta": the first answer against the second one; "dirichlet": against all that were seen.
+        extract: the answer in a sample's text, or None to abstain.
 
     The winner and `best` are found as in `self_consistency`.
 

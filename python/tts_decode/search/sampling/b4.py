@@ -43,14 +43,15 @@ async def b4(
     Chen et al., "B4: Towards Optimal Assessment of Plausible Code Solutions with Plausible Tests", arXiv
     2409.08692 (its code: ZJU-CTAG/B4). The rule is `select.b4_scores`.
 
-    n                 number of samples.
-    num_tests         tests that the model writes where `run_tests` is None.
-    run_tests         takes a sample's text and says which tests it passes, the same tests for each text. An
-                      async function is awaited; another one runs in a thread. None: the model writes yes/no
-                      questions about a response and answers them itself.
-    beta_0, alpha_xy  parameters of the priors.
-    write_prompt      with the field {question}.
-    check_prompt      with the fields {question}, {answer} and {check}.
+    Args:
+        n: number of samples.
+        num_tests: tests that the model writes where `run_tests` is None.
+        run_tests: takes a sample's text and says which tests it passes, the same tests for each text. An
+            async function is awaited; another one runs in a thread. None: the model writes yes/no questions
+            about a response and answers them itself.
+        beta_0, alpha_xy: parameters of the priors.
+        write_prompt: with the field {question}.
+        check_prompt: with the fields {question}, {answer} and {check}.
 
     Candidates that pass exactly the same tests form a consensus; the likeliest sample of the best consensus
     wins. Scores are log-posteriors, up to a constant.

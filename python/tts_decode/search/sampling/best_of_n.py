@@ -33,12 +33,13 @@ async def best_of_n(
     Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv 2110.14168, section 4; Brown et al.,
     "Large Language Monkeys", arXiv 2407.21787.
 
-    n             number of samples.
-    scorer        scores finished samples; also each of their steps, unless `agg_strategy` is "last".
-    decide_by     which candidate is the answer: "max", the best-scored one; "last", the one with the best
-                  last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-    agg_strategy  makes one score of the scores of steps: a name of `select.aggregation`.
-    extract       the answer in a text, or None to abstain.
+    Args:
+        n: number of samples.
+        scorer: scores finished samples; also each of their steps, unless `agg_strategy` is "last".
+        decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
+            last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
+        agg_strategy: makes one score of the scores of steps: a name of `select.aggregation`.
+        extract: the answer in a text, or None to abstain.
 
     There is no barrier: a sample is scored and its pages return as soon as it ends.
 

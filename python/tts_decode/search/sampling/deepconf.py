@@ -50,21 +50,22 @@ async def deepconf(
     facebookresearch/deepconf). A token's confidence is minus the mean log-probability of the likeliest
     tokens in its place; a group's is the mean over `window` neighbouring tokens.
 
-    max_samples    traces at most.
-    num_warmup     traces that are finished first, whatever their confidence. Where it is `max_samples` or
-                   more, nothing is stopped: the paper's offline variant.
-    parallel       traces after those that are drawn together.
-    eta            the most confident so many percent of the warm-up traces set the bar: 10 is DeepConf-low,
-                   90 DeepConf-high.
-    window         tokens of a group. A trace of fewer tokens is one group, which is looked at at its end.
-    measure        confidence of a trace, which is compared to the bar and weighs its vote; see
-                   `select.trace_confidence`. Only "lowest" can stop a trace.
-    signal         "top": as above, where the engine lists likely tokens (an engine of texts refuses).
-                   "entropy": exp(-entropy) of the distribution, for engines that tell that alone.
-    num_likeliest  tokens that are listed.
-    num_between    tokens from one look at a running trace to the next.
-    threshold      share of all votes that ends the search once an answer has it.
-    extract        the answer in a trace's text, or None to abstain.
+    Args:
+        max_samples: traces at most.
+        num_warmup: traces that are finished first, whatever their confidence. Where it is `max_samples` or
+            more, nothing is stopped: the paper's offline variant.
+        parallel: traces after those that are drawn together.
+        eta: the most confident so many percent of the warm-up traces set the bar: 10 is DeepConf-low, 90
+            DeepConf-high.
+        window: tokens of a group. A trace of fewer tokens is one group, which is looked at at its end.
+        measure: confidence of a trace, which is compared to the bar and weighs its vote; see
+            `select.trace_confidence`. Only "lowest" can stop a trace.
+        signal: "top": as above, where the engine lists likely tokens (an engine of texts refuses). "entropy":
+            exp(-entropy) of the distribution, for engines that tell that alone.
+        num_likeliest: tokens that are listed.
+        num_between: tokens from one look at a running trace to the next.
+        threshold: share of all votes that ends the search once an answer has it.
+        extract: the answer in a trace's text, or None to abstain.
 
     A trace whose latest group is below the bar is pruned, and its pages return. Warm-up traces at or above
     the bar and later ones that never fell below it vote, by their confidence; the offline variant's bar is

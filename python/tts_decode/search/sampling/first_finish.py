@@ -16,7 +16,8 @@ async def first_finish(run: SearchRun, *, n: int = 4) -> SearchResult:
     Agarwal, Sengupta, Chakraborty, "First Finish Search: Efficient Test-Time Scaling in Large Language
     Models", arXiv 2505.18149: the shorter traces of a reasoning model are more often right.
 
-    n  number of samples.
+    Args:
+        n: number of samples.
 
     If several samples end at the same token, the lowest fork wins. The others return their pages before the
     model's next forward; their tokens stay in the tree as pruned nodes.

@@ -23,9 +23,11 @@ async def knockout(
     p_comp > 1/2, the failure probability is at most (1 - p_gen)^n + ceil(log2 n) exp(-2 k (p_comp - 1/2)^2)
     with k comparisons a match.
 
-    n                number of samples.
-    num_comparisons  comparisons of a match, k. Half of them swap the two answers, as in the authors' code.
-    compare_prompt   with the fields {question}, {first} and {second}; its last "A" or "B" counts.
+    Args:
+        n: number of samples.
+        num_comparisons: comparisons of a match, k. Half of them swap the two answers, as in the authors'
+            code.
+        compare_prompt: with the fields {question}, {first} and {second}; its last "A" or "B" counts.
 
     The search calls the model n + k (n - 1) times at most. All matches of a round run together. If the number
     is odd, the last answer goes on without a match and plays first in the next round. Equal texts need no

@@ -33,12 +33,13 @@ async def model_switch(
     Chen et al., "Do We Truly Need So Many Samples? Multi-LLM Repeated Sampling Efficiently Scales Test-Time
     Compute", arXiv 2504.00762, section 3 (its code: JianhaoChen-nju/ModelSwitch).
 
-    n          samples of each model.
-    decoders   models to switch to, in order, after the root's own.
-    threshold  share of a model's answers that must agree to end the search.
-    priors     weight of each model, the root's first; None: 1 each. The paper sets them from what is known
-               about the models.
-    extract    the answer in a sample's text, or None to abstain.
+    Args:
+        n: samples of each model.
+        decoders: models to switch to, in order, after the root's own.
+        threshold: share of a model's answers that must agree to end the search.
+        priors: weight of each model, the root's first; None: 1 each. The paper sets them from what is known
+            about the models.
+        extract: the answer in a sample's text, or None to abstain.
 
     A sample's vote weighs its model's prior times the agreement of that model's own answers
     (`select.consistency_weight`); `best` is found as in `self_consistency`, likelihoods being each model's

@@ -57,21 +57,21 @@ async def multi_verifier(
     Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
     arXiv 2502.20379, section 4 (BoN-MAV), and the authors' code (Shalev-Lifshitz/MultiAgentVerification).
 
-    n                  number of samples.
-    verifier_decoders  models, each of which judges every aspect; empty: the root's own.
-    aspects            questions about an answer whose Yes speaks for it.
-    chosen             which of the verifiers judge, by their place in the list of all aspects of the first
-                       model, then those of the next; None: all. `select.choose_verifiers` finds them on
-                       problems whose answers are known.
-    verdict            "sampled": a verifier writes an analysis at temperature 0, then a verdict in view of
-                       it, both sampled greedily; "p_yes": no analysis, it approves if P(Yes) > P(No).
-    verify_prompt      with the fields {question}, {answer} and {aspect}: the part that all verifiers of an
-                       answer share comes first, so its KV is computed once.
-    clarify_prompt     with the field {aspect}: asks for the verdict alone. It follows the analysis as a turn
-                       of the user in a chat, in a paragraph of its own elsewhere.
-    decide_by          "max": as described below; "last" is the same. "weighted" and "majority" as in
-                       `best_of_n`.
-    extract            the answer in a text, or None to abstain.
+    Args:
+        n: number of samples.
+        verifier_decoders: models, each of which judges every aspect; empty: the root's own.
+        aspects: questions about an answer whose Yes speaks for it.
+        chosen: which of the verifiers judge, by their place in the list of all aspects of the first model,
+            then those of the next; None: all. `select.choose_verifiers` finds them on problems whose answers
+            are known.
+        verdict: "sampled": a verifier writes an analysis at temperature 0, then a verdict in view of it, both
+            sampled greedily; "p_yes": no analysis, it approves if P(Yes) > P(No).
+        verify_prompt: with the fields {question}, {answer} and {aspect}: the part that all verifiers of an
+            answer share comes first, so its KV is computed once.
+        clarify_prompt: with the field {aspect}: asks for the verdict alone. It follows the analysis as a turn
+            of the user in a chat, in a paragraph of its own elsewhere.
+        decide_by: "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
+        extract: the answer in a text, or None to abstain.
 
     A sample's score is the share of approvals, of equal ones the first wins. A reply without a verdict does
     not approve. Where the budget ends before anything is judged, the likeliest sample wins.

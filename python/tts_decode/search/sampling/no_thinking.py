@@ -38,15 +38,16 @@ async def no_thinking(
     Ma et al., "Reasoning Models Can Be Effective Without Thinking", arXiv 2504.09858, section 2 and, for
     aggregation, section 4; self-certainty and its Borda vote are those of Kang et al., arXiv 2502.18581.
 
-    n          number of samples.
-    scorer     scores finished samples: a verifier, or a measure of confidence. None: the self-certainty of
-               the tokens after the block, which a text engine does not tell: give it `mean_logprob()`.
-    power      exponent of the Borda vote; 0 makes it a majority vote.
-    thinking   the block, forced once; all samples share its KV. Leave the opening tag out if the chat
-               template writes it.
-    decide_by  "borda": a vote in which the k-th best score of n weighs (n - k + 1) ** power; "max", for
-               verifiers, "last", "weighted" and "majority" as in `best_of_n`.
-    extract    the answer in a sample's text, or None to abstain.
+    Args:
+        n: number of samples.
+        scorer: scores finished samples: a verifier, or a measure of confidence. None: the self-certainty of
+            the tokens after the block, which a text engine does not tell: give it `mean_logprob()`.
+        power: exponent of the Borda vote; 0 makes it a majority vote.
+        thinking: the block, forced once; all samples share its KV. Leave the opening tag out if the chat
+            template writes it.
+        decide_by: "borda": a vote in which the k-th best score of n weighs (n - k + 1) ** power; "max", for
+            verifiers, "last", "weighted" and "majority" as in `best_of_n`.
+        extract: the answer in a sample's text, or None to abstain.
 
     A sample's self-certainty is the mean over its tokens of D(uniform || model), the KL divergence of the
     model's distribution from the uniform one over the vocabulary (`Step.self_certainties`). The forced block

@@ -30,14 +30,15 @@ async def repeated_sampling(
     Brown et al., "Large Language Monkeys: Scaling Inference Compute with Repeated Sampling", arXiv
     2407.21787, section 2.
 
-    max_samples  samples at most.
-    scorer       the verifier: tests, a proof checker (`rewards.verifier`), or a reward model. None: a
-                 majority vote over all samples.
-    parallel     samples drawn together.
-    threshold    score from which an answer passes. If none does, the best-scored one wins, so that a
-                 threshold that no score reaches makes it best-of-n.
-    decide_by    as in `best_of_n`, of samples of which none passed.
-    extract      the answer in a sample's text, or None to abstain.
+    Args:
+        max_samples: samples at most.
+        scorer: the verifier: tests, a proof checker (`rewards.verifier`), or a reward model. None: a majority
+            vote over all samples.
+        parallel: samples drawn together.
+        threshold: score from which an answer passes. If none does, the best-scored one wins, so that a
+            threshold that no score reaches makes it best-of-n.
+        decide_by: as in `best_of_n`, of samples of which none passed.
+        extract: the answer in a sample's text, or None to abstain.
 
     What the samples could reach under a perfect verifier is their coverage: `select.pass_at_k` and
     `select.coverage_curve` estimate it without bias from how many samples of each problem are right;

@@ -25,9 +25,10 @@ async def rpc(
     error falls exponentially rather than linearly in `n`. Reasoning Pruning: samples fall into two
     populations, and those of the improbable one do not vote; see `select.probable_paths`.
 
-    n        number of samples.
-    prune    drops improbable samples.
-    extract  the answer in a sample's text, or None to abstain.
+    Args:
+        n: number of samples.
+        prune: drops improbable samples.
+        extract: the answer in a sample's text, or None to abstain.
 
     As in the code, a text sampled twice counts once, and a sample's probability is the geometric mean over
     its tokens: products over hundreds of tokens would let a single sample decide.

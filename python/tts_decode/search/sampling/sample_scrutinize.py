@@ -44,15 +44,16 @@ async def sample_scrutinize(
     Verification", arXiv 2502.01839, algorithm 1. The paper's numbers are 200 samples, 50 verifications and
     100 comparisons.
 
-    n                  number of samples.
-    num_verifications  verdicts on each sample; a sample's score is the share of those that call it correct.
-    num_comparisons    verdicts on each pair of samples whose score is within `margin` of the best.
-    margin             distance from the best score, as a share of all verdicts.
-    verify_prompt      with the fields {question} and {answer}; its last "correct" or "wrong" counts.
-    compare_prompt     with the fields {question}, {first} and {second}; its last "A" or "B" counts.
-    decide_by          "max": as described below; "last" is the same. "weighted" and "majority" as in
-                       `best_of_n`.
-    extract            the answer in a text, or None to abstain.
+    Args:
+        n: number of samples.
+        num_verifications: verdicts on each sample; a sample's score is the share of those that call it
+            correct.
+        num_comparisons: verdicts on each pair of samples whose score is within `margin` of the best.
+        margin: distance from the best score, as a share of all verdicts.
+        verify_prompt: with the fields {question} and {answer}; its last "correct" or "wrong" counts.
+        compare_prompt: with the fields {question}, {first} and {second}; its last "A" or "B" counts.
+        decide_by: "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
+        extract: the answer in a text, or None to abstain.
 
     The sample that wins most pairs wins; ties go to the better score, then to the likelier sample.
 

@@ -33,17 +33,18 @@ async def self_calibration(
     Huang et al., "Efficient Test-Time Scaling via Self-Calibration", arXiv 2503.00031, section 4 (its code:
     Chengsong-Huang/Self-Calibration).
 
-    max_samples  samples at most.
-    scorer       confidence of finished samples, in [0, 1]; None: P(yes) after a question appended to the
-                 answer (`rewards.self_evaluation`), which costs the question's tokens alone. For a chat model
-                 pass `self_evaluation(question)` with the question as its next user turn.
-    parallel     samples drawn together; 1 is the paper's order.
-    threshold    confidence, or share of the votes, that ends the search.
-    decide_by    "max" or, the same here, "last": early stopping best-of-n: the first answer whose confidence
-                 reaches the threshold, or else the most confident one. "weighted": confidence-weighted
-                 self-consistency, which ends once the leading answer of two samples or more holds that share
-                 of all confidence. "majority": the same with one vote a sample.
-    extract      the answer in a sample's text, or None to abstain.
+    Args:
+        max_samples: samples at most.
+        scorer: confidence of finished samples, in [0, 1]; None: P(yes) after a question appended to the
+            answer (`rewards.self_evaluation`), which costs the question's tokens alone. For a chat model pass
+            `self_evaluation(question)` with the question as its next user turn.
+        parallel: samples drawn together; 1 is the paper's order.
+        threshold: confidence, or share of the votes, that ends the search.
+        decide_by: "max" or, the same here, "last": early stopping best-of-n: the first answer whose
+            confidence reaches the threshold, or else the most confident one. "weighted": confidence-weighted
+            self-consistency, which ends once the leading answer of two samples or more holds that share of
+            all confidence. "majority": the same with one vote a sample.
+        extract: the answer in a sample's text, or None to abstain.
 
     Departures. The paper asks a model trained to answer that question with a calibrated confidence; here any
     model serves, as well calibrated as it is. P(yes) is P(yes) / (P(yes) + P(no)), where the code takes the

@@ -24,10 +24,11 @@ async def self_consistency(
     Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models", arXiv 2203.11171,
     section 2; with `scorer`, its weighted variant.
 
-    n        number of samples.
-    scorer   None: one vote each. Otherwise a sample's score is the weight of its vote; if one is negative,
-             the exponential of it (`select.vote_weights`).
-    extract  the answer in a sample's text, or None to abstain.
+    Args:
+        n: number of samples.
+        scorer: None: one vote each. Otherwise a sample's score is the weight of its vote; if one is negative,
+            the exponential of it (`select.vote_weights`).
+        extract: the answer in a sample's text, or None to abstain.
 
     Only samples that came to their own end vote, unless none did. Ties go to the answer of the lower fork.
     `best` is the likeliest sample with the winning answer, by mean log-probability of a token, or of all

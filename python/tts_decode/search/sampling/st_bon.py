@@ -32,12 +32,13 @@ async def st_bon(
     Wang et al., "Sampling-Efficient Test-Time Scaling: Self-Estimating the Best-of-N Sampling in Early
     Decoding", arXiv 2503.01422, section 3 (its code: Alsace08/ST-BoN).
 
-    n            number of samples.
-    tau_coeff    length of the window in which samples are compared, as a multiple of c; at least a token. c
-                 is the number of tokens after which all samples differ or the first one ends.
-    consistency  what is compared. "hidden": how a sample moves through all layers of the model
-                 (`select.chain_of_embedding`), by the means of the hidden states that its tokens were drawn
-                 from; "string": the sample's pairs of neighbouring words, which any engine has.
+    Args:
+        n: number of samples.
+        tau_coeff: length of the window in which samples are compared, as a multiple of c; at least a token. c
+            is the number of tokens after which all samples differ or the first one ends.
+        consistency: what is compared. "hidden": how a sample moves through all layers of the model
+            (`select.chain_of_embedding`), by the means of the hidden states that its tokens were drawn from;
+            "string": the sample's pairs of neighbouring words, which any engine has.
 
     At each token of the window the sample with the smallest mean squared distance to the others gets a vote;
     most votes win (ties: the lower fork). The losers are released before the winner's next token, so `n`

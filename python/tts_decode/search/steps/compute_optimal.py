@@ -46,17 +46,18 @@ async def compute_optimal(
     difficulty); Liu et al., "Can 1B LLM Surpass 405B LLM?", arXiv 2502.06703, make the choice depend on the
     model and the scorer too: search wins on small models, best-of-n on large ones.
 
-    n             size of the chosen setting; the probes come on top.
-    scorer        scores probes and search.
-    policy        edges of the bins and the setting of each, or the file of one (`Policy.save`). A setting is
-                  a strategy with options; `revisions` with its `num_sequential` is the paper's second axis.
-                  `fit_policy` makes a policy, as published, of what `measure_settings` finds on questions
-                  with answers. None: `DEFAULT_POLICY`, best-of-n for the two easiest of five bins and beam
-                  search for the next two, diverse verifier tree search for the hardest, where the paper finds
-                  no method that helps. Its edges are of one model and scorer: fit your own.
-    num_probes    answers sampled to estimate the difficulty; they stay candidates.
-    decide_by, agg_strategy, extract   as in `beam_search`, for settings that have them among no options of
-                  their own.
+    Args:
+        n: size of the chosen setting; the probes come on top.
+        scorer: scores probes and search.
+        policy: edges of the bins and the setting of each, or the file of one (`Policy.save`). A setting is a
+            strategy with options; `revisions` with its `num_sequential` is the paper's second axis.
+            `fit_policy` makes a policy, as published, of what `measure_settings` finds on questions with
+            answers. None: `DEFAULT_POLICY`, best-of-n for the two easiest of five bins and beam search for
+            the next two, diverse verifier tree search for the hardest, where the paper finds no method that
+            helps. Its edges are of one model and scorer: fit your own.
+        num_probes: answers sampled to estimate the difficulty; they stay candidates.
+        decide_by, agg_strategy, extract: as in `beam_search`, for settings that have them among no options of
+            their own.
 
     Departures. The paper estimates the difficulty from 2048 samples a question and does not count their cost.
     """

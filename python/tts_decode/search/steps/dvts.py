@@ -32,14 +32,15 @@ async def dvts(
     search-and-learn. Beam search puts all its width where scores are high early on; here the width stays
     spread over the subtrees.
 
-    n             steps sampled at a time, over all subtrees.
-    scorer        scores every step.
-    beam_width    steps sampled in each subtree, a divisor of `n`: the M of beam search.
-    max_steps     depth at which the search ends with what it has.
-    decide_by     which candidate is the answer: "max", the best-scored one; "last", the one with the best
-                  last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-    agg_strategy  makes one score of the scores on a step's path, by a name of `select.aggregation`.
-    extract       the answer in a text, or None to abstain.
+    Args:
+        n: steps sampled at a time, over all subtrees.
+        scorer: scores every step.
+        beam_width: steps sampled in each subtree, a divisor of `n`: the M of beam search.
+        max_steps: depth at which the search ends with what it has.
+        decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
+            last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
+        agg_strategy: makes one score of the scores on a step's path, by a name of `select.aggregation`.
+        extract: the answer in a text, or None to abstain.
 
     A subtree ends when its best step finishes the answer; other finished samples of that step are candidates
     too. The answer is the best-scored candidate.

@@ -54,19 +54,20 @@ async def ets(
     remaining width, so pruning lowers the number of distinct nodes, not of continuations. Defaults are those
     of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
 
-    n, scorer, max_steps, softmax_temperature, decide_by, agg_strategy, extract   as in `rebase`.
-    allocation         as in `rebase`; it makes both a leaf's outcome O_i, its share of the width, and the
-                       continuations of the leaves that stay. Compare the two searches with the same one.
-    lambda_b           price of KV: weight of the share of the tree's cost that the kept leaves need.
-    lambda_d           worth of diversity: weight of the share of step clusters that they cover. With 0 the
-                       clusters are not made.
-    node_cost          "node": every step costs the same, as in the published code; "token": a step costs its
-                       tokens, as in memory, and the prompt costs nothing, since every choice keeps it.
-    cluster_threshold  cosine distance below which steps count as saying the same (average linkage). The
-                       paper's 0.05 is for its sentence encoder; between hidden states of the default model it
-                       leaves 0.95 clusters a leaf, which makes every leaf worth keeping.
-    embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
-                       over each step. `sentence_embedder` is the published kind.
+    Args:
+        n, scorer, max_steps, softmax_temperature, decide_by, agg_strategy, extract: as in `rebase`.
+        allocation: as in `rebase`; it makes both a leaf's outcome O_i, its share of the width, and the
+            continuations of the leaves that stay. Compare the two searches with the same one.
+        lambda_b: price of KV: weight of the share of the tree's cost that the kept leaves need.
+        lambda_d: worth of diversity: weight of the share of step clusters that they cover. With 0 the
+            clusters are not made.
+        node_cost: "node": every step costs the same, as in the published code; "token": a step costs its
+            tokens, as in memory, and the prompt costs nothing, since every choice keeps it.
+        cluster_threshold: cosine distance below which steps count as saying the same (average linkage). The
+            paper's 0.05 is for its sentence encoder; between hidden states of the default model it leaves
+            0.95 clusters a leaf, which makes every leaf worth keeping.
+        embed: embeddings of the new steps; None takes the mean of the model's own last hidden states over
+            each step. `sentence_embedder` is the published kind.
 
     Departures. Those of `rebase`. Objectives within 2e-6 are ties, broken towards more leaves. With
     lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward of

@@ -43,21 +43,23 @@ async def fetch(
     and `cluster_threshold` are its code's, whose beam is 5 hyper-nodes with 5 steps each (n = 25,
     beam_width = 5).
 
-    n                  steps sampled at a time, at most: `n // beam_width` hyper-nodes go on. The first step
-                       samples `beam_width` only, since the root is one state.
-    scorer             scores every step.
-    beam_width         steps sampled of each hyper-node, a divisor of `n`. Members of the hyper-node take
-                       turns, best first; members beyond `beam_width` return their pages.
-    max_steps          depth at which the search ends with what it has.
-    cluster_threshold  cosine distance below which sibling steps are one state (average linkage).
-    max_tokens_step    longer steps are dropped, and so are empty ones and those that repeat the step before.
-    embed              embeddings of the new steps; None takes the mean of the model's own last hidden states
-                       over each step.
-    decide_by          which candidate is the answer: "max", the best-scored one; "last", the one with the
-                       best last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-    agg_strategy       makes a state's score of the scores on its path: "last" as published, or another of
-                       `select.aggregation`.
-    extract            the answer in a text, or None to abstain.
+    Args:
+        n: steps sampled at a time, at most: `n // beam_width` hyper-nodes go on. The first step samples
+            `beam_width` only, since the root is one state.
+        scorer: scores every step.
+        beam_width: steps sampled of each hyper-node, a divisor of `n`. Members of the hyper-node take turns,
+            best first; members beyond `beam_width` return their pages.
+        max_steps: depth at which the search ends with what it has.
+        cluster_threshold: cosine distance below which sibling steps are one state (average linkage).
+        max_tokens_step: longer steps are dropped, and so are empty ones and those that repeat the step
+            before.
+        embed: embeddings of the new steps; None takes the mean of the model's own last hidden states over
+            each step.
+        decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
+            last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
+        agg_strategy: makes a state's score of the scores on its path: "last" as published, or another of
+            `select.aggregation`.
+        extract: the answer in a text, or None to abstain.
 
     A hyper-node's value is its best member's. Finished states merge among themselves; they become candidates,
     and their hyper-nodes hold their places in the beam from then on, so that the search ends when the best

@@ -34,11 +34,12 @@ async def lm_beam_search(
     more for each further end-of-sequence token: those that end among the first n are finished, and the first
     n that do not end go on.
 
-    n               beams, and sequences returned (`candidates`, best first).
-    length_penalty  above 0 favours long sequences, below 0 short ones.
-    early_stopping  when to stop once n sequences are finished. True: at once. False: when the best running
-                    beam, at its present length, is no better than the worst finished. "never": when it could
-                    not become better at any length up to the limit, for a positive length_penalty.
+    Args:
+        n: beams, and sequences returned (`candidates`, best first).
+        length_penalty: above 0 favours long sequences, below 0 short ones.
+        early_stopping: when to stop once n sequences are finished. True: at once. False: when the best
+            running beam, at its present length, is no better than the worst finished. "never": when it could
+            not become better at any length up to the limit, for a positive length_penalty.
 
     The root's `max_tokens` limits the length, and a sequence that its `stop_when` takes is finished as one
     with an end token is. Its other sampling parameters do not change log-probabilities, and a `constraint`,

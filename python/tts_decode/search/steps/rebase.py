@@ -32,19 +32,20 @@ async def rebase(
     Wu et al., "Inference Scaling Laws: An Empirical Analysis of Compute-Optimal Inference for Problem-Solving
     with Language Models", arXiv 2408.00724, Reward Balanced Search. Defaults are those of its code.
 
-    n                    continuations at the first step; one less for each branch that has finished.
-    scorer               scores every step.
-    max_steps            depth at which the search ends with what it has.
-    softmax_temperature  balances nodes: low follows the best, high spreads evenly. The default suits scores
-                         in [0, 1].
-    allocation           how the shares become whole numbers: "published", the walk of ceilings of the paper's
-                         code, which gives the lowest nodes nothing (`select.walk_ceilings`); "exact", largest
-                         remainders, which keep nearly every node (`select.allocate`) and hold more KV.
-    decide_by            which candidate is the answer: "max", the best-scored one; "last", the one with the
-                         best last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-    agg_strategy         makes a node's score of the scores on its path: "last" as published, or another of
-                         `select.aggregation`.
-    extract              the answer in a text, or None to abstain.
+    Args:
+        n: continuations at the first step; one less for each branch that has finished.
+        scorer: scores every step.
+        max_steps: depth at which the search ends with what it has.
+        softmax_temperature: balances nodes: low follows the best, high spreads evenly. The default suits
+            scores in [0, 1].
+        allocation: how the shares become whole numbers: "published", the walk of ceilings of the paper's
+            code, which gives the lowest nodes nothing (`select.walk_ceilings`); "exact", largest remainders,
+            which keep nearly every node (`select.allocate`) and hold more KV.
+        decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
+            last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
+        agg_strategy: makes a node's score of the scores on its path: "last" as published, or another of
+            `select.aggregation`.
+        extract: the answer in a text, or None to abstain.
 
     The paper samples at temperature 1, and its scripts decide by a majority, weighted or not. Departures: the
     walk is in exact numbers, where the code's float32 may give one of several equal nodes two and the last

@@ -31,10 +31,11 @@ async def swift(
     probability-based top-K pruning with beam search, made for video models; here the rule serves any scored
     steps. The draw is without replacement (`select.sample_top_k`).
 
-    n, scorer, beam_width, max_steps, decide_by, agg_strategy, extract   as in `beam_search`. The paper keeps
-                         sqrt(n) beams, as n = 16 and beam_width = 4 do.
-    softmax_temperature  of the draw. The default is the published code's, for scores that differ by
-                         hundredths. Near 0 the search is `beam_search`.
+    Args:
+        n, scorer, beam_width, max_steps, decide_by, agg_strategy, extract: as in `beam_search`. The paper
+            keeps sqrt(n) beams, as n = 16 and beam_width = 4 do.
+        softmax_temperature: of the draw. The default is the published code's, for scores that differ by
+            hundredths. Near 0 the search is `beam_search`.
 
     Departures. The published code exponentiates the scores themselves and cannot draw K beams when fewer than
     K of the weights are above 0; the draw here has the same law and no such limit. The paper's videos all

@@ -59,19 +59,20 @@ async def atlas(
     Sagar Srinivas et al., "Scaling Test-Time Inference with Policy-Optimized, Dynamic Retrieval-Augmented
     Generation via KV Caching and Decoding", arXiv 2504.01281, section 2.2 (ATLAS).
 
-    n                 answers, side by side.
-    max_retrievals    of an answer, at most.
-    retrieve          returns text for a query, "" for nothing. An async function is awaited; another one runs
-                      in a thread. None: nothing is retrieved.
-    trigger           asked about each token that passes the check below: what to look up, or None. None: the
-                      check alone decides, and the last words before the token are the query.
-                      `attention_trigger` makes the paper's.
-    threshold         probability below which a token is looked at, if it is part of a word that is no
-                      stopword, number or punctuation.
-    retrieved_prompt  with the fields {question} and {retrieved}; it takes the prompt's place.
-    decide_by         as in `best_of_n`, where there is a scorer.
-    scorer, extract   which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over what
-                      `extract` reads from each.
+    Args:
+        n: answers, side by side.
+        max_retrievals: of an answer, at most.
+        retrieve: returns text for a query, "" for nothing. An async function is awaited; another one runs in
+            a thread. None: nothing is retrieved.
+        trigger: asked about each token that passes the check below: what to look up, or None. None: the check
+            alone decides, and the last words before the token are the query. `attention_trigger` makes the
+            paper's.
+        threshold: probability below which a token is looked at, if it is part of a word that is no stopword,
+            number or punctuation.
+        retrieved_prompt: with the fields {question} and {retrieved}; it takes the prompt's place.
+        decide_by: as in `best_of_n`, where there is a scorer.
+        scorer, extract: which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over
+            what `extract` reads from each.
 
     Departures: texts come before the question, and what was written so far is read again behind it, as the
     paper does not say where they go; only the latest is kept. The model does not write the query. The
@@ -158,8 +159,9 @@ def attention_trigger(
     """The paper's trigger: a token wants information if its MLAG (`select.attention_gradient`) is `threshold`
     or more; the query is the `k` tokens that `select.attended_tokens` finds.
 
-    model: a Hugging Face causal model that returns its attentions (`attn_implementation="eager"`), which is
-        run on all of the text for each token that is looked at: a reference, as slow as that is.
+    Args:
+        model: a Hugging Face causal model that returns its attentions (`attn_implementation="eager"`), which
+            is run on all of the text for each token that is looked at: a reference, as slow as that is.
     """
     number("threshold", threshold, low=0)
     at_least(1, k=k)

@@ -39,17 +39,18 @@ async def budget_forcing(
     Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393, section 3.1. Defaults are those of
     its code; its s1-32B was tuned to think; the strategy takes any model.
 
-    n                    lines of thought, side by side.
-    num_ignore           ends of thinking that are replaced; 0: the cap alone acts.
-    max_tokens_thinking  tokens of the thinking at most, forced ones included, or the root's `max_tokens` if
-                         that is less. The answer after it may have the root's `max_tokens` again.
-    rethink              what replaces an end.
-    end_of_thinking      text that ends the thinking, as the end of the sequence does too; "" for a model that
-                         has no such text.
-    final_answer         forced at the cap, after `end_of_thinking`.
-    scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
-                         what `extract` reads from each.
-    decide_by            as in `best_of_n`, where there is a scorer.
+    Args:
+        n: lines of thought, side by side.
+        num_ignore: ends of thinking that are replaced; 0: the cap alone acts.
+        max_tokens_thinking: tokens of the thinking at most, forced ones included, or the root's `max_tokens`
+            if that is less. The answer after it may have the root's `max_tokens` again.
+        rethink: what replaces an end.
+        end_of_thinking: text that ends the thinking, as the end of the sequence does too; "" for a model that
+            has no such text.
+        final_answer: forced at the cap, after `end_of_thinking`.
+        scorer, extract: which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
+            what `extract` reads from each.
+        decide_by: as in `best_of_n`, where there is a scorer.
 
     The branch rolls back in place, so only the token before the end is computed again, for its logits.
 

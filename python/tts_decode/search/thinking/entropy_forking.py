@@ -37,12 +37,13 @@ async def entropy_forking(
     Entropy Mechanism", arXiv 2508.11356, Entropy-fork Tree Majority Rollout. Defaults are its experiments':
     60 answers.
 
-    n                answers sampled from the prompt (the paper's M trees).
-    num_forks        fork points of each answer (N): its tokens of highest entropy, which are drawn again.
-    num_branches     forks at each point (B).
-    scorer, extract  which answer wins: the best-scored one, or without a scorer the majority of what
-                     `extract` reads from each.
-    decide_by        as in `best_of_n`, where there is a scorer.
+    Args:
+        n: answers sampled from the prompt (the paper's M trees).
+        num_forks: fork points of each answer (N): its tokens of highest entropy, which are drawn again.
+        num_branches: forks at each point (B).
+        scorer, extract: which answer wins: the best-scored one, or without a scorer the majority of what
+            `extract` reads from each.
+        decide_by: as in `best_of_n`, where there is a scorer.
 
     A fork shares the pages of all tokens before it. If fork points are spread evenly, the rollouts cost (1 +
     BN/2) / (1 + BN) of as many independent ones; `rollout_share` says what they did cost. Without entropies

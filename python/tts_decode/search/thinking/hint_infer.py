@@ -52,19 +52,19 @@ async def hint_infer(
     Li et al., "START: Self-taught Reasoner with Tools", arXiv 2503.04625, Hint-infer (the part without
     training).
 
-    n                lines, side by side.
-    num_hints        hints one after another in a line, each at its end (the paper's sequential scaling).
-    num_forks        forks of each line's first answer (the paper's parallel scaling). Each replaces one of
-                     the `conjunctions` of highest entropy with a hint.
-    hints            texts, taken in turn. Default: two that ask to check and to try otherwise; with a tool,
-                     one that opens a block of Python.
-    tool             gets the text between a hint and the next ``` and returns the output, which is forced
-                     behind it; an exception's text is output too. An async function is awaited; another
-                     one runs in a thread.
-    conjunctions     words at which a fork may begin.
-    scorer, extract  which answer wins: the best-scored one, earlier answers included, or without a scorer a
-                     vote over what `extract` reads from the last answer of each line and fork.
-    decide_by        as in `best_of_n`, where there is a scorer.
+    Args:
+        n: lines, side by side.
+        num_hints: hints one after another in a line, each at its end (the paper's sequential scaling).
+        num_forks: forks of each line's first answer (the paper's parallel scaling). Each replaces one of the
+            `conjunctions` of highest entropy with a hint.
+        hints: texts, taken in turn. Default: two that ask to check and to try otherwise; with a tool, one
+            that opens a block of Python.
+        tool: gets the text between a hint and the next ``` and returns the output, which is forced behind it;
+            an exception's text is output too. An async function is awaited; another one runs in a thread.
+        conjunctions: words at which a fork may begin.
+        scorer, extract: which answer wins: the best-scored one, earlier answers included, or without a scorer
+            a vote over what `extract` reads from the last answer of each line and fork.
+        decide_by: as in `best_of_n`, where there is a scorer.
 
     The root's `max_tokens` hold for a line with all its hints; a line that they cut gets no hint.
 

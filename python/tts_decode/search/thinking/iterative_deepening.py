@@ -41,15 +41,16 @@ async def iterative_deepening(
 
     Chen, Koenig and Dilkina, "Iterative Deepening Sampling as Efficient Test-Time Scaling", arXiv 2502.05449.
 
-    n                 lines, side by side (the paper's best-of-N and majority vote).
-    max_tokens_first  tokens after the prompt, triggers included, at the first trigger.
-    gamma             growth of the budget from one trigger to the next, above 1: the number of triggers grows
-                      with the logarithm of the length.
-    rethink           the sentence, the paper's trigger.
-    scorer, extract   which answer wins: the best-scored one, or without a scorer a vote over what `extract`
-                      reads from each. The answer of each stage counts: a line that ends within a budget
-                      becomes a candidate and goes on from before its end. Ties go to the last answer.
-    decide_by         as in `best_of_n`, where there is a scorer.
+    Args:
+        n: lines, side by side (the paper's best-of-N and majority vote).
+        max_tokens_first: tokens after the prompt, triggers included, at the first trigger.
+        gamma: growth of the budget from one trigger to the next, above 1: the number of triggers grows with
+            the logarithm of the length.
+        rethink: the sentence, the paper's trigger.
+        scorer, extract: which answer wins: the best-scored one, or without a scorer a vote over what
+            `extract` reads from each. The answer of each stage counts: a line that ends within a budget
+            becomes a candidate and goes on from before its end. Ties go to the last answer.
+        decide_by: as in `best_of_n`, where there is a scorer.
 
     The paper names KV reuse as the practical cost of its method; here the trigger goes behind the resident
     KV.

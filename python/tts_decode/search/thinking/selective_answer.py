@@ -39,16 +39,17 @@ async def selective_answer(
     Jurayj, Cheng and Van Durme, "Is That Your Final Answer? Test-Time Scaling Improves Selective Question
     Answering", arXiv 2502.13962, section 2 (its code: wjurayj/final_answer), on the budget forcing of s1.
 
-    n                    lines of thought, side by side; their answers vote by confidence.
-    threshold            probability from which the answer is given; 0 gives every answer.
-    abstention           the answer where it is not: `best` is a candidate of this text alone.
-    max_tokens_thinking  the budget: tokens of the thinking, forced ones included, or the root's `max_tokens`
-                         if that is less. The answer after it may have the root's `max_tokens` again.
-    rethink              what replaces an end of the thinking before the budget; "": the line ends early.
-    end_of_thinking      text that ends the thinking, as the end of the sequence does too; "" for a model that
-                         has no such text.
-    final_answer         forced after the thinking, and after `end_of_thinking`.
-    extract              the answer in a line's text, or None to abstain.
+    Args:
+        n: lines of thought, side by side; their answers vote by confidence.
+        threshold: probability from which the answer is given; 0 gives every answer.
+        abstention: the answer where it is not: `best` is a candidate of this text alone.
+        max_tokens_thinking: the budget: tokens of the thinking, forced ones included, or the root's
+            `max_tokens` if that is less. The answer after it may have the root's `max_tokens` again.
+        rethink: what replaces an end of the thinking before the budget; "": the line ends early.
+        end_of_thinking: text that ends the thinking, as the end of the sequence does too; "" for a model that
+            has no such text.
+        final_answer: forced after the thinking, and after `end_of_thinking`.
+        extract: the answer in a line's text, or None to abstain.
 
     A candidate's score is its confidence: the product of the probabilities of the tokens after
     `final_answer`, the end of the sequence left out. The winner is confident where its best line is.

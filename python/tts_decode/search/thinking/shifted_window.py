@@ -40,13 +40,14 @@ async def shifted_window(
     Its Z1-7B was tuned on short and long solutions so that the length follows the difficulty; the strategy
     takes any model.
 
-    n                    lines, side by side.
-    max_tokens_thinking  the window, tokens (default: that of its code), or the root's `max_tokens` if that is
-                         less. A forced answer may have the root's `max_tokens` again.
-    final_answer         the sentence, forced where the window ends.
-    scorer, extract      which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
-                         what `extract` reads from each.
-    decide_by            as in `best_of_n`, where there is a scorer.
+    Args:
+        n: lines, side by side.
+        max_tokens_thinking: the window, tokens (default: that of its code), or the root's `max_tokens` if
+            that is less. A forced answer may have the root's `max_tokens` again.
+        final_answer: the sentence, forced where the window ends.
+        scorer, extract: which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
+            what `extract` reads from each.
+        decide_by: as in `best_of_n`, where there is a scorer.
 
     The answer goes on from the KV of the window.
 

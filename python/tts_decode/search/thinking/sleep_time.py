@@ -61,19 +61,20 @@ async def sleep_time(
     Lin, Snell et al., "Sleep-time Compute: Beyond Inference Scaling at Test-time", arXiv 2504.13171,
     sections 3 and 5 (its code: letta-ai/sleep-time-compute).
 
-    n                 answers, side by side.
-    max_rounds        times that the notes are written, at most; the paper's agent rethinks up to 10 times.
-    max_tokens_notes  tokens of each reply, at most.
-    context           what is known before the question. "": all of the question but its last sentence, or all
-                      of it if it is one sentence.
-    notes             notes made before, by `think_ahead` for one: nothing is written then.
-    end_of_thinking   text that ends the thinking; notes hold only what follows it. "": everything.
-    notes_prompt      with the fields {context} and {notes}. Each reply replaces the notes; DONE alone ends
-                      the rounds and leaves them.
-    answer_prompt     with the fields {context}, {notes} and {question}.
-    decide_by         as in `best_of_n`, where there is a scorer.
-    scorer, extract   which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over what
-                      `extract` reads from each.
+    Args:
+        n: answers, side by side.
+        max_rounds: times that the notes are written, at most; the paper's agent rethinks up to 10 times.
+        max_tokens_notes: tokens of each reply, at most.
+        context: what is known before the question. "": all of the question but its last sentence, or all of
+            it if it is one sentence.
+        notes: notes made before, by `think_ahead` for one: nothing is written then.
+        end_of_thinking: text that ends the thinking; notes hold only what follows it. "": everything.
+        notes_prompt: with the fields {context} and {notes}. Each reply replaces the notes; DONE alone ends
+            the rounds and leaves them.
+        answer_prompt: with the fields {context}, {notes} and {question}.
+        decide_by: as in `best_of_n`, where there is a scorer.
+        scorer, extract: which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over
+            what `extract` reads from each.
 
     Prompts begin with the context, whose KV is computed once. What notes cost is part of the search's cost
     unless they are given: for several questions on one context make them once.
@@ -118,10 +119,12 @@ async def think_ahead(
     """The notes of `sleep_time` on a context, for all questions on it: `sleep_time(root, context=context,
     notes=notes)`.
 
-    decoder: whose model writes them. It may be another one than the one that answers.
-    context: not empty. sampling: of each reply; default: the decoder's.
-    keep: gets a branch that ends behind context and notes, as later prompts begin; `decoder.pin` keeps its
-        KV resident.
+    Args:
+        decoder: whose model writes them. It may be another one than the one that answers.
+        context: not empty.
+        sampling: of each reply; default: the decoder's.
+        keep: gets a branch that ends behind context and notes, as later prompts begin; `decoder.pin` keeps
+            its KV resident.
 
     Other arguments are those of `sleep_time`.
     """

@@ -46,7 +46,9 @@ Write a better answer to the question."""
 class _Answer:
     """A node: an answer, or the root with none.
 
-    generator  which model made it. scores: its own, then those of all answers below it.
+    Attributes:
+        generator: which model made it.
+        scores: its own, then those of all answers below it.
     """
 
     text: str = ""
@@ -79,23 +81,24 @@ async def ab_mcts(
     each node decides between a new child (GEN) and going on to one of its children (CONT). GEN at the root
     samples the question; at an answer it asks for a better one, given the answer and its score.
 
-    max_samples    answers in all.
-    scorer         scores finished answers, in [0, 1] but for "gaussian": the external feedback that the
-                   method needs.
-    decoders       further models that may make an answer, wherever it hangs, beside the root's own.
-    posterior      "gaussian" (normal-inverse-chi-squared) and "beta" are AB-MCTS-A (node aggregation): a
-                   Thompson draw between GEN and CONT, then one between the children. "mixed" is AB-MCTS-M: a
-                   draw each of the next score of every child and of a new one, from a mixed model with a
-                   group for each child (`select.MixedModel`).
-    generator      of several models, the one that makes a new answer. "thompson": the best draw of their
-                   scores in the whole tree; "ucb": the best bound on them; "stack": every node decides first
-                   between models and then among what that one made there, with "mixed" among all at once.
-    parallel       answers sampled side by side, each chosen before the others' scores are known. The authors
-                   advise at most 5.
-    feedback       text about an answer for the refinement prompt, such as test output. An async function
-                   is awaited; another one runs in a thread. None gives the score alone.
-    refine_prompt  with the fields {question}, {answer}, {score} and {feedback}.
-    decide_by, extract  as in `best_of_n`.
+    Args:
+        max_samples: answers in all.
+        scorer: scores finished answers, in [0, 1] but for "gaussian": the external feedback that the method
+            needs.
+        decoders: further models that may make an answer, wherever it hangs, beside the root's own.
+        posterior: "gaussian" (normal-inverse-chi-squared) and "beta" are AB-MCTS-A (node aggregation): a
+            Thompson draw between GEN and CONT, then one between the children. "mixed" is AB-MCTS-M: a draw
+            each of the next score of every child and of a new one, from a mixed model with a group for each
+            child (`select.MixedModel`).
+        generator: of several models, the one that makes a new answer. "thompson": the best draw of their
+            scores in the whole tree; "ucb": the best bound on them; "stack": every node decides first between
+            models and then among what that one made there, with "mixed" among all at once.
+        parallel: answers sampled side by side, each chosen before the others' scores are known. The authors
+            advise at most 5.
+        feedback: text about an answer for the refinement prompt, such as test output. An async function is
+            awaited; another one runs in a thread. None gives the score alone.
+        refine_prompt: with the fields {question}, {answer}, {score} and {feedback}.
+        decide_by, extract: as in `best_of_n`.
 
     Departures. One kind of refinement, so that the choice of a generator is one of models. "mixed" draws from
     the exact posterior over a grid of the two deviations, where the code runs NUTS.

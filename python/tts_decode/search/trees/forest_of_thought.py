@@ -104,20 +104,21 @@ async def forest_of_thought(
     iteration rates the most promising answer once more, criticises it, refines it and rates the refinement.
     Trees stop as soon as more than half of `max_trees` of them agree.
 
-    max_trees          trees at most; the default is that of its code, as for `max_rounds`.
-    scorer             rewards of answers, in [0, 1]; None: the model rates them itself.
-    max_rounds         refinements in each tree.
-    max_active         sparse activation: answers of a layer (a depth of refinement) that may be refined, its
-                       best ones; the code keeps 5 of a layer.
-    correct_threshold  dynamic self-correction: the model answers again where an answer is less likely than
-                       this (mean log-probability of a token, nats), and the more confident answer stays.
-                       -inf: never.
-    exploration        weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
-    examples           solved questions; each tree after the first shows the one most like the question.
-    decide_by          "cgdm" (consensus-guided): the answer of more than half of the trees, else the one that
-                       the model names, as an expert, when it sees those of all trees. "max", "last",
-                       "weighted" and "majority" are those of `best_of_n`, between the trees' best answers.
-    extract            the answer in a text, or None to abstain.
+    Args:
+        max_trees: trees at most; the default is that of its code, as for `max_rounds`.
+        scorer: rewards of answers, in [0, 1]; None: the model rates them itself.
+        max_rounds: refinements in each tree.
+        max_active: sparse activation: answers of a layer (a depth of refinement) that may be refined, its
+            best ones; the code keeps 5 of a layer.
+        correct_threshold: dynamic self-correction: the model answers again where an answer is less likely
+            than this (mean log-probability of a token, nats), and the more confident answer stays. -inf:
+            never.
+        exploration: weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
+        examples: solved questions; each tree after the first shows the one most like the question.
+        decide_by: "cgdm" (consensus-guided): the answer of more than half of the trees, else the one that the
+            model names, as an expert, when it sees those of all trees. "max", "last", "weighted" and
+            "majority" are those of `best_of_n`, between the trees' best answers.
+        extract: the answer in a text, or None to abstain.
 
     Sparse activation: a tree whose deepest layer holds no valid answer (none that `extract` finds) stops
     growing and takes no part in the decision, unless all trees are so. Others take part with the valid answer

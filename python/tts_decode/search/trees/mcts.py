@@ -42,25 +42,25 @@ async def mcts(
     selection="uct" makes that of RAP (Hao et al., "Reasoning with Language Model is Planning with World
     Model", arXiv 2305.14992, algorithm 1) on the scores of steps.
 
-    num_simulations       simulations in all.
-    scorer                values of partial answers, in [0, 1], for which the constants of the bounds are
-                          made.
-    num_children          steps sampled when a leaf is expanded; equal ones are one child.
-    max_steps             steps on a path, after which it ends as a candidate that is not complete.
-    selection             "puct": value + prior * c, where the prior is the step's probability per token,
-                          normalised over its siblings; or "uct".
-    simulate              "descend": a simulation expands leaf after leaf down to an answer, which stays in
-                          the tree; the answer's score is the value. "rollout": it expands one leaf; the value
-                          comes from an answer sampled from the best new child, outside the tree. "value": it
-                          expands one leaf; the value is the new child's score.
-    exploration           weight of UCT's bonus, `w_exp` of llm-reasoners.
-    pb_c_base, pb_c_init  PUCT's constants.
-    parallel              simulations in the same forwards. More than 1 changes the search: each knows the
-                          paths of the others, but not yet their values.
-    decide_by             "max", "last", "weighted" or "majority" among the answers, as in `best_of_n`;
-                          "visits": the one at the end of the most visited path.
-    agg_strategy          makes an answer's score of its steps' scores.
-    extract               the answer in a text, or None to abstain.
+    Args:
+        num_simulations: simulations in all.
+        scorer: values of partial answers, in [0, 1], for which the constants of the bounds are made.
+        num_children: steps sampled when a leaf is expanded; equal ones are one child.
+        max_steps: steps on a path, after which it ends as a candidate that is not complete.
+        selection: "puct": value + prior * c, where the prior is the step's probability per token, normalised
+            over its siblings; or "uct".
+        simulate: "descend": a simulation expands leaf after leaf down to an answer, which stays in the tree;
+            the answer's score is the value. "rollout": it expands one leaf; the value comes from an answer
+            sampled from the best new child, outside the tree. "value": it expands one leaf; the value is the
+            new child's score.
+        exploration: weight of UCT's bonus, `w_exp` of llm-reasoners.
+        pb_c_base, pb_c_init: PUCT's constants.
+        parallel: simulations in the same forwards. More than 1 changes the search: each knows the paths of
+            the others, but not yet their values.
+        decide_by: "max", "last", "weighted" or "majority" among the answers, as in `best_of_n`; "visits": the
+            one at the end of the most visited path.
+        agg_strategy: makes an answer's score of its steps' scores.
+        extract: the answer in a text, or None to abstain.
 
     A node's branch is released when it is expanded: its KV lives on in its children. Departures: the value of
     a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is the

@@ -63,16 +63,16 @@ async def mcts_judge(
     trajectory found. Most of its perspectives make its verdict. Its reward is whether the verdict agrees with
     a simulated execution: the model writes tests for the question, once, and walks the answer through each.
 
-    n                answers to judge.
-    num_simulations  trajectories for each answer.
-    max_depth        perspectives on a trajectory.
-    num_tests        tests of the simulated execution; 0: none, and every trajectory is rewarded.
-    exploration      weight of the bonus in UCT.
-    self_assessment  weight of P(yes) beside UCT; 0: UCT alone.
-    aspects          questions about an answer whose Yes speaks for it: the paper's perspectives.
-    decide_by        "max": as described below; "last" is the same. "weighted" and "majority" as in
-                     `best_of_n`.
-    extract          the answer in a text, or None to abstain.
+    Args:
+        n: answers to judge.
+        num_simulations: trajectories for each answer.
+        max_depth: perspectives on a trajectory.
+        num_tests: tests of the simulated execution; 0: none, and every trajectory is rewarded.
+        exploration: weight of the bonus in UCT.
+        self_assessment: weight of P(yes) beside UCT; 0: UCT alone.
+        aspects: questions about an answer whose Yes speaks for it: the paper's perspectives.
+        decide_by: "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
+        extract: the answer in a text, or None to abstain.
 
     A candidate's `score` is the mean P(yes) of its trajectories, weighted with their rewards (evenly if none
     was rewarded); of equal ones the likelier answer wins. A node's verdict is asked for once and kept, and a

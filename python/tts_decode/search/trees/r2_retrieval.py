@@ -49,16 +49,17 @@ async def r2_retrieval(
     at each node, steps that followed on similar ones in reference solutions are inserted before the next
     steps are sampled. A process reward model scores the steps.
 
-    num_simulations, num_children, max_steps, exploration, agg_strategy   as in `mcts`.
-    decide_by, extract  as in `best_of_n`.
-    scorer    values of partial answers, in [0, 1].
-    library   the reference problems; `with_templates` writes their templates, once for all searches.
-    retrieve  instead of a library: returns text for a query (a template, then at each node the last step, or
-              the question), "" for nothing. An async function is awaited; another one runs in a thread. With
-              neither, the step of the search's own tree whose words are most like the last one is shown, and
-              nothing at the coarse level.
-    num_unaided  of a node's children, those sampled without retrieved text, so that the scorer can prefer
-              them; one is, where nothing comes in view of the text.
+    Args:
+        num_simulations, num_children, max_steps, exploration, agg_strategy: as in `mcts`.
+        decide_by, extract: as in `best_of_n`.
+        scorer: values of partial answers, in [0, 1].
+        library: the reference problems; `with_templates` writes their templates, once for all searches.
+        retrieve: instead of a library: returns text for a query (a template, then at each node the last step,
+            or the question), "" for nothing. An async function is awaited; another one runs in a thread. With
+            neither, the step of the search's own tree whose words are most like the last one is shown, and
+            nothing at the coarse level.
+        num_unaided: of a node's children, those sampled without retrieved text, so that the scorer can prefer
+            them; one is, where nothing comes in view of the text.
 
     Text inserted at a node serves its next steps only. A fork takes the text and samples the step; the path
     then takes the step without the text, in one forward, and the fork is released. So paths share their KV as

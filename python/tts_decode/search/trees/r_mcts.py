@@ -105,21 +105,22 @@ async def r_mcts(
     2410.02052 (first called "Improving Autonomous AI Agents with Reflective Tree Search and Self-Learning"),
     section 3, contrastive reflection (its code: microsoft/ExACT).
 
-    num_simulations  simulations of each search.
-    scorer           values of partial answers, in [0, 1].
-    num_children     steps sampled when a leaf is expanded; equal ones are one child.
-    max_rounds       searches after the first one; 0: one search, for a `memory` that goes from question to
-                     question as in the paper.
-    max_steps        steps on a path.
-    exploration      weight of a step's bonus, prior * sqrt(visits of its parent) / (1 + its own).
-    threshold        surprise from which a step is reflected on.
-    memory           reflections of earlier searches, to which those of this one are added. None: those of
-                     this search alone.
-    expect_prompt    with the fields {question}, {state} and {step}.
-    reflect_prompt   with the fields {question}, {state}, {step}, {expected} and {actual}.
-    remind_prompt    with the fields {question} and {reflections}; it takes the question's place where the
-                     memory holds anything alike.
-    decide_by, agg_strategy, extract   as in `beam_search`, over the answers of all searches.
+    Args:
+        num_simulations: simulations of each search.
+        scorer: values of partial answers, in [0, 1].
+        num_children: steps sampled when a leaf is expanded; equal ones are one child.
+        max_rounds: searches after the first one; 0: one search, for a `memory` that goes from question to
+            question as in the paper.
+        max_steps: steps on a path.
+        exploration: weight of a step's bonus, prior * sqrt(visits of its parent) / (1 + its own).
+        threshold: surprise from which a step is reflected on.
+        memory: reflections of earlier searches, to which those of this one are added. None: those of this
+            search alone.
+        expect_prompt: with the fields {question}, {state} and {step}.
+        reflect_prompt: with the fields {question}, {state}, {step}, {expected} and {actual}.
+        remind_prompt: with the fields {question} and {reflections}; it takes the question's place where the
+            memory holds anything alike.
+        decide_by, agg_strategy, extract: as in `beam_search`, over the answers of all searches.
 
     The surprise of a step on the most visited path is |V - Q|: V is the scorer's value of where it leads, Q
     the mean of what the simulations through it returned. V of the last step is 1 if the path's mean Q is

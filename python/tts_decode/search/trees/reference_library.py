@@ -35,10 +35,11 @@ class SolvedProblem:
 class ReferenceLibrary:
     """What `r2_retrieval` retrieves from: the reference problems of Dou et al., arXiv 2507.05557.
 
-    problems                  at least one, each with at least one step.
-    embed                     embeddings [N, D] of N texts, compared by cosine, such as the `encode` of a
-                              sentence-transformers model; None compares word counts.
-    num_examples, num_shown   problems, and steps, that a query gives.
+    Args:
+        problems: at least one, each with at least one step.
+        embed: embeddings [N, D] of N texts, compared by cosine, such as the `encode` of a
+            sentence-transformers model; None compares word counts.
+        num_examples, num_shown: problems, and steps, that a query gives.
     """
 
     def __init__(

@@ -39,17 +39,18 @@ async def reward_guided_tree_search(
     it. Each iteration chooses among all leaves at once (not level by level from the root), expands the chosen
     one by `num_children` steps, samples from each new child an answer to its end, and backs its reward up.
 
-    max_samples         answers in all.
-    scorer              the reward model, in [0, 1].
-    num_children        children of an expanded leaf; equal ones are one child.
-    pre_expansion       children of the root, for a broad begin.
-    max_steps           steps on a path.
-    exploration         weight of the bonus in UCT.
-    consistency_weight  weight of agreement in the reward of an answer: the share of all answers so far that
-                        conclude the same. The rest is the scorer's. 0: the scorer alone.
-    decide_by           "max": the answer with the highest reward, agreement included, when the search ends;
-                        the other rules as in `best_of_n`, by the scorer alone.
-    extract             the answer in a text; a text of which it makes None agrees with none.
+    Args:
+        max_samples: answers in all.
+        scorer: the reward model, in [0, 1].
+        num_children: children of an expanded leaf; equal ones are one child.
+        pre_expansion: children of the root, for a broad begin.
+        max_steps: steps on a path.
+        exploration: weight of the bonus in UCT.
+        consistency_weight: weight of agreement in the reward of an answer: the share of all answers so far
+            that conclude the same. The rest is the scorer's. 0: the scorer alone.
+        decide_by: "max": the answer with the highest reward, agreement included, when the search ends; the
+            other rules as in `best_of_n`, by the scorer alone.
+        extract: the answer in a text; a text of which it makes None agrees with none.
 
     Departures: the paper trains policy and reward model for this search, here they are given; its calculator
     for equations is left out. The defaults of `exploration`, `consistency_weight` and `pre_expansion` are

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 class TreeNode:
     """A partial answer.
 
-    branch     the branch that ends here, for as long as the node has no children and is not terminal: what
-               was expanded lives on in its children, which share its KV.
-    score      the scorer's value when it was made.
-    logprob    mean log-probability of its step's tokens, nats; NaN where the engine does not tell.
-    visits, total   simulations that came through and returned, and the sum of what they returned.
-    pending    simulations that are on their way through.
-    candidate  of a terminal node: the answer that it is, or one cut off at the depth limit.
+    Attributes:
+        branch: the branch that ends here, for as long as the node has no children and is not terminal: what
+            was expanded lives on in its children, which share its KV.
+        score: the scorer's value when it was made.
+        logprob: mean log-probability of its step's tokens, nats; NaN where the engine does not tell.
+        visits, total: simulations that came through and returned, and the sum of what they returned.
+        pending: simulations that are on their way through.
+        candidate: of a terminal node: the answer that it is, or one cut off at the depth limit.
     """
 
     branch: Branch | None
