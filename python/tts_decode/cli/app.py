@@ -186,6 +186,7 @@ def _exit_code(error: Exception) -> int | None:
         errors.ClusterError,
         errors.EngineError,
         errors.JournalError,
+        errors.MeshError,
         errors.MissingExtraError,
         errors.ModelLoadError,
         errors.OutOfPagesError,
