@@ -18,7 +18,18 @@ from tts_decode.model.host_steps import StepInputs
 from tts_decode.model.parallel.messages import Message, of_step, step_of
 from tts_decode.model.parallel.ranks import bounds
 
-PACKED = ["float32", "general", "gemma2", "nemotron", "tied", "int8", "int4", "strategies", "refusals"]
+PACKED = [
+    "float32",
+    "general",
+    "gemma2",
+    "nemotron",
+    "qwen3",
+    "tied",
+    "int8",
+    "int4",
+    "strategies",
+    "refusals",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +57,9 @@ def agree(found: dict[str, Any], expected: dict[str, Any], tolerance: float) -> 
             )
 
 
-@pytest.mark.parametrize("case", ["float32", "general", "gemma2", "nemotron", "tied", "int8", "int4"])
+@pytest.mark.parametrize(
+    "case", ["float32", "general", "gemma2", "nemotron", "qwen3", "tied", "int8", "int4"]
+)
 def test_two_ranks_have_the_text_of_one_process(
     two: Ended, case: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,8 +99,12 @@ def nemotron(mesh: DeviceMesh | None) -> Found:
     return led(decoder_of(build("nemotron"), mesh), branches_of)
 
 
+def qwen3(mesh: DeviceMesh | None) -> Found:
+    return led(decoder_of(tiny_model("qwen3"), mesh), branches_of)
+
+
 def tied(mesh: DeviceMesh | None) -> Found:
-    return led(decoder_of(build("qwen3", **{"tie_word_embeddings": True}), mesh), branches_of)
+    return led(decoder_of(build(tie_word_embeddings=True), mesh), branches_of)
 
 
 def wide(mesh: DeviceMesh | None) -> Found:
