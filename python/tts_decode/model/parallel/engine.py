@@ -11,11 +11,12 @@ from torch import Tensor
 from tts_kernels import KVPool, KVTree
 
 from ...cost.forward import ModelShape
-from ...errors import MeshError, UnsupportedModelError
+from ...errors import UnsupportedModelError
 from ..agreement.self_check import SelfCheck, check_agreement
 from ..hf import HFEngine, Inputs, Output
 from ..host_steps import HostSteps, StepInputs
 from ..packed_model import PackedModel
+from ..quantised_modules import Quantised
 from ..tree_attention import StepContext
 from . import plans, split_modules
 from .identity import compare
@@ -24,6 +25,9 @@ from .split_model import SplitModel
 
 _TOKENS = 24  # of the text that is compared
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # of a row's largest logit
+
+# Rows of x become int8 before they meet quantised weights, so the last bit of a sum may move a whole step.
+_QUANTISED = 0.15
 
 
 class SplitEngine(HFEngine):
@@ -168,15 +172,17 @@ def _logits(engine: HFEngine) -> Tensor:
 
 
 def _compare_logits(engine: SplitEngine, expected: Tensor) -> None:
-    """Raises MeshError on all ranks where what they compute together is not what the whole model did."""
+    """Raises UnsupportedModelError, on the other ranks MeshError, where what they compute together is not
+    what the whole model did."""
     found, worst = _logits(engine), 0.0
     if found.shape == expected.shape:
         most = expected.abs().amax(-1, keepdim=True).clamp(min=1e-6)
         worst = float(((found - expected).abs() / most).max())
-    tolerance = _TOLERANCE[engine.dtype]
+    quantised = any(isinstance(module, Quantised) for module in engine.model.modules())
+    tolerance = _QUANTISED if quantised else _TOLERANCE[engine.dtype]
     with engine.ranks.together("the self-check over all ranks"):
         if not worst <= tolerance:
-            raise MeshError(
+            raise UnsupportedModelError(
                 f"{type(engine.model).__name__} split over {engine.ranks.size} ranks differs from the whole "
                 f"model by {worst:.3g} of a row's largest logit, expected at most {tolerance}: run it "
                 "without a mesh, and report it"
