@@ -39,10 +39,10 @@ fuzz: $(VENV)/test.stamp
 	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --calls $(CALLS) --first $(SEED)
 	cd tests && TRITON_INTERPRET=1 $(CURDIR)/$(BIN)/python -m fuzz.run --slow --calls 1000 --first $(SEED)
 
-# Several processes as several machines, some of them killed: two nodes of a Ray cluster on this machine. What a part
-# needs and does not find is a failure.
+# Several processes as several machines, some of them killed: two nodes of a Ray cluster on this machine, and ranks
+# that hold one model. What a part needs and does not find is a failure.
 distributed: $(VENV)/test.stamp $(VENV)/ray.stamp
-	TTS_TESTS_ALL_INSTALLED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster
+	TTS_TESTS_ALL_INSTALLED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/cluster tests/distributed
 	$(BIN)/python -m benches.ray_pool kills --json build/ray_pool.json
 
 # The site, in build/site: built and read again without network. A warning is an error; the tests look for requests to

@@ -9,6 +9,7 @@ __all__ = [
     "ConstraintError",
     "EngineError",
     "JournalError",
+    "MeshError",
     "MissingExtraError",
     "ModelLoadError",
     "OutOfPagesError",
@@ -97,3 +98,7 @@ class SandboxError(TTSError, RuntimeError):
 
 class ClusterError(TTSError, RuntimeError):
     """A cluster cannot be reached, or an actor of it failed; the message names the address or the node."""
+
+
+class MeshError(TTSError, RuntimeError):
+    """The ranks that hold one model differ, or lost each other; the message names the rank and says how."""

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, dict[str, set[str]]] = {
         "tasks": {"errors", "extras", "records", "select", "grading", "sandbox"},
         "model": {"errors", "extras", "default_model", "cost", "core"},
         "completions": {"errors", "cost", "core"},
-        "decoding": {"errors", "default_model", "cost", "core", "model", "select"},
+        "decoding": {"errors", "version", "default_model", "cost", "core", "model", "select"},
         "rewards": {"errors", "extras", "core", "model", "decoding", "select"},
         "search": {
             *("errors", "extras", "cost", "core", "records", "select", "grading", "rewards", "completions"),

@@ -65,6 +65,7 @@ def of(error: Exception, command: str | None) -> Failure | None:
         "--kv-mib, --kv-offload-mib",
         errors.JournalError: "give another --save folder, or remove the journal that it names",
         errors.ClusterError: "ray status tells of the cluster; without --ray the searches run here",
+        errors.MeshError: "without torchrun the model runs in this process",
         errors.SandboxError: "--unsafe-tools runs the model's programs with all your rights",
         CommandError: None,
         errors.EngineError: None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Annotated
 
 import typer
@@ -24,6 +24,7 @@ from .filled import filled
 from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
 from .judging import unjudged_note
 from .problems import Outcome, RunStats, describe, require_one, run_problems, run_settings, summary, told
+from .ranks import mesh_of_torchrun
 from .saving import Saved, open_folder, saved_name
 from .scorers import check_scorer, is_reward_model, open_scorer
 from .strategy_options import get_strategy, parse_options
@@ -88,18 +89,25 @@ def search(
     sparse_config = sparse.config()
     settings = limits.settings(sampling.params(seed), chat=not raw)
     problems = chosen_problems.read(seed, [] if prompt is None else [Task("prompt", prompt)])
+    mesh = mesh_of_torchrun(model.device)
+    if mesh is not None and mesh.get_local_rank():
+        with model.open() as session:
+            session.decoder(sparse_config, mesh).follow()
+        return
     name = saved_name(chosen.name, sparse_config)
     with (
         open_folder(save, [name], resume=resume),
         model.open(shared=is_reward_model(scorer)) as session,
+        ExitStack() as cleanup,
     ):
         scores = open_scorer(scorer, chat=not raw, device=model.device, kv_bytes=session.kv_bytes)
         about = run_settings(
             session.describe(), chosen.name, options, scorer, sparse_config, problems, settings
         )
         with nullcontext() if save is None else Saved(save, name, about, len(problems)) as saved:
+            decoder = cleanup.enter_context(session.decoder(sparse_config, mesh))
             outcomes, stats = run_problems(
-                session.decoder(sparse_config),
+                decoder,
                 problems,
                 chosen,
                 options,

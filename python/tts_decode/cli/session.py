@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from ..core.stats import DecoderStats
 from ..decoding.decoder import TreeDecoder
@@ -20,6 +21,7 @@ from ..model.sparse import SparseConfig
 from . import model_options as model_opt
 from .display import Display, Rate, kv_held
 from .errors import MIB, UsageError, at_least, usage_errors
+from .ranks import refuse_torchrun
 
 _MOST_KV_MIB = (2**63 - 1) // MIB  # what a size in bytes holds; the decoder asks for no more than there is
 
@@ -34,8 +36,13 @@ class Session:
     kv_dtype: torch.dtype | None
     offload: KVOffload | None = None
 
-    def decoder(self, sparse: SparseConfig | None = None) -> TreeDecoder:
-        """A new decoder on the model, with an empty KV tree and counters at zero."""
+    def decoder(self, sparse: SparseConfig | None = None, mesh: DeviceMesh | None = None) -> TreeDecoder:
+        """A new decoder on the model, with an empty KV tree and counters at zero.
+
+        mesh: of torchrun's ranks, `mesh_of_torchrun`; the model is then no longer whole.
+        """
+        if mesh is None:
+            refuse_torchrun()
         gc.collect()  # the decoder before may still hold its pages in a cycle of references
         total = self.kv_bytes.total if isinstance(self.kv_bytes, KVBudget) else self.kv_bytes
         given = {} if total is None else {"kv_bytes": f"--kv-mib: got {total // MIB}"}
@@ -47,6 +54,7 @@ class Session:
                 kv_dtype=self.kv_dtype,
                 kv_offload=self.offload,
                 sparse=sparse,
+                device_mesh=mesh,
             )
 
     def watcher(self, title: str, tasks: int) -> Callable[[DecoderStats, int], None]:

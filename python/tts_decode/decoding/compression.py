@@ -27,6 +27,7 @@ def refuse_compression(runtime: Runtime) -> None:
         UnsupportedModelError: a layer goes by where a key lies on the path.
         ValueError: the decoder keeps summaries of pages, or runs on a GPU.
     """
+    runtime.refuse_under_mesh("compress")
     model = type(runtime.engine.model).__name__
     for call in runtime.engine.calls:
         if call.window is not None or call.chunk is not None or call.alibi:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from tts_kernels.checks import instance, shown
 
@@ -24,6 +25,8 @@ from ..core.stats import DecoderStats
 from ..default_model import DEFAULT_MODEL
 from ..model.host_steps import distinct_pages
 from ..model.loading import load_model
+from ..model.parallel.ranks import Ranks
+from ..model.parallel.steps import FollowerSteps, LeaderSteps
 from ..model.sparse import SparseConfig
 from .assembly import assemble
 from .branch import TreeBranch
@@ -77,6 +80,10 @@ class TreeDecoder(Runner):
             later are not compared: make a new decoder. No other thread may run the model by itself
             meanwhile, as weights are substituted in its modules. False serves a model unchecked, right or
             wrong.
+        device_mesh: of one dimension: its ranks hold the model together, and the KV of their own heads. All
+            of them make the decoder, with the same arguments; rank 0 searches, the others `follow`. The
+            model's modules then hold this rank's part for good.
+        mesh_timeout: seconds without a word from another rank after which it counts as lost.
 
     The same seed gives the same text whatever else is in the batch as far as attention and the matrix
     products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
@@ -103,6 +110,7 @@ class TreeDecoder(Runner):
     Raises:
         UnsupportedModelError: the model needs something that the tree attention path does not serve, or its
             own forward disagrees with the decoder's.
+        MeshError: the ranks of `device_mesh` differ, or lost each other. Calls raise it later, too.
     """
 
     def __init__(
@@ -122,6 +130,8 @@ class TreeDecoder(Runner):
         compress: Compression | None = None,
         pack_weights: bool = True,
         check: bool = True,
+        device_mesh: DeviceMesh | None = None,
+        mesh_timeout: float = 60.0,
     ) -> None:
         max_batch_tokens = checked_count("max_batch_tokens", max_batch_tokens)
         if not callable(getattr(tokenizer, "decode", None)):
@@ -142,6 +152,7 @@ class TreeDecoder(Runner):
             compress=compress,
             pack_weights=pack_weights,
             check=check,
+            ranks=None if device_mesh is None else Ranks(device_mesh, mesh_timeout),
         )
         engine = self.runtime.engine
         self.has_lm_head = engine.has_lm_head
@@ -171,6 +182,34 @@ class TreeDecoder(Runner):
         """Loads a model by `load_model`: the default's name, a directory, a GGUF file or a hub id."""
         model, tokenizer = load_model(name, dtype, weights=weights, device=device, pack_weights=pack_weights)
         return cls(model, tokenizer, pack_weights=pack_weights, **options)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process searches: False on the ranks of a `device_mesh` that follow."""
+        return not isinstance(self.runtime.steps, FollowerSteps)
+
+    def follow(self) -> None:
+        """Computes this rank's part of what rank 0 runs, until that closes its decoder.
+
+        Raises:
+            RuntimeError: this is no rank that follows.
+            MeshError: another rank is lost, or this one is no longer like the leader.
+        """
+        if not isinstance(self.runtime.steps, FollowerSteps):
+            raise RuntimeError("follow: got a decoder that leads, expected one of a rank above 0")
+        self.runtime.steps.follow()
+
+    def close(self) -> None:
+        """On rank 0 of a `device_mesh`: lets the others go; no more steps. Elsewhere nothing. The end of a
+        `with` block, and of the program, does it too."""
+        if isinstance(self.runtime.steps, LeaderSteps):
+            self.runtime.steps.close()
+
+    def __enter__(self) -> TreeDecoder:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     @property
     def model(self) -> Any:

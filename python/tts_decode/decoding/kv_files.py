@@ -37,6 +37,7 @@ _PROBE = 16  # tokens
 
 def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
     """What `TreeDecoder.save_kv` does. holders: branches and pins in the tree."""
+    runtime.refuse_under_mesh("save_kv")
     if not holders:
         raise ValueError("prefixes: got none, expected at least one Branch or Pin")
     tree = runtime.tree
@@ -68,6 +69,7 @@ def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
 
 def load_kv(runtime: Runtime, path: Path) -> list[Pin]:
     """What `TreeDecoder.load_kv` does."""
+    runtime.refuse_under_mesh("load_kv")
     tensors, model = _read(path)
     if not _fits(tensors, runtime):
         raise KVFileError(

@@ -9,9 +9,11 @@ from tts_kernels.checks import is_integer, shown
 from tts_kernels.pool import default_bytes, page_bytes
 
 from ..model.hf import HFEngine
+from ..model.parallel.ranks import Ranks
 from .kv_budget import KVBudget
 
 _PAGE_SIZE = 16  # tokens; what the CPU kernels serve
+_MOST_PAGES = (2**31 - 1) // _PAGE_SIZE  # slots are int32
 
 
 def make_pool(
@@ -21,13 +23,15 @@ def make_pool(
     summaries: str | None,
     *,
     on_host: bool,
+    ranks: Ranks | None = None,
 ) -> KVPool:
-    """A pool for the engine's model.
+    """A pool for the engine's model, of as many pages on all of its ranks.
 
     Args:
         kv_bytes, kv_dtype: as `TreeDecoder` takes them.
         summaries: of pages, as `KVPool` takes them.
         on_host: whether the CPU's kernels serve.
+        ranks: that hold the model together. `kv_bytes` is of each; by default those of a machine share it.
 
     Raises:
         TypeError, ValueError: an argument is out of range, not served, or more than there is.
@@ -40,7 +44,8 @@ def make_pool(
             )
         kv_bytes = kv_bytes.total
     elif kv_bytes is None:
-        kv_bytes = default_bytes(engine.device)
+        shared = 1 if ranks is None or not on_host else ranks.on_this_host
+        kv_bytes = default_bytes(engine.device) // shared
     elif not is_integer(kv_bytes):
         raise TypeError(f"kv_bytes: got {shown(kv_bytes)}, expected an int or a KVBudget")
     shape = engine.kv_shape
@@ -48,6 +53,9 @@ def make_pool(
     least = page_bytes(shape.num_layers, shape.num_kv_heads, shape.head_dim, _PAGE_SIZE, dtype, summaries)
     if kv_bytes < least:
         raise ValueError(f"kv_bytes: got {kv_bytes}, expected at least one page of {least} bytes")
+    if ranks is not None:
+        pages = min(kv_bytes // least, _MOST_PAGES)
+        kv_bytes = min(count for (count,) in ranks.gather_numbers([pages])) * least
     try:
         return KVPool(
             num_layers=shape.num_layers,

@@ -18,6 +18,7 @@ from ..errors import PromptTooLongError
 from ..model.device_steps import DeviceSteps
 from ..model.hf import HFEngine
 from ..model.host_steps import HostSteps
+from ..model.parallel.steps import FollowerSteps, LeaderSteps
 from ..model.sparse import SparseConfig
 from .compression_rule import Compression
 from .kv_budget import KVShare
@@ -42,7 +43,7 @@ class Runtime:
     """
 
     engine: HFEngine
-    steps: HostSteps | DeviceSteps
+    steps: HostSteps | DeviceSteps | LeaderSteps | FollowerSteps
     tree: KVTree
     pool: KVPool
     kv: KVShare
@@ -67,6 +68,14 @@ class Runtime:
             self.kv.drop_pins()
             for holder in list(self.holders):
                 holder.lose_kv()
+
+    def refuse_under_mesh(self, what: str) -> None:
+        """Raises ValueError where ranks hold the model together, which do not do this."""
+        if isinstance(self.steps, LeaderSteps | FollowerSteps):
+            raise ValueError(
+                f"{what}: got a decoder with device_mesh, expected one without: each rank holds the KV "
+                "of its own heads alone"
+            )
 
     def guide(self, constraint: Constraint | None, tokens: Sequence[int] = ()) -> Guide | None:
         """Where a path stands in the constraint after those tokens behind its prompt; None: without one.

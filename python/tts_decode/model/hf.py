@@ -131,8 +131,12 @@ class HFEngine:
         self.attention_modules = tuple(probe.modules)
         self.packed: PackedModel | None = None
         if packs:
-            self.packed = pack_model(model, self.calls, self.weights.epoch)
+            self.packed = self.make_packed()
         return kv_shape
+
+    def make_packed(self) -> PackedModel:
+        """The model over packed weights, as they are now."""
+        return pack_model(self.model, self.calls, self.weights.epoch)
 
     def _follow_weights(self) -> None:
         """Takes over what changed since the last forward.
@@ -142,7 +146,7 @@ class HFEngine:
         """
         if self._placing == self.weights.placing:
             if self.packed is not None and self.packed.epoch != self.weights.epoch:
-                self.packed = pack_model(self.model, self.calls, self.weights.epoch)
+                self.packed = self.make_packed()
             return
         if not self.model.training:
             self.model.eval()  # modules that are new

@@ -106,11 +106,18 @@ class PackedLayers:
                 kept.take(index, embeds)
             q, k, v = self._layers.before_attention(index, embeds, cos, sin, dtype)
             attended = attend(index, q, k, v, layer.scale, layer.window, layer.soft_cap, layer.sinks)
-            self._layers.after_attention(index, embeds, attended)
+            self.after_attention(index, embeds, attended)
         states = self._layers.output(embeds, rows=rows, logits=logits)
         if kept is not None:
             kept.take(len(self.layers), states)
         return states
+
+    def after_attention(self, index: int, x: Tensor, attended: Tensor) -> None:
+        """The rest of a layer: x float32 [T, hidden], its inputs, becomes its outputs.
+
+        attended: [T, heads, head_dim].
+        """
+        self._layers.after_attention(index, x, attended)
 
     def first_inputs(self, embeds: Tensor) -> Tensor:
         """The inputs of the first layer, float32 [T, hidden], for the model's embeddings of tokens."""

@@ -1,0 +1,31 @@
+"""Under torchrun: the ranks that hold one model together."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from .errors import UsageError
+
+
+def mesh_of_torchrun(device: str) -> DeviceMesh | None:
+    """Of all processes that torchrun started, by its environment; None outside of it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or not dist.is_torchelastic_launched():
+        return None
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return init_device_mesh(kind, (size,))
+
+
+def refuse_torchrun() -> None:
+    """Raises UsageError where torchrun started several processes of a command that is not for ranks."""
+    if dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"got {os.environ['WORLD_SIZE']} ranks of torchrun, expected one process: `search` alone splits "
+            "a model over ranks"
+        )
