@@ -11,7 +11,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from cli_commands import SMALL
+from cli_commands import SMALL, error_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.table import Table
@@ -149,9 +149,7 @@ def test_results_are_shown_as_they_are(
 def test_errors_are_a_line_of_text(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b[31m[/b]\u202e\x9b\nnext"
     assert run([argument.format(evil=evil) for argument in arguments]) in (1, 2)
-    last = printed(capsys).splitlines()[-1]
-    assert last.startswith("tts-decode: ")
-    assert "[/b]" in last
+    assert "[/b]" in error_line(printed(capsys))
 
 
 def test_tasks_with_evil_names_are_solved(

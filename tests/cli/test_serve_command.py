@@ -175,4 +175,5 @@ def test_wrong_arguments_are_told_in_a_line(
     assert run(["serve", *arguments]) == code
     told, *hints = capsys.readouterr().err.splitlines()
     assert line in told
-    assert len(hints) <= 1 and all(hint.startswith("hint: ") for hint in hints)
+    assert len(hints) <= 1
+    assert all(hint.startswith("hint: ") for hint in hints)
