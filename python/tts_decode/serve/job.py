@@ -33,7 +33,7 @@ class Facts:
     positions: int | None = None
 
     def room(self, prompt: int, n: int) -> int:
-        """Tokens that each of n choices can have behind a prompt of `prompt` tokens, if nothing else is held."""
+        """Tokens that n choices behind a prompt of `prompt` tokens can each have, if nothing else is held."""
         full, rest = divmod(prompt, self.page)  # a page that is not full is copied for each choice
         return (self.kv_tokens // self.page - full) // n * self.page - rest
 

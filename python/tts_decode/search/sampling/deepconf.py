@@ -68,8 +68,8 @@ async def deepconf(
         extract: the answer in a trace's text, or None to abstain.
 
     A trace whose latest group is below the bar is pruned, and its pages return. Warm-up traces at or above
-    the bar and later ones that never fell below it vote, by their confidence; the traces with
-    an answer set the offline variant's bar. `best` is the most confident trace with the winning answer.
+    the bar and later ones that never fell below it vote, by their confidence; the traces with an answer set
+    the offline variant's bar. `best` is the most confident trace with the winning answer.
 
     Departures. A running trace is looked at every `num_between` tokens, where the paper's engine looks at
     each; as traces that are stopped do not vote, the votes are the same. "entropy" is not in the paper.
