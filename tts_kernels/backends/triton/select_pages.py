@@ -217,8 +217,8 @@ def _best(score, candidate, kept, budget, top_p, HAS_TOP_P: tl.constexpr):
     """The best candidates, the earliest column of equal ones first, as many as budget and top_p leave.
 
     A candidate is taken while fewer than the quota are before it, and their mass and the kept pages' mass add
-    up to less than top_p. So there is a greatest number, `bound`, such that a candidate of that score would not
-    be taken: those above the next greater number are, and of those that equal it the first ones. Bits of
+    up to less than top_p. So there is a greatest number, `bound`, such that a candidate of that score would
+    not be taken: those above the next greater number are, and of those that equal it the first ones. Bits of
     positive floats are in the order of their values, so that the bound is found bit by bit.
     """
     bits = tl.where(candidate, score.to(tl.int32, bitcast=True), 0)
