@@ -30,7 +30,7 @@ def _half(blocks: Tensor, at: int) -> Tensor:
 
 
 def _fields(packed: Tensor, run: int, bits: int) -> Tensor:
-    """Runs of `run` bytes as the numbers of so many bits in them, lowest first, run after run."""
+    """Runs of `run` bytes as the numbers of `bits` bits in them, lowest first, run after run."""
     places = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)[:, None]
     runs = packed.reshape(*packed.shape[:-1], -1, 1, run)
     return (runs >> places & (1 << bits) - 1).flatten(-3)

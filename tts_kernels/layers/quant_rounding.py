@@ -1,4 +1,4 @@
-"""Float weights rounded to 8 bits in the form of Q8_0, and to 4 bits in that of Q4_1."""
+"""Float weights rounded to 8 bits in the form of Q8_0, and to 4 bits in the form of Q4_1."""
 
 from __future__ import annotations
 

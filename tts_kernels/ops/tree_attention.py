@@ -125,7 +125,7 @@ def tree_attention(
             for a query, behind all its pages. Who merges results over parts of a context by their lse gives
             sinks to one of the calls.
         alibi_slopes: float32 [num_q_heads] (ALiBi, Press et al., arXiv 2108.12409): a logit, scaled and
-            capped, loses slope * distance, where distance is the query's position less that of the key.
+            capped, loses slope * distance, where distance is the query's position less the key's.
             Default: nothing.
         attention_chunk: a query at position p sees the positions p - p % attention_chunk .. p (Llama 4), of
             a window too those that both let it see. Default: no such limit.

@@ -40,7 +40,7 @@ class DevicePlanner:
             same memory and launches the same grid, so that a CUDA graph captured with one of them replays
             with whatever the last update planned.
         max_columns: with a capacity, most pages of a branch: P of scores and selections, whose memory a
-            captured graph keeps too. Default: num_pages. Without one it is that of each plan.
+            captured graph keeps too. Default: num_pages. Without a capacity it is each plan's.
         workspace: memory for those buffers, a contiguous uint8 tensor on the device of at least
             `capacity.workspace_bytes(num_kv_heads, head_dim)` bytes; default: the planner's own.
         branch_invariant: gives a branch the same bits whatever its siblings are and however its prefix is

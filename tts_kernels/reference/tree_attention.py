@@ -35,7 +35,7 @@ def tree_attention(
         chosen: bool [num_kv_heads, T, P], the pages that each query reads; default all.
         sinks: [num_q_heads], a logit of each head that every query sees beside its tokens, without a value.
         alibi_slopes: [num_q_heads], what a logit loses with each position that its key is behind the query.
-        attention_chunk: a query sees no key before its chunk of so many positions, counted from 0.
+        attention_chunk: a query sees no key before its chunk of that many positions, counted from 0.
 
     Returns:
         out [T, num_q_heads, d], natural-log lse [T, num_q_heads], and mass [num_kv_heads, T, P], the share of

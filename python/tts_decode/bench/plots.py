@@ -17,7 +17,7 @@ COLOURS = ("#2a9d8f", "#e9a23b", "#d1495b", "#5b8def", "#9b72cf", "#8d99ae", "#b
 
 
 def bars(path: Path, shares: Mapping[str, Mapping[str, float]], label: str) -> None:
-    """A horizontal bar for each name, made of parts one after the other."""
+    """A horizontal bar for each name, made of parts laid end to end."""
     axes = _axes(1.1 + 0.3 * len(shares))
     names = list(shares)
     parts = list(dict.fromkeys(part for name in names for part in shares[name]))

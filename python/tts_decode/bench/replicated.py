@@ -19,7 +19,7 @@ class Replicated:
 
 
 def replicated_decoding(model: Any, prompt: list[int], branches: int, steps: int) -> Replicated:
-    """Decodes so many branches for so many steps. The prompt is computed once, untimed, and copied.
+    """Decodes `branches` branches for `steps` steps. The prompt is computed once, untimed, and copied.
 
     Args:
         model: one of transformers, whose cache is of keys and values alone.

@@ -17,7 +17,7 @@ from ..tasks import Task
 
 
 class SearchTimes(NamedTuple):
-    """Seconds of a strategy's searches, one after the other.
+    """Seconds of a strategy's searches, run one at a time.
 
     model: the forward. sampling: the draw of the next tokens from the logits. engine: what the decoder does
     besides, such as plan, pages and requests. strategy: all the rest: selection, scores, records, asyncio.

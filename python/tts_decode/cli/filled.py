@@ -19,7 +19,7 @@ def filled(function: Callable[..., None]) -> Callable[..., None]:
     """Makes a command for typer of a function.
 
     Each field of a parameter that is a dataclass becomes an option, annotated as a parameter would be. Other
-    parameters stay as they are. An option without a metavar gets that of its type. The function's docstring
+    parameters stay as they are. An option without a metavar gets its type's. The function's docstring
     is the help.
     """
     hints = get_type_hints(function, include_extras=True)

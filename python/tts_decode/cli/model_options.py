@@ -136,7 +136,7 @@ SparseMinPages = Annotated[
 
 
 def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:
-    """Refuses a prompt after which the model's positions do not hold so many tokens of a branch."""
+    """Refuses a prompt after which the model's positions do not hold `tokens` tokens of a branch."""
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if positions is not None and prompt + tokens > positions:
         raise UsageError(

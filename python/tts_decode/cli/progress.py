@@ -41,7 +41,7 @@ class Progress:
         self._seconds += time.monotonic() - self._began
 
     def skip(self, count: int) -> None:
-        """So many searches of the batch's width will not be run."""
+        """`count` searches of the batch's width will not be run."""
         self._done += count
         self._work_done += count * self._width
 

@@ -86,7 +86,7 @@ class RemoteSearch:
 
 
 class RemoteEngine(Runner):
-    """Runs settings one after the other on a pool. parallel: searches in flight on each actor at most."""
+    """Runs settings one at a time on a pool. parallel: searches in flight on each actor at most."""
 
     def __init__(self, pool: SearchPool, loads: Loads, scorer: str | None, parallel: int) -> None:
         self._pool, self._loads, self._parallel = pool, loads, parallel

@@ -1,4 +1,4 @@
-"""Runs the settings of a sweep one after the other, each as one batch over problems and seeds."""
+"""Runs the settings of a sweep one at a time, each as one batch over problems and seeds."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Report:
 
 
 class SearchActor:
-    """Its methods are called through Ray, one after the other but for those that wait."""
+    """Ray calls its methods, one at a time except for those that wait."""
 
     def __init__(self, threads: int, pinned: int) -> None:
         # As of the command tts-decode: see `tts_decode.cli.main`.
@@ -110,7 +110,7 @@ class SearchActor:
             self._tasks[key].cancel()
 
     async def report(self, seconds: float) -> Report:
-        """How it goes so many seconds later."""
+        """How it goes, after waiting for `seconds`."""
         await asyncio.sleep(seconds)
         pieces = {
             key: piece for key, tailed in self._journals.items() if (piece := tailed.piece()) is not None

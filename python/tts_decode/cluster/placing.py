@@ -111,7 +111,7 @@ def _all_of(node: Node, cpus: int | None, on_gpus: bool) -> list[Place]:
 
 
 def _spread(rooms: list[tuple[Node, int]], cpus: int, on_gpus: bool, count: int) -> list[Place]:
-    """One after the other on the node that has the most room left."""
+    """One place at a time, on the node that has the most room left."""
     left = {node: room for node, room in rooms if room > 0}
     found: list[Place] = []
     while left and len(found) < count:

@@ -32,14 +32,14 @@ class SearchPool:
 
     Args:
         decoder_factory: makes an actor's decoder, there; it is pickled, and what it loads is there too.
-        address: of a cluster: HOST:PORT, "auto" for that of RAY_ADDRESS or of this machine, "local" for one
-            that is started and ends with the pool. A process that is connected already stays so.
+        address: of a cluster: HOST:PORT, "auto" for the cluster of RAY_ADDRESS or of this machine, "local"
+            for one that is started and ends with the pool. A process that is connected already stays so.
         actors: how many; default: one a GPU, or one a node where there are none.
         cpus: cores of each, which are its decoder's threads; default: an equal share of the node's.
         gpus: whether each has a GPU; default: where the cluster has any.
         in_flight: searches that an actor has at a time; the others wait in the pool.
         attempts: actors that may die of one search before it is given up.
-        pinned_prompts: of the last so many searches of an actor prompts stay resident while there is room.
+        pinned_prompts: how many of an actor's last searches keep their prompts resident while there is room.
         start_seconds: in which all actors have to have their decoders.
         silent_seconds: after which an actor that does not answer counts as dead. It does not answer while one
             forward runs.

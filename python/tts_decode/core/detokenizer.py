@@ -247,7 +247,7 @@ def _tables(tokenizer: Any) -> _Tables:
 
 
 def _stages(decoder: Any) -> list[dict[str, Any]] | None:
-    """The decoders that run one after the other, as data; None if tokens may depend on each other."""
+    """The decoders in the order in which they run, as data; None if tokens may depend on each other."""
     try:
         stages = _flat(json.loads(decoder.__getstate__()))
     except Exception:  # there is none, or one written in Python, which has no state and may raise anything

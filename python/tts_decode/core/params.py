@@ -24,10 +24,11 @@ _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
 class SamplingParams:
     """How a branch draws tokens and where its steps and its text end.
 
-    The order is that of vLLM and `transformers`: logit bias, repetition penalty, frequency and presence
-    penalty, suppressed tokens and the constraint, temperature, top-k, top-p, min-p. Tokens tied at the cut of
-    top-k or min-p are all kept, and count for top-p; of those tied at its own cut the lowest ids go first.
-    Log-probabilities and entropies stay those of the model's own distribution, whatever is set here.
+    The settings act in the order of vLLM and `transformers`: logit bias, repetition penalty, frequency
+    and presence penalty, suppressed tokens and the constraint, temperature, top-k, top-p, min-p. Tokens
+    tied at the cut of top-k or min-p are all kept, and count for top-p; of those tied at its own cut the
+    lowest ids go first. Log-probabilities and entropies stay those of the model's own distribution,
+    whatever is set here.
 
     Attributes:
         temperature: 0 takes the most probable token (the lowest id among equals).

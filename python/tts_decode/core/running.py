@@ -118,7 +118,7 @@ async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list
     """Waits for all and returns their results in order; takes awaitables or one iterable of them.
 
     Like `asyncio.gather`, but when one fails or the caller is cancelled the rest are cancelled and have ended
-    before the error goes on. What they record in a search is in their order, not in that of time.
+    before the error goes on. What they record in a search is in their order, not in the order of time.
     """
     if len(awaitables) == 1 and not isinstance(awaitables[0], Awaitable):
         awaitables = tuple(awaitables[0])

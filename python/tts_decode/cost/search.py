@@ -17,8 +17,8 @@ class SparseBudget(NamedTuple):
     """How the sparse layers choose pages, as `select_pages` does with its defaults.
 
     Attributes:
-        pages: a query reads so many for each KV head; the first page of the prompt and its own tail, the
-            pages younger than the fork, it always reads.
+        pages: how many a query reads for each KV head; it always reads the first page of the prompt and its
+            own tail, the pages younger than the fork.
         share: "tree", one choice among the shared pages for all branches; "branch", one each. How far the
             choices of siblings agree is not known beforehand: they are taken as independent, which overstates
             the pages read where siblings agree.

@@ -143,7 +143,7 @@ class TreeBranch(LivePath):
     async def extend_listing(
         self, tokens: str | Sequence[int], top_logprobs: int
     ) -> tuple[list[float], list[TopLogprobs]]:
-        """As `extend`, with so many of the likeliest tokens in each place, as of `Step.top_logprobs`."""
+        """As `extend`, with the `top_logprobs` likeliest tokens in each place, as of `Step.top_logprobs`."""
         self.check_ready()
         self.require_lm_head("extend")
         forced = self.forced(tokens)

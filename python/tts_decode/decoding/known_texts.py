@@ -26,7 +26,7 @@ class KnownText:
         return self.ends[0]
 
     def tokens_in(self, characters: int) -> int:
-        """How many of the tokens end in the first so many characters, `first` or more."""
+        """How many of the tokens end in the first `characters` characters, which are `first` or more."""
         return self.begin + bisect_right(self.ends, characters)
 
     def end_of(self, count: int) -> int:

@@ -96,7 +96,7 @@ class KVShare:
         keep: Sequence[int] = (),
         coming: Sequence[int] = (),
     ) -> int:
-        """Frees the pages that a forward of so many tokens of a branch takes.
+        """Frees the pages that a forward of `tokens` tokens of a branch takes.
 
         Pages of other branches and of pins go beside the pool, those that are needed last, and where the
         budget is what lacks, those of decoders on it that serve nobody. Then pins are dropped, of other
@@ -138,8 +138,8 @@ class KVShare:
         return bool(moved)
 
     def _others_offload(self, pages: int) -> bool:
-        """Has a decoder on the budget that serves nobody offload what makes room for so many pages of this
-        one. Whether any moved."""
+        """Has a decoder on the budget that serves nobody offload enough to make room for `pages` pages of
+        this one. Whether any moved."""
         for share in self.budget._shares:
             if share is not self and share.offload is not None and share.serving is None:
                 movable = share.offload.movable(share.pins, (), ())
@@ -152,7 +152,7 @@ class KVShare:
         return self.offload is not None and self.offload.reload(branch_id)
 
     def pages_needed(self, branch_id: int, tokens: int) -> int:
-        """The most pages that a forward of so many tokens of a branch takes: its offloaded and new ones."""
+        """The most pages that a forward of `tokens` tokens of a branch takes: its offloaded and new ones."""
         offloaded = 0 if self.offload is None else self.offload.missing(branch_id)
         return offloaded + self.tree.pages_needed(branch_id, tokens)
 

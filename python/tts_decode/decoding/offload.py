@@ -115,7 +115,7 @@ class Offload:
         return len(pages)
 
     def reload_first(self, branch_id: int, room: int) -> int:
-        """Brings at most so many pages of a branch back, those of its begin. How many: their places are free
+        """Brings the first pages of a branch back, at most `room`. Returns how many: their places are free
         for what has to go for the rest."""
         table = self._tree.block_tables([branch_id])[0][0]
         counts = np.cumsum(table >= self._tree.num_pages)

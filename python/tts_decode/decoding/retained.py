@@ -79,7 +79,7 @@ class RetainedTexts:
             self.drop(entry)
 
     def has_room(self, tokens: int) -> bool:
-        """Whether a text of so many tokens can be kept at all."""
+        """Whether a text of `tokens` tokens can be kept at all."""
         return bool(self._texts) and tokens <= self._tokens
 
     def add(self, entry: _Entry) -> None:

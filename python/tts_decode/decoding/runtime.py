@@ -108,7 +108,7 @@ class Runtime:
         return tokens[: length - 1] if self.engine.has_lm_head else tokens
 
     def positions_left(self, length: int) -> float:
-        """How many tokens the model takes behind so many; inf: no limit is known."""
+        """How many tokens the model takes behind `length` tokens; inf: no limit is known."""
         return math.inf if self.max_positions is None else self.max_positions - length
 
     def check_prompt(self, tokens: list[int]) -> None:

@@ -152,7 +152,7 @@ class Mathematics:
         return self._process
 
     def _reply(self, request: str | None, seconds: float) -> Reply:
-        """What the process says within so many seconds, else "time" or "crash"."""
+        """What the process says within `seconds` seconds, else "time" or "crash"."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None

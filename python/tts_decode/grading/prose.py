@@ -82,7 +82,7 @@ def _other_currency(before: str, behind: str, expected: str) -> bool:
 
 
 def _apart(behind: str, expected: str) -> bool:
-    """Whether a word behind the value is another unit than that of the expected answer."""
+    """Whether a word behind the value is another unit than the expected answer's."""
     unit, word, told = measured(normalised(expected)).unit, _WORD.match(behind), unit_behind(behind)
     if unit and told:
         return measured(f"1 {told}").unit != unit and unit_named(unit.rstrip("23")) is not None

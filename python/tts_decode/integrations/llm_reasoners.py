@@ -69,7 +69,7 @@ class TreeLanguageModel(LanguageModel):
         output_log_probs: bool = False,
         stopping_criteria: Callable[..., Any] | None = None,
     ) -> GenerateOutput:
-        """Texts of each input, `num_return_sequences` one after the other, with transformers' meanings.
+        """Texts of the inputs in order, `num_return_sequences` of each, with transformers' meanings.
 
         Args:
             max_length: of input and output together; `max_new_tokens` goes before it.

@@ -150,7 +150,7 @@ class TreeGenerator:
         return list(zip(states, scores, strict=True))
 
     async def _prompt_branch(self) -> TreeBranch:
-        """That of the prompt, computed once, and again where the model's weights changed."""
+        """The prompt's branch, computed once, and again where the model's weights changed."""
         epoch = self.decoder.weights_epoch
         if self._root is not None and self._epoch != epoch:
             self._root.release()

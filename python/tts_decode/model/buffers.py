@@ -16,8 +16,8 @@ MOST_KEPT = 1 << 26  # bytes of a tensor above which its memory goes back to the
 class Buffers:
     """Hands memory out again once no tensor refers to it, to any thread.
 
-    Left to malloc, that of the logits may go back to the system and come anew at every step: with 64 branches
-    3,000 page faults, a tenth of a step.
+    malloc may return the memory of the logits to the system and fetch it anew at every step: with 64 branches
+    that costs 3,000 page faults, a tenth of a step.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from ..errors import ModelLoadError
 
 
 def refuse_beyond_memory(name: Path | str, needed: int) -> None:
-    """Raises ModelLoadError where weights of so many bytes do not fit into what the process may use."""
+    """Raises ModelLoadError where weights of `needed` bytes do not fit into what the process may use."""
     there = memory_bytes()
     if needed > there:
         raise ModelLoadError(

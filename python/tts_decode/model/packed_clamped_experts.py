@@ -1,4 +1,4 @@
-"""Float experts of gpt-oss in panels: the parameters have [inputs, outputs], of gate and up in turns."""
+"""Float experts of gpt-oss in panels: the parameters have [inputs, outputs], gate and up alternating."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class PackedLinear(Packed, nn.Linear):
 
 
 class PackedEmbedding(Packed, nn.Embedding):
-    """An embedding table, that of a tied head."""
+    """An embedding table that a tied head shares."""
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids: int64 [...]. Returns [..., embedding_dim]."""
@@ -237,7 +237,7 @@ def is_alone(weight: Tensor) -> bool:
 
 
 def share_panels(module: Any, kind: type[Packed], other: Packed) -> None:
-    """Packs a module whose `weight` was that of another one, packed before."""
+    """Packs a module that shared its `weight` with `other`, which was packed before."""
     del module._parameters["weight"]
     module.register_buffer("weight_panels", other.panels("weight"), persistent=False)
     module.plain, module.parts = type(module), other.parts

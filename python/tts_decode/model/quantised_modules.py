@@ -96,7 +96,7 @@ class QuantisedLinear(Quantised):
 
 
 class QuantisedEmbedding(Quantised):
-    """An embedding table. Its weight may be that of a `QuantisedLinear` too, with one memory for both.
+    """An embedding table. A `QuantisedLinear` may share its weight, with one memory for both.
 
     Attributes:
         num_embeddings, embedding_dim: of the table.

@@ -215,7 +215,7 @@ class SparseStep:
 
 
 def check_sparse(sparse: SparseConfig, num_layers: int) -> None:
-    """TypeError or ValueError unless the settings fit a model of so many layers."""
+    """Raises TypeError or ValueError unless the settings fit a model of `num_layers` layers."""
     instance("sparse", sparse, SparseConfig)
     if sparse.dense_layers >= num_layers:
         raise ValueError(

@@ -12,7 +12,7 @@ from .runs import SavedRun
 
 @dataclass(frozen=True)
 class Caption:
-    """title, and the line under it; notes: below the axes, one after the other."""
+    """title, and the line under it; notes: below the axes, in order, as one text."""
 
     title: str
     subtitle: str

@@ -23,7 +23,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 class EqualCost(NamedTuple):
-    """At a cost, the accuracy of one line minus that of another."""
+    """At a cost, one line's accuracy minus another line's."""
 
     cost: float
     difference: Interval

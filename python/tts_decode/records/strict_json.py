@@ -66,8 +66,8 @@ def seal(record: dict[str, Any], before: int = 0) -> tuple[str, int]:
     """The record as JSON with a last field "crc32", and that number.
 
     before: the number of the record before it in a file, so that each vouches for all up to it. The checksum
-    is that of the bytes which `dumps` gives without the field: another layout of the same values does not
-    break it.
+    covers the bytes that `dumps` gives without the field: another layout of the same values does not break
+    it.
     """
     text = dumps(record)
     checksum = zlib.crc32(text.encode(), before)

@@ -62,8 +62,8 @@ class RewardModel:
         agg_strategy: how the scores of a branch's steps become the one that is returned, as
             `select.aggregation` names it. Searches append what they get to `branch.scores` and aggregate
             those: leave it at "last" for them. "whole": the answer so far is read as one step.
-        question: the question of every branch; default: that of the branch's prompt, of chat messages the
-            last one of the user.
+        question: the question of every branch; default: what the branch's prompt asks; of chat messages, the
+            user's last one.
         head: a head that is not part of the decoder's model, from hidden states to classes or a value.
 
     Attributes:

@@ -27,7 +27,7 @@ def check_scorer(scorer: Any) -> None:
 
 
 def scorer_name(scorer: Scorer) -> str:
-    """What errors call a scorer: its own `__name__`, else that of its class."""
+    """What errors call a scorer: its own `__name__`, else its class's."""
     if isinstance(scorer, partial):
         return scorer_name(scorer.func)
     return str(getattr(scorer, "__name__", type(scorer).__name__))

@@ -233,8 +233,8 @@ async def halve_settings(
 
     Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", ICML 2013; see
     `select.halving_rounds`. Each round searches the next questions with all arms that are left, so arms are
-    compared on the same questions, and the better half goes on. `fit_policy` tries every setting on every
-    question instead, and tells hard questions from easy ones.
+    compared on the same questions, and the half that did better goes on. `fit_policy` tries every setting on
+    every question instead, and tells hard questions from easy ones.
 
     Args:
         arms: each with no questions tried yet, or with those of an earlier call; they are filled in.

@@ -240,7 +240,7 @@ class ModelCalls(HeldBranches):
 
         name, asked: of the function, and what it is asked, by which a journal tells calls apart; of equal
             ones the first comes first.
-        call: asks it, for a value that JSON has. read: makes that of what a journal holds.
+        call: asks it, for a value that JSON has. read: makes that value of what a journal holds.
         """
         if self.journal is None:
             return await call()

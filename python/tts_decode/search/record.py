@@ -20,7 +20,7 @@ class TreeRecord:
     """The nodes of a search, and for each branch its path: a branch's tokens are those of its path in order.
 
     A node is never changed once a branch grew beyond it: a branch cut inside a node goes on with a new one
-    below that node, which says in `at` how much of it it took.
+    below that node; the new one's `at` says how much of the node it took.
     """
 
     def __init__(self) -> None:

@@ -184,7 +184,7 @@ class SearchRun(ModelCalls):
     # -- search step by step
 
     def limit_steps(self, max_steps: int) -> None:
-        """`advance` ends the search after so many steps."""
+        """`advance` ends the search after `max_steps` steps."""
         at_least(1, max_steps=max_steps)
         self._steps_left = max_steps
 

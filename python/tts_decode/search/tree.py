@@ -17,7 +17,7 @@ class Node:
     """One run of tokens of one or more branches: a prompt, a sampled step, or forced text.
 
     Attributes:
-        id, parent: position in the tree's list and that of the node above; -1 above a prompt.
+        id, parent: positions of this node and of the node above in the tree's list; -1 above a prompt.
         at: number of the parent's tokens that come before this node; None: all of them.
         text: what the step generated; of a prompt, its text, with all that a chat template adds.
         question: of a prompt, what was asked; "" elsewhere, and in older files.

@@ -45,7 +45,7 @@ def allocate(width: int, weights: Sequence[float]) -> list[int]:
 
 
 def walk_ceilings(width: int, weights: Sequence[float]) -> list[int]:
-    """Split `width` as the code of REBASE does, and that of ETS after it: whole numbers that sum to `width`.
+    """Split `width` as REBASE's code does, and ETS's code after it: whole numbers that sum to `width`.
 
     Node after node, by falling weight, gets ceil(width left * w_i / sum of the weights left), ties to the
     lower index. Each ceiling is paid by the nodes behind it, so the tail gets nothing: scores of .70, .68 ...

@@ -1,7 +1,7 @@
 """ATLAS: whether a token was written for want of information, and which earlier tokens say of what.
 
 Sagar Srinivas et al., arXiv 2504.01281, section 2.2. Attention is float [layers, heads, tokens, tokens], from
-the token of the row to that of the column, and causal; the token in question is the last one. In a causal
+the row's token to the column's, and causal; the token in question is the last one. In a causal
 model a token gets no attention from those before it, though equations 14 and 15 sum over that: the sums here
 are over the attention that it gives them.
 """

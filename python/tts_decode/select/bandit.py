@@ -55,10 +55,11 @@ def next_question(
 
 
 def halving_rounds(arms: int, pulls: int) -> list[tuple[int, int]]:
-    """The rounds of successive halving with so many pulls in all: (arms that are left, pulls of each).
+    """The rounds of successive halving with `pulls` pulls in all: (arms that are left, pulls of each).
 
     Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", ICML 2013: ceil(log2(arms)) rounds
-    share the pulls evenly, and after each the better half of the arms goes on, half an arm rounded up.
+    share the pulls evenly, and after each the half of the arms that did better goes on, half an arm
+    rounded up.
 
     Raises:
         ValueError: there is no arm, or a round would pull an arm less than once.
@@ -79,7 +80,7 @@ def halving_rounds(arms: int, pulls: int) -> list[tuple[int, int]]:
 
 
 def better_half(values: Sequence[float]) -> list[int]:
-    """Indices of the better half, half a value rounded up, rising; of equal values the first."""
+    """Indices of the larger values, a half of all, rounded up; rising; of equal values the first."""
     require_finite("values", values)
     order = sorted(range(len(values)), key=lambda i: (-values[i], i))
     return sorted(order[: -(-len(values) // 2)])

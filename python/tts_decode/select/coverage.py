@@ -42,7 +42,7 @@ def coverage_fit(ks: Sequence[int], coverage: Sequence[float]) -> tuple[float, f
     """(a, b) of the law coverage = exp(a * k ** b), by least squares of log(-log(coverage)) over log(k).
 
     Args:
-        coverage: strictly between 0 and 1, at two different k or more. The law is that of Brown et al., arXiv
+        coverage: strictly between 0 and 1, at two different k or more. The law is from Brown et al., arXiv
             2407.21787, section 3.1, where a nonlinear fit finds its constants.
     """
     if len(ks) != len(coverage) or len(set(ks)) < 2:

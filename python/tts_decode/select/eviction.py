@@ -24,7 +24,7 @@ def evicted_columns(
         tables: one int32 [columns] a branch: its pages in order, -1 where one was evicted before.
         masses: one float32 [columns] a branch: the attention that each page has drawn so far.
         keep: pages that each branch keeps, at least 1; the branch with the fewest decides.
-        sink, recent: the first and last so many columns of each branch stay, whatever they drew.
+        sink, recent: how many of the first and last columns of each branch stay, whatever they drew.
 
     Only pages that all of the branches hold are dropped, as one alone would stay resident for the others;
     their masses are summed over the branches. The least mass goes first, ties to the lower column. Where too

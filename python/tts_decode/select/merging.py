@@ -8,8 +8,8 @@ from collections.abc import Hashable, Sequence
 def hyper_nodes(labels: Sequence[Hashable], scores: Sequence[float]) -> list[list[int]]:
     """Indices of equal label, each group best score first, groups in order of first appearance.
 
-    The states of a hyper-node of FETCH (Wang et al., arXiv 2502.11183): its value is that of its first
-    member. Ties go to the lower index.
+    Each group is a hyper-node of FETCH (Wang et al., arXiv 2502.11183), whose value is its first member's
+    score. Ties go to the lower index.
     """
     groups: dict[Hashable, list[int]] = {}
     for i, label in enumerate(labels):

@@ -81,8 +81,8 @@ def sample_top_k(
     """`k` distinct indices (all if there are fewer), in the order of a draw without replacement by
     softmax(scores / softmax_temperature).
 
-    By the Gumbel top-k trick (Kool et al., arXiv 1903.06059), which has the law of drawing one after the
-    other and, unlike exponentials, no score that underflows to weight 0.
+    By the Gumbel top-k trick (Kool et al., arXiv 1903.06059), which has the law of drawing one at a time and,
+    unlike exponentials, no score that underflows to weight 0.
     """
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")

@@ -2,9 +2,9 @@
 
 The average over all subsets is unbiased for what the rule does with k fresh samples where the n are
 independent draws of one distribution (Hoeffding, "A Class of Statistics with Asymptotically Normal
-Distribution", 1948); `coverage.pass_at_k` is that of the rule "any of them". The names of the rules are those
-of Hugging Face's search-and-learn: Beeching, Tunstall and Rush, "Scaling Test-Time Compute with Open Models",
-2024.
+Distribution", 1948); `coverage.pass_at_k` is this average for the rule "any of them". The rules have the
+names that Hugging Face's search-and-learn gives them: Beeching, Tunstall and Rush, "Scaling Test-Time Compute
+with Open Models", 2024.
 
 Ties go to what was drawn first, a subset's order being random, as `votes.vote` gives them to the answer seen
 first. A vote is right as often as the samples are that gave its answer.
@@ -51,7 +51,7 @@ def majority_at_k(answers: Sequence[object | None], correct: Sequence[bool], k: 
             the first one drawn is the choice.
         correct: whether each sample is right.
 
-    An answer that m samples gave has u votes in C(m, u) ways. For a winner with so many votes, the polynomial
+    An answer that m samples gave has u votes in C(m, u) ways. For a winner with u votes, the polynomial
     whose coefficient of x**v y**r counts the ways to draw v others, of which r answers tie with it, is a
     product over the other answers. Its terms are not negative, so float64 keeps their digits.
     """

@@ -42,8 +42,8 @@ def elect(
 
 def vote_weights(scores: Sequence[float]) -> list[float]:
     """What a vote weighs by its score: the score; if one is negative, as logits and log-probabilities are,
-    the exponentials of all. Where the largest lies beyond what float64 holds of those, as that of a sum of
-    many log-probabilities does, all are taken relative to the largest, which changes no vote's share."""
+    the exponentials of all. Where float64 does not hold the largest exponential, as for sums of many
+    log-probabilities, all are taken relative to the largest, which changes no vote's share."""
     if min(scores, default=0) >= 0:
         return list(scores)
     top = max(scores)

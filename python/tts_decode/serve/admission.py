@@ -22,7 +22,7 @@ class Ticket:
         self.sequences = 0
 
     def widen(self, sequences: int, param: str = "n") -> None:
-        """Holds so many in all. Raises APIError, and holds what it held: 400 for what can never fit, 429."""
+        """Holds `sequences` in all. Raises APIError and keeps what it held: 400 if they never fit, or 429."""
         more = sequences - self.sequences
         if more > 0:
             self._admission.take(more, sequences, self._client, param)

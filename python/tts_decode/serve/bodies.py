@@ -117,7 +117,7 @@ class Bodies:
         return part
 
     def _take(self, body: _Body, size: int) -> None:
-        """Takes room for so many bytes more. Raises APIError, 503."""
+        """Takes room for `size` more bytes. Raises APIError, 503."""
         clients = self._clients
         while self.held + size > self._room:
             own = clients[body.client] + size

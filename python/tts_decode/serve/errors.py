@@ -51,7 +51,7 @@ def given(value: Any) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, in so many characters at most and three dots."""
+    """The text, cut after `most` characters and ended by three dots if it is longer."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 

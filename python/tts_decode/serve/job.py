@@ -33,12 +33,12 @@ class Facts:
     positions: int | None = None
 
     def room(self, prompt: int, n: int) -> int:
-        """Tokens that n choices behind a prompt of so many can all have, if nothing else is held."""
+        """Tokens that n choices behind a prompt of `prompt` tokens can each have, if nothing else is held."""
         full, rest = divmod(prompt, self.page)  # a page that is not full is copied for each choice
         return (self.kv_tokens // self.page - full) // n * self.page - rest
 
     def held(self, prompt: int, n: int, tokens: int) -> int:
-        """Tokens of the pages that a prompt of so many and n choices of `tokens` each hold.
+        """Tokens of the pages that a prompt of `prompt` tokens and n choices of `tokens` each hold.
 
         The last token of a choice is drawn and has no KV; without another one the choices share all.
         """
@@ -50,8 +50,8 @@ class Facts:
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """Attributes:
-    prompts: each of which gets its own choices. sampling: its seed is that of the first prompt; each further
-        prompt has the next number.
+    prompts: each of which gets its own choices. sampling: the first prompt has its seed; each further prompt
+        has the next number.
     n: choices of a prompt. best_of: how many are drawn for them.
     include_stop: whether a text ends with its stop string. echo: whether it begins with its prompt.
     logprobs: how many alternatives are listed beside each token's log-probability; None: nothing is.

@@ -67,7 +67,7 @@ def _append(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (token, KV head); that of the last new token of a page works, the others end."""
+    """Program (token, KV head); the one of a page's last new token works, the others end."""
     token = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
     slot = tl.load(slots_ptr + token)

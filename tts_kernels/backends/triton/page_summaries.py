@@ -56,7 +56,7 @@ def _summarize(
     BLOCK_D: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
-    """Program (token, KV head); that of the token with the last slot of its page works, the others end."""
+    """Program (token, KV head); the one whose token has the last slot of its page works, the others end."""
     token = tl.program_id(0)
     slot = tl.load(slots_ptr + token)
     if (slot < 0) | (slot >= num_slots):

@@ -16,7 +16,7 @@ MAX_COLUMNS = 2**15
 def select_top_pages(
     scores: Tensor, launch: WorkLaunch, page_size: int, options: SelectOptions, mask: Tensor
 ) -> None:
-    """Fills mask int32 [num_kv_heads, T, ceil(P / 32)], contiguous: that of a `Selection`.
+    """Fills mask int32 [num_kv_heads, T, ceil(P / 32)], contiguous: the mask of a `Selection`.
 
     Args:
         scores: float32 [num_kv_heads, T, P], contiguous.
@@ -216,9 +216,9 @@ def _select(
 def _best(score, candidate, kept, budget, top_p, HAS_TOP_P: tl.constexpr):
     """The best candidates, the earliest column of equal ones first, as many as budget and top_p leave.
 
-    A candidate is taken while fewer than the quota are before it, and their mass and that of the kept pages
-    is below top_p. So there is a greatest number, `bound`, such that a candidate of that score would not be
-    taken: those above the next greater number are, and of those that equal it the first ones. Bits of
+    A candidate is taken while fewer than the quota are before it, and their mass and the kept pages' mass add
+    up to less than top_p. So there is a greatest number, `bound`, such that a candidate of that score would
+    not be taken: those above the next greater number are, and of those that equal it the first ones. Bits of
     positive floats are in the order of their values, so that the bound is found bit by bit.
     """
     bits = tl.where(candidate, score.to(tl.int32, bitcast=True), 0)

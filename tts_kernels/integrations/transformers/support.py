@@ -68,7 +68,7 @@ def refuse_head_size_of(config: Any, layout: str | None) -> None:
 
 
 def refuse_head_size(subject: str, size: int, layout: str | None, device: torch.device) -> None:
-    """Raises UnsupportedError for heads of so many channels that no page of the layout holds."""
+    """Raises UnsupportedError for heads of `size` channels where no page of the layout holds them."""
     packed = layout == "packed" or (layout is None and device.type == "cpu")
     served = PACKED_HEAD_DIMS if packed else PLAIN_HEAD_DIMS
     if size not in served:
@@ -140,7 +140,7 @@ def refuse_other_pages(layer: int, key: torch.Tensor, pool: KVPool) -> None:
 def refuse_less_than_a_page(
     kv_bytes: int, num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> None:
-    """Raises ValueError where so many bytes hold no page."""
+    """Raises ValueError where `kv_bytes` bytes hold no page."""
     least = page_bytes(num_layers, num_kv_heads, head_dim, PAGE_SIZE, dtype)
     if kv_bytes < least:
         raise ValueError(
@@ -151,8 +151,8 @@ def refuse_less_than_a_page(
 
 
 def refuse_other_model(module: nn.Module, filled_by: nn.Module | None, columns: int) -> None:
-    """Raises UnsupportedError where the first layer's attention is not that of the model that filled the
-    cache, which is None if it is gone."""
+    """Raises UnsupportedError unless the first layer's attention, `module`, belongs to the model that filled
+    the cache. filled_by: that model's first attention; None if it is gone."""
     if module is not filled_by:
         raise UnsupportedError(
             f"model: got another than the one that computed the {columns} tokens of each row which the cache "

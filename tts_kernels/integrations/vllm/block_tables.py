@@ -18,7 +18,7 @@ def joined_behind_window(
 
     Args:
         tables: int32 [B, P], of blocks of block_size tokens. lengths: int32 [B], tokens of the sequences.
-        query_lens: int32 [B], the last so many are queries. window: most tokens that a query sees.
+        query_lens: int32 [B], how many of the last tokens are queries. window: most tokens that a query sees.
     """
     first = np.maximum(lengths - query_lens - (window - 1), 0) // block_size  # block that is read
     if not first.any():

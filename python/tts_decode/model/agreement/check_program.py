@@ -101,7 +101,7 @@ class CheckProgram:
         return steps
 
     def _step(self, name: str, tree: KVTree, text: Mapping[int, int], counts: Mapping[int, int]) -> CheckStep:
-        """Appends so many tokens to each branch, each from its text."""
+        """Appends `counts[branch]` tokens of its own text to each branch."""
         ids = list(counts)
         lengths = tree.block_tables(ids)[1].tolist()
         sources = [

@@ -70,7 +70,7 @@ class Differences:
     ) -> None:
         """Raises UnsupportedModelError where a row differs by more than is allowed of its largest `scale`.
 
-        got, expected, scale: [..., T, size]. tolerance: default: that of the dtype.
+        got, expected, scale: [..., T, size]. tolerance: default: the dtype's rounding.
         """
         tolerance = rounding(self._dtype) if tolerance is None else tolerance
         if got.shape != expected.shape:

@@ -39,7 +39,7 @@ class LayerCall:
 
 @dataclass(frozen=True)
 class _Counted:
-    """Stands for a KV cache of so many tokens, none of which is attended to."""
+    """Stands for a KV cache of `count` tokens, none of which is attended to."""
 
     count: int
 

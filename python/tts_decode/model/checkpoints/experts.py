@@ -45,7 +45,7 @@ class ExpertLayer(NamedTuple):
         number: of the expert.
         part: "gate", "up" or "down".
         outputs, inputs: of the layer.
-        transposed: the model has [inputs, outputs], of gate and up in turns (gpt-oss).
+        transposed: the model has [inputs, outputs], gate and up alternating (gpt-oss).
     """
 
     experts: str
@@ -128,7 +128,7 @@ def pieces_of(name: str, shape: torch.Size) -> dict[str, int]:
 
 
 class Stack:
-    """The weights of all experts of a layer, filled one after the other.
+    """The weights of all experts of a layer, filled one expert at a time.
 
     Attributes:
         weight: [experts * outputs, inputs].

@@ -20,7 +20,7 @@ _GROUP = 32  # inputs that share a scale
 class MXFP4:
     """Of all experts of a layer: NAME_blocks uint8 [experts, rows, inputs / 32, 16], two inputs a byte, the
     first in its low bits; NAME_scales uint8 [experts, rows, inputs / 32], powers of two; NAME_bias. NAME is
-    gate_up_proj, whose rows are of gate and of up in turns, or down_proj."""
+    gate_up_proj, whose rows alternate between gate and up, or down_proj."""
 
     @classmethod
     def of(cls, settings: Settings) -> MXFP4:

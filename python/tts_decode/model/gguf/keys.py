@@ -1,4 +1,4 @@
-"""What each key of a GGUF file does to the model: the whole list. `architectures.py` has that of each alone.
+"""What each key of a GGUF file does to the model: the whole list. `architectures.py` has each architecture's.
 
 A key in the namespace of the file's architecture is one of five things. Anything else is refused by its name.
 

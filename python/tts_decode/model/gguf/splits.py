@@ -1,8 +1,8 @@
 """How byte-level vocabularies cut text before they merge: the names of `tokenizer.ggml.pre`, as data.
 
 The names and what each sets besides are llama.cpp's (src/llama-vocab.cpp). The patterns are those of the
-models' own tokenizer.json, of which llama.cpp approximates some. The patterns of a name act one after the
-other, each on what those before left: every match is a piece, and so is what lies between two.
+models' own tokenizer.json, of which llama.cpp approximates some. The patterns of a name act in order, each on
+what the earlier ones left: every match is a piece, and so is the text between two matches.
 """
 
 from __future__ import annotations

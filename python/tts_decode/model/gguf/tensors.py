@@ -64,7 +64,7 @@ def plan_of(header: Header, model: nn.Module) -> Plan | None:
     model: of the file's config, on the meta device.
 
     Raises:
-        ModelLoadError: a tensor's shape is not that of the keys, or its kind is none that stays quantised.
+        ModelLoadError: a tensor's shape differs from the keys' shape, or its kind does not stay quantised.
     """
     taken = _Taken(header, model)
     floats = [tensor for tensor in taken.tensors if tensor.kind in _FLOATS]
@@ -102,7 +102,7 @@ def float_parts(header: Header, model: nn.Module) -> list[Part]:
     """All parameters of a model, dequantised to float32. model: as for `plan_of`.
 
     Raises:
-        ModelLoadError: a tensor's shape is not that of the keys.
+        ModelLoadError: a tensor's shape differs from the keys' shape.
     """
     taken = _Taken(header, model)
     filling: dict[str, list[FileTensor]] = {}
@@ -185,7 +185,7 @@ def _bias_part(taken: _Taken, tensor: FileTensor, module: str, modules: Mapping[
 
 
 def _float_part(taken: _Taken, tensors: Sequence[FileTensor], dtype: torch.dtype | None) -> Part:
-    """The parameter that the tensors fill. dtype: None: that of the file."""
+    """The parameter that the tensors fill. dtype: None keeps the file's dtype."""
     target = taken.names[tensors[0].name]
     shape, kept = taken.shapes[target], dtype or _FLOATS[tensors[0].kind]
     for tensor in tensors:

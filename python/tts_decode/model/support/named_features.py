@@ -68,7 +68,7 @@ def _layer_modules(body: nn.Module) -> Iterator[nn.Module]:
 
 
 def _setting(config: Any, name: str) -> Any:
-    """A field of the config; where its layers differ in it, that of a layer which has it set."""
+    """A field of the config. Where the layers differ in it, the field of a layer that sets it."""
     try:
         return getattr(config, name, None)
     except RuntimeError:  # of configs with settings by layer, which have none for all

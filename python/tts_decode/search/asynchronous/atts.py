@@ -58,9 +58,9 @@ async def atts(
             (online calibration), and under exchangeability the target replaces at most a share `alpha` of
             them.
         calibration: perplexities of draft steps that are known for this question, or for others like it.
-        num_calibration: without any, so many first steps are drawn for this question and read, then dropped;
-            0: none, so that "percentile" rejects nothing and "p_value" begins to once there are 1 / alpha -
-            1.
+        num_calibration: without `calibration`, how many first steps are drawn for this question and read,
+            then dropped; 0: none, so that "percentile" rejects nothing and "p_value" begins to once there are
+            1 / alpha - 1.
         keep_rejected: a rejected step stays in the text before the target's, as in the code; otherwise it is
             removed.
         early_stop: an answer ends with the step that states it: a closed \\boxed{}, or "ANSWER: X".

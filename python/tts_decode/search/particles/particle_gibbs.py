@@ -46,9 +46,9 @@ async def particle_gibbs(
 
     Candidates are the particles of every round; a reference is one of them once for each round it was in.
 
-    Departures. At each step the reference weighs what it scored at that step: in the published code its score
-    is taken one step further on, and in the package its_hub it is always that of its finished answer. The
-    answer is a particle of all rounds; the published code looks at the last round's only.
+    Departures. At each step the reference weighs what it scored at that step: the published code takes its
+    score one step further on, and the package its_hub always takes its finished answer's score. The answer is
+    a particle of all rounds; the published code looks at the last round's only.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

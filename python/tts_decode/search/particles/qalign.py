@@ -35,7 +35,7 @@ async def qalign(
     rule.
 
     Faria and Smith, "Sample, Don't Search: Rethinking Test-Time Alignment for Language Models", arXiv
-    2504.03790; the proposal is that of QUEST (Faria et al., arXiv 2406.00049). In the limit the states of a
+    2504.03790; the proposal is QUEST's (Faria et al., arXiv 2406.00049). In the limit the states of a
     chain are samples of p(answer) exp(reward / beta), where p is what the root's sampling parameters draw
     from. No log-probability is needed. A new answer shares the pages of the part that it keeps.
 
@@ -46,7 +46,7 @@ async def qalign(
         burn_in: states at the start of each chain that are not candidates.
         parallel: independent chains side by side, so that the engine has a batch; the paper runs one.
         decide_by: "majority" as in the paper, or another rule of `best_of_n`, over the states; "mbr" (minimum
-            Bayes risk), for free text: the state with the highest mean ROUGE-1 to all states.
+            Bayes risk), where answers are free text: the state with the highest mean ROUGE-1 to all states.
         extract: the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less

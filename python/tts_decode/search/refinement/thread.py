@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Thread:
-    """Prompts that come one after the other and mostly begin with the same text.
+    """Prompts that come one at a time and mostly begin with the same text.
 
-    Each stays held until the next one is there, which so finds the KV of all that they share; the question is
-    shared with the search's own root anyway, where it comes first. Scorers take what follows for an answer to
-    that question.
+    Each is held until the next one is there, so that the next one finds the KV of all that they share. The
+    question is shared with the search's own root anyway, where it comes first. Scorers take what follows for
+    an answer to that question.
     """
 
     def __init__(self, run: SearchRun) -> None:

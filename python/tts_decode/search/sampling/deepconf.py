@@ -55,9 +55,9 @@ async def deepconf(
         num_warmup: traces that are finished first, whatever their confidence. Where it is `max_samples` or
             more, nothing is stopped: the paper's offline variant.
         parallel: traces after those that are drawn together.
-        eta: the most confident so many percent of the warm-up traces set the bar: 10 is DeepConf-low, 90
+        eta: percent of the warm-up traces, the most confident ones, that set the bar: 10 is DeepConf-low, 90
             DeepConf-high.
-        window: tokens of a group. A trace of fewer tokens is one group, which is looked at at its end.
+        window: tokens of a group. A trace of fewer tokens is one group, which is looked at when it ends.
         measure: confidence of a trace, which is compared to the bar and weighs its vote; see
             `select.trace_confidence`. Only "lowest" can stop a trace.
         signal: "top": as above, where the engine lists likely tokens (an engine of texts refuses). "entropy":
@@ -68,8 +68,8 @@ async def deepconf(
         extract: the answer in a trace's text, or None to abstain.
 
     A trace whose latest group is below the bar is pruned, and its pages return. Warm-up traces at or above
-    the bar and later ones that never fell below it vote, by their confidence; the offline variant's bar is
-    that of the traces with an answer. `best` is the most confident trace with the winning answer.
+    the bar and later ones that never fell below it vote, by their confidence; the traces with an answer set
+    the offline variant's bar. `best` is the most confident trace with the winning answer.
 
     Departures. A running trace is looked at every `num_between` tokens, where the paper's engine looks at
     each; as traces that are stopped do not vote, the votes are the same. "entropy" is not in the paper.

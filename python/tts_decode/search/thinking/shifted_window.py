@@ -42,7 +42,7 @@ async def shifted_window(
 
     Args:
         n: lines, side by side.
-        max_tokens_thinking: the window, tokens (default: that of its code), or the root's `max_tokens` if
+        max_tokens_thinking: the window, tokens (default: as in its code), or the root's `max_tokens` if
             that is less. A forced answer may have the root's `max_tokens` again.
         final_answer: the sentence, forced where the window ends.
         scorer, extract: which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over

@@ -105,7 +105,7 @@ async def forest_of_thought(
     Trees stop as soon as more than half of `max_trees` of them agree.
 
     Args:
-        max_trees: trees at most; the default is that of its code, as for `max_rounds`.
+        max_trees: trees at most; the default, like that for `max_rounds`, is from its code.
         scorer: rewards of answers, in [0, 1]; None: the model rates them itself.
         max_rounds: refinements in each tree.
         max_active: sparse activation: answers of a layer (a depth of refinement) that may be refined, its

@@ -39,7 +39,7 @@ async def mcts(
 
     The defaults make the search of openr ("VanilaMCTS": Wang et al., "OpenR: An Open Source Framework for
     Advanced Reasoning with Large Language Models", arXiv 2410.09671), whose rule is AlphaZero's;
-    selection="uct" makes that of RAP (Hao et al., "Reasoning with Language Model is Planning with World
+    selection="uct" makes the search of RAP (Hao et al., "Reasoning with Language Model is Planning with World
     Model", arXiv 2305.14992, algorithm 1) on the scores of steps.
 
     Args:
