@@ -28,11 +28,13 @@ PHRASES = {
     "one after the other": "in order, or one at a time",
 }
 
-# Fences, indented code, tables, comments of HTML, inline code, targets of links, addresses.
 _HEADING = re.compile(r"^#+ (.*)$", re.M)
 _DEFINED = re.compile(r"^[\w, ]+? {2,}(?=\S)", re.M)  # the name in a list of names and what they mean
+# Fences, titles of papers, indented code, tables, comments of HTML, inline code, targets of links, addresses.
 _NO_PROSE = re.compile(
-    r"^```.*?^```|^ {4,}\S.*?$|^\|.*?$|<!--.*?-->|``.+?``|`[^`\n]+`|\]\([^)\s]*\)|https?://\S+", re.M | re.S
+    r'^```.*?^```|"[^"]+",\s+arXiv|^ {4,}\S.*?$'
+    r"|^\|.*?$|<!--.*?-->|``.+?``|`[^`\n]+`|\]\([^)\s]*\)|https?://\S+",
+    re.M | re.S,
 )
 
 

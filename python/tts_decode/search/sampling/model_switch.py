@@ -30,7 +30,8 @@ async def model_switch(
 ) -> SearchResult:
     """Samples `n` answers of one model after another until the answers of one agree; then a weighted vote.
 
-    Chen et al. (ModelSwitch), arXiv 2504.00762, section 3 (its code: JianhaoChen-nju/ModelSwitch).
+    Chen et al., "Do We Truly Need So Many Samples? Multi-LLM Repeated Sampling Efficiently Scales Test-Time
+    Compute", arXiv 2504.00762, section 3 (its code: JianhaoChen-nju/ModelSwitch).
 
     Args:
         n: samples of each model.
