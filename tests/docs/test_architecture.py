@@ -3,6 +3,9 @@ check finds code which leaves the plan."""
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 from house_checks import SOURCES, Module, known_modules, read_modules, room
 from house_rules import DYNAMIC, FOREIGN, FRIENDS, KERNEL_MODULES, LATE_PACKAGES, MAY_IMPORT, PACKAGES
@@ -23,6 +26,12 @@ def test_the_rooms_are_those_that_are_there() -> None:
 
 def test_the_lists_of_exceptions_name_modules_that_are_there() -> None:
     assert {*DYNAMIC, *FOREIGN, *FRIENDS, *KERNEL_MODULES} <= known_modules()
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by name alone, and refuses the second one."""
+    names = Counter(file.name for file in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("package", SOURCES)
