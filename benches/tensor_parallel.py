@@ -76,12 +76,12 @@ def serve(decoder: TreeDecoder, asked: Connection, branches: int, prompt: int) -
 
     async def timed(kids: list[Any]) -> float:
         started = time.perf_counter()
-        await asyncio.gather(*(kid.step(max_tokens=1) for kid in kids))
+        await asyncio.gather(*(kid.step(max_step_tokens=1) for kid in kids))
         return time.perf_counter() - started
 
     tokens = [place * 7919 % 256 for place in range(prompt)]
     decoder.eos_token_ids = frozenset()
-    root = decoder.run(decoder.root(tokens, SamplingParams(seed=1)))
+    root = decoder.run(decoder.root(tokens, SamplingParams(seed=1, max_tokens=1 << 10)))
     kids = root.fork(branches)
     decoder.run(timed(kids))
     ranks = getattr(decoder.runtime.engine, "ranks", None)
