@@ -32,13 +32,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], httpx.Client]]]:
-    """Starts the command; gives its process and a client of it."""
+def start(
+    folder: Path, tmp_path: Path
+) -> Iterator[Callable[..., tuple[subprocess.Popen[str], httpx.Client]]]:
+    """Starts the command; gives its process and a client of it. An event loop of another package, with which
+    a signal would not end the process by its code, is there and must not be used."""
+    (tmp_path / "uvloop.py").write_text("raise RuntimeError('uvloop is used')")
     running: list[tuple[subprocess.Popen[str], httpx.Client]] = []
 
     def begin(*options: str) -> tuple[subprocess.Popen[str], httpx.Client]:
         command = [*COMMAND, "--model", str(folder), "--dtype", "float32", "--port", "0", "--kv-mib", "16"]
-        environment = os.environ | {"TTS_DECODE_API_KEYS": KEY, "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "TTS_DECODE_API_KEYS": KEY,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(tmp_path),
+        }
         process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stderr is not None
         for line in process.stderr:

@@ -52,6 +52,7 @@ def http_config(decoder: TreeDecoder, config: ServerConfig, *, grace: float = 1.
         create_app(decoder, config),
         http=impatient(config.limits.idle_seconds),
         ws="none",
+        loop="asyncio",  # not uvloop where that is installed: a signal would not end the process by its code
         lifespan="on",
         log_config=None,
         access_log=False,
