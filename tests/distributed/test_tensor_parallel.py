@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,17 @@ def test_a_killed_rank_ends_all(tmp_path: Path) -> None:
     assert "ended while the ranks" in ended.errors[0]
 
 
+def test_a_rank_that_hangs_ends_all(tmp_path: Path) -> None:
+    """The leader gives it up in time; the one that hung finds the others gone."""
+    ended = run_ranks(2, tmp_path, "hanging")
+    assert ended.codes == [3, 3]
+    assert (
+        "MeshError: rank 0 of 2: another rank closed its connection, or was silent for 4 s,"
+        in ended.errors[0]
+    )
+    assert ended.errors[1].startswith("MeshError: rank 1 of 2: rank 0 (process ")
+
+
 def test_ranks_with_other_weights_end_with_one_error(tmp_path: Path) -> None:
     ended = run_ranks(2, tmp_path, "other_weights")
     assert ended.codes == [3, 3]
@@ -184,3 +198,20 @@ def test_ranks_that_differ_end(tmp_path: Path, case: str, told: str) -> None:
 def test_a_leader_that_is_busy_elsewhere_is_not_lost(tmp_path: Path) -> None:
     ended = run_ranks(2, tmp_path, "idle")
     assert ended.codes == [0, 0], ended.errors
+
+
+@more
+@pytest.mark.model
+def test_the_command_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three ranks of the default model print the search of one process, and rank 0 alone prints."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = ["-m", "tts_decode", "search", "What is 3 + 4?", "-s", "best_of_n", "-o", "n=2"]
+    command += ["--max-tokens", "12", "--dtype", "float32", "--json"]
+    alone, ranks = (
+        subprocess.run([sys.executable, *start, *command], capture_output=True, text=True, timeout=300)
+        for start in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"])
+    )
+    assert ranks.returncode == 0, ranks.stderr
+    found, expected = (json.loads(run.stdout)["results"][0]["search"]["tree"] for run in (ranks, alone))
+    assert [node["tokens"] for node in found] == [node["tokens"] for node in expected]
+    assert ranks.stderr.count("opening ") == 1

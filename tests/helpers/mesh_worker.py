@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import itertools
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,19 +213,28 @@ def trained(mesh: DeviceMesh) -> Found:
     return led(decoder, branches_of)
 
 
-def killed(mesh: DeviceMesh) -> Found:
-    """Rank 1 is killed at its 20th step."""
-    decoder = decoder_of(build(), mesh)
-    if mesh.get_local_rank() == 1:
-        run, steps = decoder.runtime.engine.forward, iter(range(20))
+def struck(decoder: TreeDecoder, blow: Callable[[], object]) -> TreeDecoder:
+    """The decoder, whose 20th step on rank 1 begins with the blow."""
+    if not decoder.leads:
+        run, steps = decoder.runtime.engine.forward, itertools.count(1)
 
         def forward(*args: Any) -> Any:
-            if next(steps, None) is None:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if next(steps) == 20:
+                blow()
             return run(*args)
 
         decoder.runtime.engine.forward = forward  # type: ignore[method-assign]
-    return led(decoder, branches_of)
+    return decoder
+
+
+def killed(mesh: DeviceMesh) -> Found:
+    return led(struck(decoder_of(build(), mesh), lambda: os.kill(os.getpid(), signal.SIGKILL)), branches_of)
+
+
+def hanging(mesh: DeviceMesh) -> Found:
+    """Rank 1 is silent for longer than rank 0 waits."""
+    decoder = decoder_of(build(), mesh, mesh_timeout=4.0)
+    return led(struck(decoder, lambda: time.sleep(12)), branches_of)
 
 
 def idle(mesh: DeviceMesh) -> Found:
@@ -231,8 +242,6 @@ def idle(mesh: DeviceMesh) -> Found:
 
     def search(decoder: TreeDecoder) -> Found:
         branches_of(decoder)
-        import time
-
         time.sleep(5)
         return branches_of(decoder)
 

@@ -18,7 +18,7 @@ from ..tasks import Task, final_answer
 from . import completion
 from . import options as opt
 from . import sampling_options as sampling_opt
-from .display import Screen, print_json
+from .display import Display, Screen, print_json
 from .errors import UsageError, named
 from .filled import filled
 from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
@@ -91,7 +91,8 @@ def search(
     problems = chosen_problems.read(seed, [] if prompt is None else [Task("prompt", prompt)])
     mesh = mesh_of_torchrun(model.device)
     if mesh is not None and mesh.get_local_rank():
-        with model.open() as session:
+        # Rank 0 alone shows how it goes.
+        with Display(Screen(quiet=True)) as unseen, model.open(display=unseen) as session:
             session.decoder(sparse_config, mesh).follow()
         return
     name = saved_name(chosen.name, sparse_config)
