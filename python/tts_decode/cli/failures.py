@@ -21,6 +21,8 @@ _BY_OPTION = {
     "--option": "tts-decode strategies NAME tells a strategy's options and their defaults",
     "--strategy": "tts-decode strategies lists them, with what each does",
     "NAME": "tts-decode strategies lists them, with what each does",
+    "--save": "once the folder can be used again, the same command with --resume continues the run",
+    "--resume": "a run continues with the settings that it began with",
     "--scorer": "docs/rewards.md tells of reward models, docs/own-strategy.md of functions of your own",
 }
 

@@ -171,10 +171,20 @@ class Saved:
             raise self._file.damaged(1, "has no settings")
         for key, value in ours.items():
             if theirs.get(key) != value:
+                name, old, new = _first_difference(key, theirs.get(key), value)
                 raise CommandError(
-                    f"--resume: {self._file.path} was written with {key}={theirs.get(key)!r:.100}, not "
-                    f"{value!r:.100}; start anew in another folder"
+                    f"--resume: {self._file.path} was written with {name}={old!r:.100}, not "
+                    f"{new!r:.100}; start anew in another folder"
                 )
+
+
+def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Name and values of the first setting that differs, inside of tables too: "sampling.max_tokens"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
+    return name, old, new
 
 
 def _made(settings: Mapping[str, Any]) -> dict[str, str]:
