@@ -83,9 +83,10 @@ VLLM := build/integrations/vllm
 INTEGRATION_TESTS := TTS_TESTS_ALL_INSTALLED=1 OMP_NUM_THREADS=1
 integrations: $(INTEGRATIONS:%=integration-%)
 
+# The other tests of transformers are those of `make test`, with the version in $(VENV).
 integration-transformers: integration-python $(VENV)/test.stamp \
 		$(TRANSFORMERS_VERSIONS:%=build/integrations/transformers-%/installed.stamp)
-	$(INTEGRATION_TESTS) $(BIN)/python -m pytest tests/integrations/test_transformers_*.py
+	$(INTEGRATION_TESTS) $(BIN)/python -m pytest tests/integrations/test_transformers_versions.py
 
 integration-kernels: integration-python $(VENV)/test.stamp $(KERNELS)/installed.stamp
 	$(INTEGRATION_TESTS) $(BIN)/python -m pytest tests/integrations/test_hub_build.py
