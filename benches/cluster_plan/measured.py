@@ -27,23 +27,24 @@ from benches.cluster_plan.law import Cluster, Group
 
 Record = dict[str, Any]
 
-WIDTHS, CONTEXTS = (16, 64), (512, 2048)
-TOKENS, ROUNDS = 4, 7  # TOKENS: of each branch in a round, and so steps
-HOST_ROWS, HOST_PROMPT = (256, 1024), 1106  # the prompt of the recorded trees
+ROUNDS = 7
+WIDTHS, CONTEXTS, TOKENS = (16, 64), (512, 2048), 4  # TOKENS: of each branch in a round, and so steps
+# As in the recorded trees: what a branch's step costs once is spread over its tokens.
+HOST_ROWS, HOST_PROMPT, HOST_TOKENS = (256, 1024), 1106, 95
 _VOCAB = 260
 
 
 class Trees:
     """Branches that fork from one prompt, which stays; each call grows them anew."""
 
-    def __init__(self, decoder: TreeDecoder, prompt: int) -> None:
+    def __init__(self, decoder: TreeDecoder, prompt: int, tokens: int) -> None:
         decoder.eos_token_ids = frozenset()
-        self._decoder = decoder
+        self._decoder, self._tokens = decoder, tokens
         ids = [3 + i % (_VOCAB - 3) for i in range(prompt)]
-        self._root: TreeBranch = decoder.run(decoder.root(ids, SamplingParams(max_tokens=TOKENS + 1)))
+        self._root: TreeBranch = decoder.run(decoder.root(ids, SamplingParams(max_tokens=tokens + 1)))
 
     def step(self, width: int) -> float:
-        """Seconds of a step of `width` branches, the mean of `TOKENS` steps."""
+        """Seconds of a step of `width` branches, the mean of `tokens` steps."""
         return self._decoder.run(self._grown(width))
 
     async def _grown(self, width: int) -> float:
@@ -51,11 +52,11 @@ class Trees:
         # The first token comes from the prompt's logits, without a forward.
         await gather(branch.step(max_step_tokens=1) for branch in branches)
         begin = time.process_time()
-        await gather(branch.step(max_step_tokens=TOKENS) for branch in branches)
+        await gather(branch.step(max_step_tokens=self._tokens) for branch in branches)
         took = time.process_time() - begin
         for branch in branches:
             branch.release()
-        return took / TOKENS
+        return took / self._tokens
 
 
 def check() -> Record:
@@ -68,7 +69,7 @@ def check() -> Record:
         name: partial(cpu_seconds, call) for name, call in peaks.calls.items()
     }
     for context in CONTEXTS:
-        trees = Trees(decoder, context)
+        trees = Trees(decoder, context, TOKENS)
         calls |= {f"{context} {width}": partial(trees.step, width) for width in WIDTHS}
     times = in_turn(calls)
     machine = peaks.machine({name: times[name].median for name in peaks.calls})
@@ -112,7 +113,7 @@ def host() -> list[Record]:
     words = {str(i): i for i in range(_VOCAB)}
     tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")))
     decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 27, max_batch_tokens=max(HOST_ROWS))
-    trees = Trees(decoder, HOST_PROMPT)
+    trees = Trees(decoder, HOST_PROMPT, HOST_TOKENS)
     times = in_turn({str(rows): partial(trees.step, rows) for rows in HOST_ROWS})
     return [
         {"rows": rows, "host": seconds.median, "quartiles": [seconds.low, seconds.high]}
