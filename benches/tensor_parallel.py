@@ -1,6 +1,6 @@
 """One model over two ranks of a thread each, beside one process with two threads; the bytes that ranks send.
 
-python -m benches.tensor_parallel [--layers 3] [--branches 32] [--prompt 4096] [--json FILE]
+python -m benches.tensor_parallel [--layers 2] [--branches 32] [--prompt 4096] [--json FILE]
 
 The model has 32 query and 8 KV heads of 128 channels, an MLP of 11,264 and random bfloat16 weights. Steps of
 the two take turns: while one runs, the processes of the other wait for a message.
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, default in (("layers", 3), ("branches", 32), ("prompt", 4096), ("repeats", 9)):
+    for name, default in (("layers", 2), ("branches", 32), ("prompt", 4096), ("repeats", 7)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
