@@ -195,15 +195,11 @@ def own_failure(mesh: DeviceMesh) -> Found:
 
 
 def drifted(mesh: DeviceMesh) -> Found:
-    """A weight of rank 1 changes behind everybody's back."""
+    """The embeddings of rank 1 change behind everybody's back."""
     decoder = decoder_of(build(), mesh)
     if not decoder.leads:
-        packed = decoder.runtime.engine.packed
-        assert packed is not None
-        norm = packed.layers[1].input_norm
-        assert norm is not None
-        norm.numpy()[3] += 0.01
-    return led(decoder, branches_of)
+        decoder.model.get_input_embeddings().weight.detach().numpy()[:, 3] += 0.01
+    return led(decoder, lambda decoder: branches_of(decoder, 80))  # more steps than lie between two checks
 
 
 def trained(mesh: DeviceMesh) -> Found:
