@@ -44,8 +44,8 @@ class PromptTooLongError(TTSError, ValueError):
 
 
 class ReturnedError(TTSError, TypeError):
-    """A function of the caller, such as a scorer or a tool, returned something unusable; the message says
-    which."""
+    """A function of the caller, such as a scorer or tool, returned an unusable value; the message names
+    it."""
 
 
 class StrategyError(TTSError, TypeError):
