@@ -44,8 +44,7 @@ class PromptTooLongError(TTSError, ValueError):
 
 
 class ReturnedError(TTSError, TypeError):
-    """A function of the caller, such as a scorer or tool, returned an unusable value; the message names
-    it."""
+    """A caller's function, such as a scorer or tool, returned an unusable value; the message names it."""
 
 
 class StrategyError(TTSError, TypeError):
