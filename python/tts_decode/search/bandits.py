@@ -235,8 +235,8 @@ async def halve_settings(
 
     Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", ICML 2013; see
     `select.halving_rounds`. Each round searches the next questions with all remaining arms, so arms are
-    compared on the same questions, and the better half continues. `fit_policy` instead tries every setting on
-    every question, and distinguishes hard questions from easy ones.
+    compared on the same questions, and the half with higher values continues. `fit_policy` instead tries
+    every setting on every question, and distinguishes hard questions from easy ones.
 
     Args:
         arms: without results, or with those of an earlier call; their results are filled in.

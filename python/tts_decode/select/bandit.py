@@ -59,7 +59,7 @@ def halving_rounds(arms: int, pulls: int) -> list[tuple[int, int]]:
     """Returns the rounds of successive halving with `pulls` pulls in total: (remaining arms, pulls of each).
 
     Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", ICML 2013: ceil(log2(arms)) rounds
-    share the pulls evenly, and after each round the better half of the arms, rounded up, continues.
+    share the pulls evenly, and after each round the best half of the arms, rounded up, continues.
 
     Raises:
         ValueError: there is no arm, or a round would pull an arm less than once.

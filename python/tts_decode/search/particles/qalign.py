@@ -45,7 +45,7 @@ async def qalign(
         burn_in: states at the start of each chain that are not candidates.
         parallel: independent chains run concurrently, so that the engine has a batch; the paper runs one.
         decide_by: "majority" as in the paper, or another rule of `best_of_n`, over the states; "mbr" (minimum
-            Bayes risk), for free-text answers: the state with the highest mean ROUGE-1 to all states.
+            Bayes risk), if answers are free text: the state with the highest mean ROUGE-1 to all states.
         extract: the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
