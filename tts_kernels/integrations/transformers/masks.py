@@ -43,8 +43,7 @@ class StepMask:
         )
 
     def tokens(self, batch: int, past: int, new: int) -> BoolArray | None:
-        """Returns [B, past + new], which columns hold tokens; None: all. With padding, waits for the
-        device."""
+        """Returns [B, past + new], which columns hold tokens; None: all. Waits for the device if padded."""
         if self.padding is None:
             return None
         got = list(self.padding.shape)
