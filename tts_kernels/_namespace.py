@@ -1,7 +1,7 @@
-"""The name under which torch knows the operators: torch.ops.<NAMESPACE>.
+"""The namespace of the operators in torch: torch.ops.<NAMESPACE>.
 
-It is the package's own name, so that a copy of the package under another name has operators of its own.
-What is no letter, digit or underscore of ASCII, such as a dot or a hyphen, becomes an underscore.
+It follows the package's own name, so that a copy of the package under another name has its own operators.
+Every character except ASCII letters, digits and underscores becomes an underscore.
 """
 
 from __future__ import annotations

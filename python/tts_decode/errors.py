@@ -1,4 +1,4 @@
-"""Errors of the decoding API. `TTSError`, the base of all, and `OutOfPagesError` are the kernel package's."""
+"""Errors of the decoding API. `TTSError`, their base, and `OutOfPagesError` come from the kernel package."""
 
 from tts_kernels import OutOfPagesError
 from tts_kernels.errors import TTSError
@@ -28,15 +28,15 @@ __all__ = [
 
 
 class BranchReleasedError(TTSError, RuntimeError):
-    """A branch was used after `release()`; its KV pages may belong to somebody else by now."""
+    """A branch was used after `release()`; its KV pages may belong to another branch by now."""
 
 
 class ConstraintError(TTSError, ValueError):
-    """A constraint is malformed, or tokens break it; the message says where."""
+    """A constraint is malformed, or tokens violate it; the message says where."""
 
 
 class UnsupportedModelError(TTSError, ValueError):
-    """The model has a feature that the tree attention path does not serve; the message names it."""
+    """The model has a feature that the tree attention path does not support; the message names it."""
 
 
 class PromptTooLongError(TTSError, ValueError):
@@ -44,16 +44,15 @@ class PromptTooLongError(TTSError, ValueError):
 
 
 class ReturnedError(TTSError, TypeError):
-    """A function of the caller's, such as a scorer or a tool, returned what cannot be used; the message names
-    it."""
+    """A caller's function, such as a scorer or tool, returned an unusable value; the message names it."""
 
 
 class StrategyError(TTSError, TypeError):
-    """A strategy does not take what it was given, or returned no result; the message names it."""
+    """A strategy rejects its arguments, or returned no result; the message names it."""
 
 
 class StaleKVError(TTSError, RuntimeError):
-    """The model's weights changed after the branch was computed: `Branch.recompute` computes it again."""
+    """The model's weights changed after the branch was computed; `Branch.recompute` computes it again."""
 
 
 class ModelLoadError(TTSError, RuntimeError):
@@ -61,31 +60,31 @@ class ModelLoadError(TTSError, RuntimeError):
 
 
 class MissingExtraError(TTSError, ImportError):
-    """A feature needs a package that is not installed; the message names the command that brings it."""
+    """A feature needs a package that is not installed; the message holds the command that installs it."""
 
 
 class VersionError(MissingExtraError):
-    """The package is there, in a version that was not tested; the message names those that were."""
+    """A package is installed in a version that was not tested; the message names the tested ones."""
 
 
 class ScorerError(TTSError, RuntimeError):
-    """A scorer raised; the message names it and what it raised."""
+    """A scorer raised; the message names the scorer and the error."""
 
 
 class JournalError(TTSError, ValueError):
-    """A search cannot be resumed from a journal; the message names the file and why."""
+    """A search cannot be resumed from a journal; the message names the file and the reason."""
 
 
 class UnsupportedByEngineError(TTSError, RuntimeError):
-    """A strategy asked a text engine for what a completion call cannot give; the message names it."""
+    """A strategy asked a text engine for more than a completion call can give; the message names it."""
 
 
 class KVFileError(TTSError, ValueError):
-    """A file of KV cannot be written or used; the message names the file and why."""
+    """A KV file cannot be written or used; the message names the file and the reason."""
 
 
 class ResultFileError(TTSError, ValueError):
-    """A file of a search's result cannot be read; the message names it and why."""
+    """The file of a search's result cannot be read; the message names the file and the reason."""
 
 
 class EngineError(TTSError, RuntimeError):
@@ -93,7 +92,7 @@ class EngineError(TTSError, RuntimeError):
 
 
 class SandboxError(TTSError, RuntimeError):
-    """A program cannot be run apart from the rest of the system; the message says what is missing."""
+    """A program cannot be isolated from the rest of the system; the message says what is missing."""
 
 
 class ClusterError(TTSError, RuntimeError):
@@ -101,4 +100,4 @@ class ClusterError(TTSError, RuntimeError):
 
 
 class MeshError(TTSError, RuntimeError):
-    """The ranks that hold one model differ, or lost each other; the message names the rank and says how."""
+    """The ranks that hold one model differ or lost each other; the message names the rank and the reason."""

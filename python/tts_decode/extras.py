@@ -1,5 +1,4 @@
-"""Optional packages: what `pip` installs for each, which versions of some were tested, and the one line that
-a user sees where one is missing, or is of another version.
+"""Optional packages: how `pip` installs each, tested versions, and one-line errors for missing ones.
 
 The base installation has numpy, torch and httpx. Every other package is imported where it is used, after
 `require`.
@@ -11,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from shlex import join
 
-# Module to what `pip install` takes.
+# Module to the argument of `pip install`.
 INSTALLS = {
     "accelerate": "tts-kernels[hf]",
     "llguidance": "tts-kernels[grammar]",
@@ -37,23 +36,23 @@ INSTALLS = {
     "reasoners": "--no-deps llm-reasoners",
 }
 
-# Project to the first and the last minor version that was tested, where a part of it is used or replaced
-# that may change between them.
+# Project to the first and the last minor version tested, for projects of which we use or replace parts that
+# may change between versions.
 TESTED = {
     "uvicorn": ((0, 30), (0, 54)),
     "its_hub": ((1, 2), (1, 2)),
     "llm-reasoners": ((1, 0), (1, 0)),
     "treequest": ((0, 3), (0, 3)),
 }
-_ALONE = ("llm-reasoners",)  # projects that are installed without what they require
+_ALONE = ("llm-reasoners",)  # projects installed without their requirements
 
 
 def require(module: str) -> None:
-    """Imports an optional module, so that an import statement after it succeeds.
+    """Imports an optional module, so that a later import statement succeeds.
 
     Raises:
         MissingExtraError: its package is not installed.
-        ImportError: the package is there but cannot be imported.
+        ImportError: the package is installed but cannot be imported.
     """
     try:
         import_module(module)
@@ -64,20 +63,22 @@ def require(module: str) -> None:
 
 
 def install_command(module: str) -> str:
-    """What brings an optional module. Of an installed package pip finds an extra by name; a checkout is
-    installed again."""
+    """Returns the command that installs an optional module.
+
+    pip finds an extra of an installed package by name; a checkout is installed again.
+    """
     installs = INSTALLS[module]
     extra = installs.removeprefix("tts-kernels")
     return f"pip install {join(installs.split())}" if extra == installs else install_extra(extra.strip("[]"))
 
 
 def install_extra(extra: str) -> str:
-    """What brings all packages of an extra, as `install_command` tells it."""
+    """Returns the command that installs all packages of an extra, like `install_command`."""
     return f"pip install 'tts-kernels[{extra}]' (in a checkout: '.[{extra}]')"
 
 
 def require_tested(project: str) -> None:
-    """Raises VersionError where a project of `TESTED` is installed in another version."""
+    """Raises VersionError if a project of `TESTED` is installed in another version."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -102,23 +103,23 @@ def installed(module: str) -> bool:
 
 
 def unavailable(owner: str, name: str, missing: ModuleNotFoundError) -> Exception:
-    """What `__getattr__` of the module `owner` raises where the import behind `name` failed with `missing`.
+    """Returns what the `__getattr__` of module `owner` raises if importing `name` failed with `missing`.
 
-    AttributeError, so that hasattr says False. An import statement would make "cannot import name" of it
-    without a reason, so it gets MissingExtraError.
+    It is an AttributeError, so that hasattr returns False. An import statement would turn that into "cannot
+    import name" without a reason, so an import gets MissingExtraError.
     """
-    from inspect import currentframe  # slow to import, and seldom needed
+    from inspect import currentframe  # slow to import and rarely needed
 
     error = explained(missing)
     frame = currentframe()
     asking = frame and frame.f_back and frame.f_back.f_back
-    if error is missing or (asking and asking.f_code.co_name == "_handle_fromlist"):  # of importlib
+    if error is missing or (asking and asking.f_code.co_name == "_handle_fromlist"):  # importlib's
         return error
     return AttributeError(f"module {owner!r} has no attribute {name!r}: {error}")
 
 
 def explained(missing: ModuleNotFoundError) -> ImportError:
-    """`missing` as MissingExtraError where it is about an optional package, else `missing` itself."""
+    """Returns MissingExtraError if `missing` is about an optional package, otherwise `missing` itself."""
     package = (missing.name or "").partition(".")[0]
     if package not in INSTALLS:
         return missing

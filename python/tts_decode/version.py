@@ -1,10 +1,10 @@
-"""The version, from the metadata of the installed package alone."""
+"""Reads the version from the metadata of the installed package, the only place that holds it."""
 
 from __future__ import annotations
 
 
 def package_version() -> str:
-    """Such as "0.1.0"; "unknown" where the package was built in place and not installed, as by gpu-check."""
+    """Returns a version such as "0.1.0", or "unknown" for an uninstalled in-place build, as in gpu-check."""
     from importlib.metadata import PackageNotFoundError, version  # takes longer to import than tts_decode
 
     try:

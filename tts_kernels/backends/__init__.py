@@ -1,1 +1,1 @@
-"""What runs on plain pages: Triton and CUDA C++, the choice between them, and what they are launched with."""
+"""Kernels for plain pages in Triton and CUDA C++, the choice between them, and their launch arguments."""

@@ -1,7 +1,7 @@
-"""Which kernels serve an operator on plain pages: Triton's or those in CUDA C++.
+"""Chooses the kernels that serve an operator on plain pages: Triton or CUDA C++.
 
-The environment variable TTS_KERNELS_BACKEND, "triton" or "cuda", forces one of the two, but for what only
-Triton has. It is read when an operator first meets a device, a dtype and a head_dim.
+The environment variable TTS_KERNELS_BACKEND ("triton" or "cuda") forces one of the two, except for operators
+that only Triton has. It is read when an operator first meets a device, a dtype and a head_dim.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from .. import _core
 
 _log = logging.getLogger(__name__)
 _VARIABLE = "TTS_KERNELS_BACKEND"
-_IN_CUDA = ("append_kv", "copy_pages", "tree_attention")  # the others are Triton's alone
+_IN_CUDA = ("append_kv", "copy_pages", "tree_attention")  # only Triton has the others
 
-# The faster backend of an operator by compute capability; Triton where there is no entry. Nothing is measured
-# yet, so there is none.
+# The faster backend of an operator by compute capability; Triton where there is no entry. The table is empty
+# because nothing has been measured yet.
 _FASTER: dict[tuple[str, tuple[int, int]], str] = {}
 
 
 def kernel(op: str, k_pages: Tensor) -> Callable[..., None]:
-    """The launcher of an operator for plain pages like these.
+    """Returns the launcher of an operator for plain pages like these.
 
     Raises:
-        ValueError: no kernel serves that device, dtype and head_dim, or not the forced backend's.
+        ValueError: no kernel serves this device, dtype and head_dim, or the forced backend has none.
         ImportError: Triton is not installed.
     """
     return _launcher(op, k_pages.device, k_pages.dtype, k_pages.shape[-1])
 
 
 def max_tile_height(head_dim: int, dtype: torch.dtype, device: torch.device) -> int:
-    """The tallest tile that the attention kernel for such pages takes; a work list has none above."""
+    """Returns the height of the tallest tile that the attention kernel for such pages accepts."""
     return 64 if choose("tree_attention", device, dtype, head_dim) == "cuda" or head_dim > 128 else 128
 
 
 @lru_cache
 def choose(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """The backend of an operator, "triton" or "cuda"; raises as `kernel` does."""
+    """Returns the backend of an operator, "triton" or "cuda"; raises like `kernel`."""
     forced = os.environ.get(_VARIABLE)
     if forced not in (None, "triton", "cuda"):
         raise ValueError(f"{_VARIABLE}: got {forced!r}, expected 'triton' or 'cuda'")
@@ -112,7 +112,7 @@ def _launcher(op: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
 
 
 def _guarded(launcher: Callable[..., None], device: torch.device) -> Callable[..., None]:
-    """Launches go to the current device, which need not be the tensors'."""
+    """Makes the tensors' device current during the launch: launches go to the current device."""
 
     def launch(*args: Any) -> None:
         if torch.cuda.current_device() == device.index:

@@ -1,7 +1,7 @@
-"""Launchers of the kernels in CUDA C++, for plain pages on a GPU (csrc/cuda). The operators check shapes.
+"""Launchers of the CUDA C++ kernels for plain pages on a GPU (csrc/cuda). The operators check shapes.
 
-All of them launch on torch's current stream of the tensors' device, which must be the current one, wait for
-nothing and allocate nothing.
+All of them launch on torch's current stream of the tensors' device, which must be the current device. They
+wait for nothing and allocate nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def supports(op: str, dtype: torch.dtype, head_dim: int) -> bool:
-    """Whether this build has a kernel of the operator for pages of that dtype and head_dim."""
+    """Whether this build has a kernel of the operator for pages of this dtype and head_dim."""
     if not _core.cuda_archs:
         return False
     if op == "tree_attention":
@@ -26,10 +26,10 @@ def supports(op: str, dtype: torch.dtype, head_dim: int) -> bool:
 
 
 def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
-    """Slots outside the pool are skipped.
+    """Writes keys and values into their slots. Slots outside the pool are skipped.
 
     Raises:
-        ValueError: no kernel for these pages. RuntimeError: the launch failed.
+        ValueError: no kernel serves these pages. RuntimeError: the launch failed.
     """
     _check("append_kv", k_pages)
     _core.cuda.append_kv(
@@ -43,10 +43,12 @@ def append_kv(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Ten
 
 
 def copy_pages(k_pages: Tensor, v_pages: Tensor, copies: Tensor) -> None:
-    """All pairs at once: destinations are distinct and none is a source. Pairs outside the pool are skipped.
+    """Copies all pairs at once: destinations are distinct and none is a source.
+
+    Pairs outside the pool are skipped.
 
     Raises:
-        ValueError: no kernel for these pages. RuntimeError: the launch failed.
+        ValueError: no kernel serves these pages. RuntimeError: the launch failed.
     """
     _check("copy_pages", k_pages)
     if k_pages.shape[0] == 0:
@@ -70,15 +72,15 @@ def tree_attention(
     out: Tensor,
     lse: Tensor,
 ) -> None:
-    """Writes out and lse, both contiguous [T, ...], as q has rows.
+    """Writes out and lse, both contiguous [T, ...] with one row for each row of q.
 
-    Queries of the work list that have no such row are left out. Rows that the work list does not have are
-    (0, -inf) where they are below num_merges, and stay as they are from there on.
+    Queries of the work list without a row in q are left out. Rows without a query in the work list become (0,
+    -inf) below num_merges, and are left unchanged from there on.
 
     The work list has tiles of at most 64 rows.
 
     Raises:
-        ValueError: no kernel for these pages, scale is not positive, or an address is no multiple of 16.
+        ValueError: no kernel serves these pages, scale is not positive, or an address is no multiple of 16.
         RuntimeError: the launch failed.
     """
     _check("tree_attention", k_pages)

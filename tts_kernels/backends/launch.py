@@ -1,4 +1,4 @@
-"""What a kernel for plain pages is launched with: the work list of a DevicePlan, and options."""
+"""Launch arguments of the kernels for plain pages: the work list of a DevicePlan, and options."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..checks import integer, shown
 
 
 class WorkCapacity(NamedTuple):
-    """How much a work list holds at most (csrc/common/work_records.h), each a multiple of 16.
+    """Upper limits of a work list (csrc/common/work_records.h), each a multiple of 16.
 
     Attributes:
         items: tiles of rows over runs of pages.
         queries: queries.
         merges: pairs of a query and a partial result.
         pages: entries of the items' page lists.
-        partials: rows of partial results of one KV head.
+        partials: rows of partial results for one KV head.
     """
 
     items: int
@@ -38,14 +38,14 @@ class WorkCapacity(NamedTuple):
         page_size: int,
         num_sms: int = 132,
     ) -> WorkCapacity:
-        """Room for decode steps of up to `num_queries` branches over a pool of `num_pages` pages.
+        """Returns room for decode steps of up to `num_queries` branches over a pool of `num_pages` pages.
 
-        It is made for paths with up to eight forks, and for the splits that keep a device of `num_sms`
-        multiprocessors busy: some four tiles of 128 rows for each. What does not fit is planned with fewer
-        splits, and raises CapacityError if that does not fit either.
+        The estimate allows paths with up to eight forks, and enough splits to keep a device of `num_sms`
+        multiprocessors busy: about four tiles of 128 rows each. A plan that does not fit uses fewer splits,
+        and raises CapacityError if it still does not fit.
 
         Raises:
-            TypeError, ValueError: an argument is no positive integer, or num_q_heads no multiple of
+            TypeError, ValueError: an argument is no positive integer, or num_q_heads is no multiple of
                 num_kv_heads.
         """
         check_sizes(
@@ -64,20 +64,20 @@ class WorkCapacity(NamedTuple):
         return cls(*map(round_up, (items, num_queries, partials // group, pages, partials)))
 
     def work_ints(self) -> int:
-        """Size of the work list, in int32."""
+        """Returns the size of the work list in int32 elements."""
         return WorkLayout.of(self).end
 
     def partial_floats(self, num_kv_heads: int, head_dim: int) -> int:
-        """Size of the partial results, in float32: outputs and log-sum-exps."""
+        """Returns the size of the partial results (outputs and log-sum-exps) in float32 elements."""
         return num_kv_heads * self.partials * (head_dim + 1)
 
     def workspace_bytes(self, num_kv_heads: int, head_dim: int) -> int:
-        """Size of a workspace that holds both."""
+        """Returns the size in bytes of a workspace that holds both."""
         return 4 * (round_up(self.work_ints()) + self.partial_floats(num_kv_heads, head_dim))
 
 
 class WorkLayout(NamedTuple):
-    """Where the parts of a work list lie in its int32 buffer, as WorkLayout of csrc/common/work_records.h."""
+    """Offsets of a work list's parts in its int32 buffer: WorkLayout of csrc/common/work_records.h."""
 
     items: int
     query_order: int
@@ -102,7 +102,7 @@ class WorkLayout(NamedTuple):
 
 
 class WorkLaunch(NamedTuple):
-    """A work list as kernels take it; see `DevicePlan`."""
+    """A work list as the kernels take it; see `DevicePlan`."""
 
     work: Tensor
     partials: Tensor
@@ -112,11 +112,14 @@ class WorkLaunch(NamedTuple):
 
 
 class AttentionOptions(NamedTuple):
-    """scale: factor of the logits. window: positions a query sees, 0 for all. soft_cap: 0.0 for none.
+    """Options of an attention call on plain pages.
 
     Attributes:
-        sinks: float32 [num_q_heads], contiguous, a logit of each head without a value.
-        slopes: float32 [num_q_heads], contiguous, what a logit loses with each position.
+        scale: factor of the logits.
+        window: positions that a query sees, 0 for all.
+        soft_cap: cap of the logits, 0.0 for none.
+        sinks: float32 [num_q_heads], contiguous: a logit for each head that has no value.
+        slopes: float32 [num_q_heads], contiguous: a logit loses this much per position of distance.
         chunk: positions of a chunk, 0 for none.
     """
 
@@ -140,7 +143,7 @@ class SelectOptions(NamedTuple):
 
 
 def round_up(n: int) -> int:
-    """To a capacity: a positive multiple of 16."""
+    """Rounds up to a capacity: a positive multiple of 16."""
     return -(-max(n, 1) // 16) * 16
 
 
@@ -152,7 +155,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_group(num_q_heads: int, num_kv_heads: int) -> int:
-    """Query heads of a KV head."""
+    """Returns the number of query heads per KV head."""
     if num_q_heads % num_kv_heads:
         raise ValueError(
             f"num_q_heads: got {num_q_heads}, expected a multiple of num_kv_heads = {num_kv_heads}"

@@ -1,8 +1,8 @@
-"""What may cross from Python into the kernels: one description of an operator's arguments, checked here.
+"""Checks what crosses from Python into the kernels, by one description of an operator's arguments.
 
-`Signature` holds the description: `Array` and `Number` entries, with sizes that several of them share, and
-refuses what does not fit, in words made from it. `Guard` checks an operator's calls by it and by where their
-memory lies. `values.py` checks single Python values.
+`Signature` holds the description: `Array` and `Number` entries that may share sizes. It refuses arguments
+that do not fit, with messages generated from the description. `Guard` checks an operator's calls by signature
+and by where their memory lies. `values.py` checks single Python values.
 """
 
 from .arrays import Array, empty, require_dense

@@ -1,4 +1,4 @@
-"""One tensor argument: its description, and whether a tensor is of a kind that has memory to point at."""
+"""The description of one tensor argument, and the check that a tensor has memory to point at."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Array:
     """A tensor argument.
 
     Attributes:
-        shape: sizes, separated by commas: names, which are the same number wherever they stand in a
-            signature, and expressions of such names and of the signature's numbers.
+        shape: sizes, separated by commas: names, each one number throughout a signature, and expressions of
+            such names and of the signature's numbers.
         dtypes: those that are served.
         like: argument that has the same dtype.
         packed: trailing dimensions that are contiguous among themselves; None: all are.
         written: changed in place; then no two elements have one address, and no other argument shares memory.
-        optional: None is an argument too.
-        absent: why None is the only argument, where it is.
-        label: the name in an error, where callers know the argument by another.
+        optional: None is allowed too.
+        absent: the reason, if None is the only value allowed.
+        label: the name in an error, if callers know the argument by another one.
     """
 
     name: str
@@ -54,21 +54,21 @@ class Array:
         return tuple(size.strip() for size in self.shape.split(","))
 
     def check_kind(self, tensor: Any) -> None:
-        """Dtype and number of dimensions of a dense tensor."""
+        """Checks the dtype and number of dimensions of a dense tensor."""
         if tensor.dtype not in self.dtypes:
             raise TypeError(f"{self.title}: got {tensor.dtype}, expected {listed_dtypes(self.dtypes)}")
         if tensor.dim() != len(self.sizes):
             raise ValueError(f"{self.title}: got shape {list(tensor.shape)}, expected [{self.shape}]")
 
     def bind(self, tensor: Tensor, sizes: Sizes, origins: dict[str, str]) -> None:
-        """Notes the sizes that nobody has named before."""
+        """Records the sizes that no earlier argument named."""
         for size, found in zip(self.sizes, tensor.shape, strict=True):
             if size.isidentifier() and size not in sizes:
                 sizes[size] = found
                 origins[size] = self.title
 
     def check_layout(self, tensor: Tensor, sizes: Sizes, origins: dict[str, str]) -> None:
-        """Sizes, once all are known, and strides."""
+        """Checks strides, and sizes once all are known."""
         shape, strides = list(tensor.shape), tensor.stride()
         expected = [sizes[size] if size in sizes else evaluate(size, sizes) for size in self.sizes]
         if shape != expected:
@@ -91,7 +91,7 @@ class Array:
 
 
 def require_dense(name: str, tensor: Any, *, fake: bool = False) -> None:
-    """A plain tensor with memory of its own on the CPU or a GPU. fake: or one that a tracer has made."""
+    """Requires a plain tensor with its own memory on the CPU or a GPU. fake: a tracer's tensor passes too."""
     if not isinstance(tensor, Tensor):
         got = "None" if tensor is None else type(tensor).__name__
         raise TypeError(f"{name}: got {got}, expected a torch.Tensor")
@@ -131,11 +131,11 @@ def empty(
     *,
     pinned: bool = False,
 ) -> Tensor:
-    """Memory for a kernel to write, of any content, whatever torch's default device is.
+    """Allocates uninitialised memory for a kernel to write, whatever torch's default device is.
 
     Raises:
         MemoryError: the system does not grant it.
-        TypeError: under a mode that makes tensors without memory, as a tracer does.
+        TypeError: called under a mode that makes tensors without memory, as a tracer does.
     """
     try:
         made = torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
@@ -154,7 +154,7 @@ _CLASSES = (Tensor, torch.nn.Parameter)
 
 
 def evaluate(expression: str, values: dict[str, Any]) -> Any:
-    """The value of an expression of a description; nothing from outside ever gets here."""
+    """Evaluates an expression of a description. Input from outside never gets here."""
     return eval(_compiled(expression), {"__builtins__": {}}, values)
 
 

@@ -1,4 +1,4 @@
-"""Checks the calls of one operator, in few microseconds where an earlier call had arguments of their form."""
+"""Checks the calls of one operator, within a few microseconds once arguments of the same form have passed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .arrays import require_dense
 from .memory import check_storage, share_memory
 from .signature import Footprint, Signature
 
-# The signature of arguments by name: what an operator takes may depend on the dtype of the pages.
+# Returns the signature for arguments by name: it may depend on the dtype of the pages.
 SignatureOf = Callable[[Mapping[str, Any]], Signature]
 
 
 class Guard:
-    """What one operator takes, by name in the order of its arguments; torch leaves trailing defaults out.
+    """Checks the arguments of one operator, in their order; torch leaves out trailing defaults.
 
-    The form of arguments is their dtypes, shapes, strides, devices and numbers. `look` is a function in C++
-    that knows the forms that were found to fit, and sees in some microseconds whether what else may change is
-    as it must be: where the memory of the arguments lies, and how much there is. `settle` does the rest. A
-    decode step calls the operators once per layer, all with one form.
+    The form of arguments is their dtypes, shapes, strides, devices and numbers. `look`, a C++ function, knows
+    the forms that passed before. Within microseconds it checks what else may change: where the memory of the
+    arguments lies, and how much there is. `settle` does the rest. A decode step calls the operators once per
+    layer, all with one form.
 
-    direct: calls do not come through torch's dispatcher, and hence with arguments of any class.
-    accept: raises where there is no kernel for arguments that fit.
+    direct: calls bypass torch's dispatcher, so arguments may be of any class.
+    accept: raises if no kernel serves arguments that fit.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Guard:
         self._defaults = tuple(defaults)
         self._direct, self._accept = direct, accept
         self._forms = _core.Forms(torch, direct)
-        self.look = self._forms.look  # args -> Footprint, or None where they are for `settle`
+        self.look = self._forms.look  # args -> Footprint, or None to leave them to `settle`
         self.wants_derivative = self._forms.wants_derivative  # args -> whether `refuse_gradients` has to look
 
     def by_name(self, args: Sequence[Any]) -> dict[str, Any]:
         return dict(zip(self._names, (*args, *self._defaults[len(args) :]), strict=True))
 
     def check(self, args: tuple[Any, ...]) -> Footprint:
-        """What there is to know of arguments that may be read and written.
+        """Returns the footprint of arguments that may be read and written.
 
         Raises:
             TypeError, ValueError: a kernel may not read or write what `args` point at.
@@ -60,7 +60,7 @@ class Guard:
         return self.look(args) or self.settle(args)
 
     def settle(self, args: tuple[Any, ...]) -> Footprint:
-        """`check` of arguments that `look` had no answer for."""
+        """Does the work of `check` for arguments that `look` does not know."""
         if self._direct:
             for name, value in zip(self._names, args, strict=True):
                 if isinstance(value, Tensor):
@@ -76,7 +76,7 @@ class Guard:
         return known
 
     def explain(self, args: Sequence[Any]) -> None:
-        """Raises what is wrong with arguments that torch refused, if it is theirs."""
+        """Raises what is wrong with arguments that torch refused, if the arguments are at fault."""
         values = self.by_name(args)
         self._signature_of(values).check(values)
         fake = [name for name, value in values.items() if isinstance(value, FakeTensor)]
@@ -84,7 +84,7 @@ class Guard:
             raise TypeError(f"{fake[0]}: got a fake tensor beside real ones, expected all or none to be fake")
 
     def trace(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> list[Tensor]:
-        """Empty results for a tracer. Checks nothing that depends on sizes, which may be symbols."""
+        """Returns empty results for a tracer. Checks nothing that depends on sizes, which may be symbols."""
         values = {**self.by_name(args), **keywords}
         signature = self._signature_of(values)
         signature.check_kinds(values)
@@ -92,7 +92,7 @@ class Guard:
         return [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in signature.results(values)]
 
     def refuse_gradients(self, args: Sequence[Any]) -> None:
-        """Nothing here has a derivative, so nothing that asks for one may go on."""
+        """Raises if an argument requires a gradient: no operator here has a derivative."""
         if torch.is_grad_enabled():
             for i, a in enumerate(args):
                 if isinstance(a, Tensor) and a.requires_grad:

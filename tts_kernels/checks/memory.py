@@ -1,4 +1,4 @@
-"""Where the elements of strided tensors lie, and whether two tensors, or two elements, share memory."""
+"""Finds where the elements of strided tensors lie, and whether two tensors, or two elements, share memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MAX_WORK = 100_000  # steps of a search for a common address
 
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Elements from the first to the last address that a tensor has, inclusive."""
+    """Returns the number of elements from a tensor's first to its last address, inclusive."""
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 def contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements lie in order without a gap."""
+    """Whether the elements lie in order without a gap."""
     expected = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size == 0:
@@ -44,7 +44,7 @@ def overlaps_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def check_storage(name: str, tensor: Tensor, reach: int | None = None) -> None:
-    """Whether there is memory for all elements; `reach`: the bytes from the first to the last, if known."""
+    """Checks that there is memory for all elements. reach: bytes from the first to the last, if known."""
     item = tensor.element_size()
     reach = extent(tensor.shape, tensor.stride()) * item if reach is None else reach
     needed = tensor.storage_offset() * item + reach
@@ -56,7 +56,7 @@ def check_storage(name: str, tensor: Tensor, reach: int | None = None) -> None:
 
 
 class Span(NamedTuple):
-    """Where the elements of a tensor lie, in bytes; item: of an element."""
+    """Where the elements of a tensor lie, in bytes; item: bytes of one element."""
 
     address: int
     shape: tuple[int, ...]
@@ -70,18 +70,18 @@ class Span(NamedTuple):
 
 
 def share_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether an element of one lies in an element of the other. Reads addresses, not memory."""
+    """Whether some element of one overlaps an element of the other. Compares addresses; reads no memory."""
     return spans_meet(Span.of(a), Span.of(b))
 
 
 def spans_meet(one: Span, other: Span) -> bool:
     """Whether two spans have a byte in common.
 
-    A byte of one is at address + sum(stride * index) + byte of the element. Two are the same where a sum of
-    all strides of both, each taken 0 .. `most` times, is `distance`: the indices of `other` count backwards.
-    Strides are taken from the largest down. What is then left must be within the reach of the smaller ones
-    and a multiple of their common divisor. Of tensors whose dimensions nest, as those of pages do, few
-    remainders are left at each stride; more than `_MAX_WORK` count as a common byte.
+    A byte of a span is at address + sum(stride * index) + byte of the element. Two bytes coincide where a sum
+    of all strides of both, each taken 0 .. `most` times, equals `distance`: the indices of `other` count
+    backwards. Strides are taken from the largest down; the remainder must be within the reach of the smaller
+    ones and a multiple of their common divisor. If dimensions nest, as in pages, few remainders are left at
+    each stride; more than `_MAX_WORK` count as a common byte.
     """
     if 0 in one.shape or 0 in other.shape:
         return False

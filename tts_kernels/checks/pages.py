@@ -1,4 +1,4 @@
-"""Pages of keys and values, and plans over them: how operators describe them."""
+"""Descriptions of pages of keys and values, and of plans over them, that the operators share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .values import listed_dtypes
 
 PAGE_SIZE = 16
 DTYPES = (torch.float32, torch.bfloat16, torch.int8)  # of packed pages
-SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)  # of 8 bits, with scales
+SCALED_DTYPES = (torch.int8, torch.float8_e4m3fn)  # 8-bit, with scales
 PLAIN_DTYPES = (torch.float32, torch.float16, torch.bfloat16, *SCALED_DTYPES)
 FLOAT32 = (torch.float32,)
 INT32 = (torch.int32,)
@@ -28,15 +28,15 @@ PLAIN_HEAD_DIMS = range(16, 257, 8)
 PACKED_HEAD_DIMS = range(32, 257, 16)
 PLAIN_HEAD_DIM = "16 <= head_dim <= 256 and head_dim % 8 == 0"
 PACKED_HEAD_DIM = "32 <= head_dim <= 256 and head_dim % 16 == 0"
-# A TreePlan. Its kernels look at the header and at every index themselves (csrc/tree/plan_buffer.h,
+# A TreePlan. The kernels themselves check its header and every index (csrc/tree/plan_buffer.h,
 # csrc/cpu/check_plan.cpp).
 PLAN = Array("plan", "plan_ints", INT32)
-# P of scores and masses: most pages that a query sees.
+# P of scores and masses: the most pages that any query sees.
 COLUMNS = (Number("columns", "0 <= columns < 2**31"), Rule("plan.max_columns", "columns <= plan_ints"))
 
 
 def packed_page(head_dim: int, dtype: torch.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of the packed K and V page of one head (csrc/cpu/kv_layout.h)."""
+    """Returns the shapes of the packed K and V page of one head (csrc/cpu/kv_layout.h)."""
     if dtype == torch.bfloat16:
         return (head_dim // 2, 16, 2), (8, head_dim, 2)
     return (head_dim, 16), (16, head_dim)
@@ -49,29 +49,33 @@ SUMMARY_SHAPE = f"{PLAIN_SUMMARY_SHAPE} or S == 4 and channels == head_dim // 2"
 
 
 def summary_shape(kind: str | None, head_dim: int) -> tuple[int, int]:
-    """S, channels: mean; minimum and maximum; means of four quarters, of half the channels; or none."""
+    """Returns (S, channels): mean; minimum and maximum; four quarters' means, of half the channels; or
+    none."""
     if kind == "quarters":
         return 4, head_dim // 2
     return {None: 0, "mean": 1, "minmax": 2}[kind], head_dim
 
 
 def summary_dtype(pages: torch.dtype) -> torch.dtype:
-    """The dtype of summaries of pages of that dtype."""
+    """Returns the dtype of the summaries of pages of this dtype."""
     return pages if pages.itemsize > 1 else torch.bfloat16
 
 
 def row_dtypes(pages: torch.dtype) -> tuple[torch.dtype, ...]:
-    """Of queries, keys, values and outputs beside such pages."""
+    """Returns the dtypes of queries, keys, values and outputs that go with such pages."""
     return (pages,) if pages.itemsize > 1 else (torch.float32, torch.bfloat16)
 
 
 def are_plain(k_pages: Tensor, v_pages: Tensor, *, layers: int = 0) -> bool:
-    """Packed pages (csrc/cpu/kv_layout.h) have more dimensions, or end in tokens of K and channels of V."""
+    """Whether pages are plain.
+
+    Packed ones (csrc/cpu/kv_layout.h) have more dimensions, or end in tokens of K and channels of V.
+    """
     return k_pages.dim() == v_pages.dim() == 4 + layers and k_pages.shape[-1] == v_pages.shape[-1]
 
 
 def kind_of_pages(values: Mapping[str, Any], *, layers: int = 0) -> tuple[torch.dtype, bool]:
-    """The dtype of k_pages, and whether they are plain: what a description of arguments depends on."""
+    """Returns the dtype of k_pages and whether they are plain: a description of arguments depends on them."""
     k_pages, v_pages = values["k_pages"], values["v_pages"]
     require_dense("k_pages", k_pages, fake=True)
     require_dense("v_pages", v_pages, fake=True)
@@ -81,7 +85,7 @@ def kind_of_pages(values: Mapping[str, Any], *, layers: int = 0) -> tuple[torch.
 def page_arrays(
     dtype: torch.dtype, *, plain: bool, layers: bool = False, written: bool = False
 ) -> tuple[Array | Rule, ...]:
-    """k_pages and v_pages of that dtype, for one layer or, with another dimension in front, for all."""
+    """Describes k_pages and v_pages of this dtype, for one layer or, with a leading dimension, for all."""
     outer = "num_layers, num_pages" if layers else "num_pages"
     dtypes: tuple[torch.dtype, ...]
     if plain:
@@ -104,7 +108,7 @@ def page_arrays(
 
 
 def scale_arrays(dtype: torch.dtype, *, layers: bool = False, written: bool = False) -> tuple[Array, ...]:
-    """The scales of 8-bit pages; other pages have none."""
+    """Describes the scales of 8-bit pages; other pages have none."""
     outer = "num_layers, num_pages" if layers else "num_pages"
     absent = "" if dtype.itemsize == 1 else f"pages of {dtype} have no scales"
     return (Array("scales", f"{outer}, num_kv_heads, 2", FLOAT32, written=written, absent=absent),)
@@ -113,7 +117,7 @@ def scale_arrays(dtype: torch.dtype, *, layers: bool = False, written: bool = Fa
 def summary_arrays(
     dtype: torch.dtype, *, plain: bool = False, layers: bool = False
 ) -> tuple[Array | Rule, ...]:
-    """Summaries that are kept beside pages of that dtype. Plain pages have no quarters."""
+    """Describes the summaries kept beside pages of this dtype. Plain pages have no quarters."""
     outer = "num_layers, num_pages" if layers else "num_pages"
     shape = f"{outer}, num_kv_heads, S, channels"
     return (
@@ -123,7 +127,7 @@ def summary_arrays(
 
 
 def check_plain(head_dim: int, dtype: torch.dtype) -> None:
-    """What the kernels for plain pages serve."""
+    """Raises unless the kernels for plain pages serve this head_dim and dtype."""
     if head_dim not in PLAIN_HEAD_DIMS:
         raise ValueError(f"head_dim: got {head_dim}, expected a multiple of 8 from 16 to 256")
     if dtype not in PLAIN_DTYPES:

@@ -1,4 +1,4 @@
-"""The description of an operator's arguments as a whole, and the one place where arguments meet it."""
+"""The description of all arguments of an operator; the one place where arguments are checked against it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .memory import extent, overlaps_itself
 
 
 class Number(NamedTuple):
-    """A number argument and the range that it has to be in, as an expression: "0 < scale < inf".
+    """A number argument and its range, as an expression: "0 < scale < inf".
 
-    optional: None is an argument too. default: what torch's dispatcher takes where it is left out.
+    optional: None is allowed too. default: what torch's dispatcher takes if it is left out.
     """
 
     name: str
@@ -25,14 +25,14 @@ class Number(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """An argument that is a list of numbers. default: what torch's dispatcher takes where it is left out."""
+    """An argument that is a list of numbers. default: what torch's dispatcher takes if it is left out."""
 
     name: str
     default: tuple[int, ...] | None = None
 
 
 class Choice(NamedTuple):
-    """A dtype, one of a few."""
+    """An argument that is one of several dtypes."""
 
     name: str
     values: tuple[torch.dtype, ...]
@@ -42,9 +42,9 @@ Argument: TypeAlias = "Array | Number | Numbers | Choice"
 
 
 class Rule(NamedTuple):
-    """A relation of sizes and numbers; it says nothing where one comes with an argument that is None.
+    """A relation of sizes and numbers; it does not apply if one of them comes from an argument that is None.
 
-    `blames`: the argument that an error names.
+    blames: the argument that an error names.
     """
 
     blames: str
@@ -52,8 +52,7 @@ class Rule(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A tensor that an operator returns: sizes as of an `Array`, and a dtype or the name of the argument that
-    has it."""
+    """A tensor that an operator returns: an `Array`'s sizes, and a dtype or the argument that has it."""
 
     name: str
     shape: str
@@ -61,12 +60,12 @@ class Result(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """What has to be looked at in each call, once the dtypes, shapes, strides and numbers are known to fit.
+    """What each call has to check once dtypes, shapes, strides and numbers are known to fit.
 
-    spans: index of each tensor, with the bytes that its elements reach over and its bytes an element.
+    spans: index of each tensor, with the bytes that its elements reach over and the bytes of one element.
     writes: pairs of indices: a tensor that is written, and one that must not share memory with it.
-    titles: by index, the names in errors.
-    results: shape and dtype of each result. device: theirs. plain: whether pages are plain.
+    titles: names in errors, by index.
+    results: shape and dtype of each result. device: their device. plain: whether the pages are plain.
     """
 
     spans: tuple[tuple[int, int, int], ...]
@@ -78,13 +77,13 @@ class Footprint(NamedTuple):
 
 
 class Signature:
-    """What an operator takes.
+    """The arguments and results of an operator.
 
     Args:
-        arguments: in the order in which sizes get their meaning: the first to name one decides it.
-        home: argument on whose device all others, and the results, have to be.
+        arguments: in the order in which sizes are defined: the first argument to name one decides it.
+        home: argument whose device all others, and the results, must share.
         results: what the operator returns.
-        plain: it is for plain pages.
+        plain: whether it is for plain pages.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class Signature:
         return [result.name for result in self._results]
 
     def schema(self, name: str, order: Sequence[str]) -> str:
-        """For torch: the operator `name` with its arguments in that order."""
+        """Returns torch's schema of the operator `name` with its arguments in this order."""
         parts: list[str] = []
         letters = iter("abcdefgh")
         for argument in reversed(order):
@@ -119,12 +118,12 @@ class Signature:
         return f"{name}({', '.join(reversed(parts))}) -> {returned}"
 
     def device_of(self, values: Mapping[str, Any]) -> torch.device:
-        """Where the results are."""
+        """Returns the device of the results."""
         device: torch.device = values[self._home].device
         return device
 
     def results(self, values: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], torch.dtype]]:
-        """Shape and dtype of each result for arguments that fit; sizes may be a tracer's symbols."""
+        """Returns shape and dtype of each result for arguments that fit; sizes may be a tracer's symbols."""
         if not self._results:
             return []
         sizes: Sizes = {number.name: values[number.name] for number in self._numbers}
@@ -140,7 +139,7 @@ class Signature:
         ]
 
     def check_kinds(self, values: Mapping[str, Any]) -> None:
-        """Classes, devices, dtypes and numbers of dimensions: all that a tracer has to know."""
+        """Checks classes, devices, dtypes and numbers of dimensions: all that a tracer has to know."""
         present: list[tuple[Array, Any]] = [
             (a, values.get(a.name)) for a in self._arrays if not (a.optional and values.get(a.name) is None)
         ]
@@ -164,7 +163,7 @@ class Signature:
                 raise ValueError(f"{array.name}: got a tensor, expected None: {array.absent}")
 
     def check(self, values: Mapping[str, Any]) -> Sizes:
-        """All that can be known without a look at memory. The sizes, by name.
+        """Checks everything that needs no look at memory. Returns the sizes by name.
 
         Raises:
             TypeError, ValueError: an argument does not fit.
@@ -203,7 +202,7 @@ class Signature:
         return sizes
 
     def footprint(self, names: Sequence[str], values: Mapping[str, Any]) -> Footprint:
-        """`check`, and what to look at in each call with tensors like these."""
+        """Runs `check`, and returns what each call with tensors like these has to check."""
         self.check(values)
         indices = {a.name: names.index(a.name) for a in self._arrays if values.get(a.name) is not None}
         titles = {indices[a.name]: a.title for a in self._arrays if a.name in indices}
@@ -227,7 +226,7 @@ class Signature:
 
 
 def _declared(argument: Argument, letters: Iterator[str], *, with_default: bool) -> str:
-    """An argument as a schema has it, with its default where all arguments behind it have one."""
+    """Returns an argument as written in a schema, with its default if all arguments after it have one."""
     if isinstance(argument, Array):
         kind = f"Tensor({next(letters)}!)" if argument.written else "Tensor"
         optional = argument.optional or bool(argument.absent)

@@ -1,4 +1,4 @@
-"""Single Python values: each function returns the value, or says what is wrong with it."""
+"""Checks single Python values: each function returns the value, or raises what is wrong with it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ T = TypeVar("T")
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Whether it is an int, or what counts as one (numpy's); no bool."""
+    """Whether it is an int or an equivalent (numpy's); not bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_real(value: object) -> TypeGuard[float]:
-    """Whether it is an int or a float, or what counts as one (numpy's); no bool."""
+    """Whether it is an int, a float or an equivalent (numpy's); not bool."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def any_integer(name: str, value: Any) -> int:
-    """An int of any size, or what counts as one (numpy's); no bool and no float."""
+    """Returns an int of any size from an int or an equivalent (numpy's); refuses bool and float."""
     if not is_integer(value):
         raise TypeError(f"{name}: got {shown(value)}, expected an int")
     return int(value)
 
 
 def integer(name: str, value: Any, low: int = -(2**63), high: int = 2**63 - 1) -> int:
-    """`any_integer`, of the range."""
+    """Returns `any_integer` of a value within the range."""
     if type(value) is not int:
         value = any_integer(name, value)
     if not low <= value <= high:
@@ -41,7 +41,7 @@ def integer(name: str, value: Any, low: int = -(2**63), high: int = 2**63 - 1) -
 
 
 def real(name: str, value: Any) -> float:
-    """A float, or what counts as one; no bool. NaN and infinity pass: the range is the signature's."""
+    """Returns a float; refuses bool. NaN and infinity pass: the signature checks the range."""
     if type(value) is float:
         return value
     if not is_real(value):
@@ -62,9 +62,9 @@ def number(
     below: float = math.inf,
     what: str = "a finite number",
 ) -> float:
-    """A finite float, or what counts as one (numpy's, a tensor's only element), of the range; no bool.
+    """Returns a finite float within the range; takes numpy's and one-element tensors too, no bool.
 
-    low, high: bounds that it may reach. above, below: those that it may not. what: what it is, in an error.
+    low, high: inclusive bounds. above, below: exclusive bounds. what: what an error says was expected.
     """
     if isinstance(value, torch.Tensor) and value.dim() == 0 and value.dtype != torch.bool:
         value = value.item()
@@ -106,17 +106,17 @@ def dtype_of(name: str, value: Any, dtypes: Sequence[torch.dtype]) -> torch.dtyp
 
 
 def shown(value: Any) -> str:
-    """For an error: short, and of a tensor not what it holds, which it may have no memory for."""
+    """Returns a short form for an error; of a tensor not its values, as it may have no memory."""
     if isinstance(value, torch.Tensor):
         return f"a {type(value).__name__}"
     try:
         return reprlib.repr(value)
-    except ValueError:  # Python writes no integers of thousands of digits
+    except ValueError:  # Python refuses to print integers of thousands of digits
         return f"an {type(value).__name__} of too many digits"
 
 
 def _bounds(name: str, low: float, high: float, above: float, below: float) -> str:
-    """A range as the end of an error: " >= 0", or ", 0 < name <= 1"."""
+    """Returns a range as an error ends in it: " >= 0", or ", 0 < name <= 1"."""
     least = f"{low:g} <= " if low > -math.inf else f"{above:g} < " if above > -math.inf else ""
     most = f" <= {high:g}" if high < math.inf else f" < {below:g}" if below < math.inf else ""
     if least and not most:

@@ -1,1 +1,1 @@
-"""The kernels inside frameworks that people run. Nothing here is imported with `tts_kernels` itself."""
+"""The kernels inside popular frameworks. Nothing here is imported with `tts_kernels` itself."""

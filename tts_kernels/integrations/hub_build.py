@@ -28,8 +28,8 @@ def build(out: Path) -> Path:
     """Writes the build folder; returns the folder of its one variant.
 
     Raises:
-        FileExistsError: `out` is a file, or holds something.
-        OSError: it cannot be written. What was written of it is gone.
+        FileExistsError: `out` is a file, or not empty.
+        OSError: it cannot be written. Anything partly written is removed.
     """
     instance("out", out, Path, "pass pathlib.Path(out)")
     try:
@@ -44,7 +44,7 @@ def build(out: Path) -> Path:
 
 
 def _write(out: Path, new: bool) -> Path:
-    """new: `out` is not there yet."""
+    """Writes the build. new: `out` does not exist yet."""
     try:
         return _write_variant(out / "build" / variant_name())
     except BaseException:
@@ -56,7 +56,7 @@ def _write_variant(variant: Path) -> Path:
     shutil.copytree(_PACKAGE, variant, ignore=shutil.ignore_patterns("__pycache__", "_core.*.so"))
     shutil.copy(_core.__file__, variant)
     metadata = {
-        # Module and namespace of the operators have this name: unlike that of other builds in the process
+        # Name of the module and of the operators' namespace, unique among the builds in the process
         "id": f"tts_kernels_{_digest(variant)}",
         "name": "tts-kernels",
         "version": 1,
@@ -69,7 +69,7 @@ def _write_variant(variant: Path) -> Path:
 
 
 def variant_name() -> str:
-    """As `kernels` names what was built for torch on a kind of machine."""
+    """Returns the name that `kernels` gives a build for torch on this kind of machine."""
     major, minor = torch.__version__.split(".")[:2]
     machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
     return f"torch{major}{minor}-cpu-{machine}-{platform.system().lower()}"

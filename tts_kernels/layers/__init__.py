@@ -1,1 +1,1 @@
-"""The products and norms of a transformer's layers over packed weights, one by one and all in one call."""
+"""The products and norms of a transformer's layers over packed weights, separately and all in one call."""

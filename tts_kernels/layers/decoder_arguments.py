@@ -1,4 +1,4 @@
-"""What calls of `DecoderLayers` take."""
+"""The arguments of `DecoderLayers` calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .packed_weight import FLOAT_DTYPES
 
 
 def _angles(values: Mapping[str, Any]) -> tuple[Array | Number, ...]:
-    """Of cos and sin."""
+    """Describes cos and sin."""
     shape = "T, rotary_dim" if values["num_tables"] == 1 else "num_tables, T, rotary_dim"
     return (
         Number("num_tables", "num_tables >= 1"),

@@ -1,4 +1,4 @@
-"""What one layer of a decoder computes, as data, and whether its weights fit together."""
+"""The computation of one decoder layer, as data, and checks that its weights fit together."""
 
 from __future__ import annotations
 
@@ -42,31 +42,30 @@ class DecoderLayer(NamedTuple):
     """x += out_norm(o(attention(input_norm(x)))) * factor, then x += mlp_out_norm(mlp(mlp_norm(x))) * factor.
 
     A norm float32 [hidden] is the weight of an RMS norm; one of [2, hidden] is weight and bias of a LayerNorm
-    (Ba et al., arXiv 1607.06450); None leaves its input as it is. Weights may be of different kinds. A tuple
-    stands for weights side by side: the outputs of the first, then those of the second, and so on; those of
-    all but the last are multiples of 16.
+    (Ba et al., arXiv 1607.06450); None leaves its input unchanged. Weights may be of different kinds. A tuple
+    is several weights with concatenated outputs; all but the last have a multiple of 16 outputs.
 
     Attributes:
         input_norm, mlp_norm: before attention and MLP.
-        qkv: hidden -> queries, keys and values of all heads, side by side.
-        q_norm, k_norm: weights of RMS norms of q and k before they are rotated, or None: float32 [head_dim]
-            of each head (Qwen3), or [heads * head_dim] of all heads together (OLMo 2).
+        qkv: hidden -> queries, keys and values of all heads, concatenated.
+        q_norm, k_norm: weights of RMS norms of q and k before rotation, or None: float32 [head_dim] per head
+            (Qwen3), or [heads * head_dim] over all heads together (OLMo 2).
         o: heads -> hidden.
-        gate_up, down: of the MLP.
-        gate_up: gated, or a plain weight whose outputs `activation` describes. None where there are experts.
+        gate_up, down: of the MLP. gate_up is gated, or a plain weight whose outputs `activation` describes.
+            None if there are experts.
         scale: of the logits.
         window: most tokens that a query sees; None: all.
         out_norm, mlp_out_norm: of what attention and MLP add to x.
-        activation: "swiglu", silu(gate) * up (Shazeer, arXiv 2002.05202), or "geglu", gelu(gate) * up, of the
-            outputs of gate and behind them those of up; without a gate "gelu", or "relu_squared", relu(x)^2
-            (So et al., arXiv 2109.08668). With "_tanh" GELU is in its tanh form.
+        activation: "swiglu", silu(gate) * up (Shazeer, arXiv 2002.05202), or "geglu", gelu(gate) * up, where
+            the outputs of gate come before those of up; without a gate "gelu", or "relu_squared", relu(x)^2
+            (So et al., arXiv 2109.08668). The suffix "_tanh" selects the tanh form of GELU.
         parallel: mlp_norm reads the x from before attention (GPT-J).
         factor: of both sums.
         soft_cap: c turns a scaled logit s into c * tanh(s / c).
         rotary: which of the step's tables rotates q and k; None: they are not rotated.
-        rotary_pairs: channel 2 i turns with 2 i + 1, not i with i + rotary_dim / 2.
-        experts: the MLP, where it is a mixture.
-        sinks: float32 [num_q_heads], as of `tree_attention`.
+        rotary_pairs: channel 2 i rotates with 2 i + 1, instead of i with i + rotary_dim / 2.
+        experts: the MLP, if it is a mixture.
+        sinks: float32 [num_q_heads], same as for `tree_attention`.
     """
 
     input_norm: Tensor | None
@@ -92,12 +91,12 @@ class DecoderLayer(NamedTuple):
 
     @property
     def qkv_outputs(self) -> int:
-        """Of all weights of qkv."""
+        """Total outputs of all weights of qkv."""
         return outputs_of(self.qkv)
 
 
 class LayerShape(NamedTuple):
-    """What the layers of a decoder share."""
+    """Sizes that the layers of a decoder share."""
 
     hidden: int
     num_q_heads: int
@@ -112,7 +111,7 @@ class LayerShape(NamedTuple):
 
 
 def checked_layer(index: int, layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer:
-    """What the kernels read of a layer.
+    """Returns what the kernels read of a layer.
 
     Raises:
         TypeError, ValueError: a weight or a number does not fit.
@@ -159,7 +158,7 @@ def _checked_layer(layer: DecoderLayer, shape: LayerShape) -> _core.DecoderLayer
 
 
 def _checked_mlp(layer: DecoderLayer, shape: LayerShape) -> tuple[int, bool]:
-    """The code of the activation, and whether it has a gate."""
+    """Returns the code of the activation, and whether it has a gate."""
     choice("activation", layer.activation, tuple(_MLPS))
     codes = _MLPS[layer.activation]
     if layer.gate_up is not None and layer.down is not None:
@@ -170,7 +169,7 @@ def _checked_mlp(layer: DecoderLayer, shape: LayerShape) -> tuple[int, bool]:
 
 
 def _weights_of(layer: DecoderLayer) -> dict[str, Weights]:
-    """By their names in messages."""
+    """Returns the weights by their names in messages."""
     named = {name: getattr(layer, name) for name in ("qkv", "o", "gate_up", "down")}
     if layer.experts is None:
         return named
@@ -185,7 +184,7 @@ def tensors_of(layer: DecoderLayer) -> list[Tensor]:
 
 
 def refuse_parts(index: int, layer: DecoderLayer) -> None:
-    """Raises TypeError where parts of a layer are not of the types that it names."""
+    """Raises TypeError if parts of a layer are not of the declared types."""
     instance(f"layers[{index}]", layer, DecoderLayer, "name its weights")
     if layer.experts is not None:
         instance(f"layers[{index}].experts", layer.experts, Experts, "name its weights")
@@ -205,7 +204,7 @@ def refuse_parts(index: int, layer: DecoderLayer) -> None:
 
 
 def norm_address(name: str, norm: Tensor | None, width: int) -> tuple[int, bool]:
-    """Where a norm lies, 0 for none, and whether it is a LayerNorm."""
+    """Returns the address of a norm, 0 for none, and whether it is a LayerNorm."""
     if norm is None:
         return 0, False
     _norm_guard(name).check((norm, width))
@@ -213,13 +212,13 @@ def norm_address(name: str, norm: Tensor | None, width: int) -> tuple[int, bool]
 
 
 def _head_norm(name: str, norm: Tensor | None, head_dim: int, width: int) -> tuple[int, bool]:
-    """Where a norm of heads lies, and whether it is of all heads together."""
+    """Returns the address of a norm of heads, and whether it spans all heads together."""
     whole = isinstance(norm, Tensor) and norm.shape == (width,) and width != head_dim
     return _vector_address(name, norm, width if whole else head_dim), whole
 
 
 def _vector_address(name: str, vector: Tensor | None, width: int) -> int:
-    """Where it lies, 0 for none."""
+    """Returns the address of a vector, 0 for none."""
     if vector is None:
         return 0
     _vector_guard(name).check((vector, width))

@@ -29,24 +29,24 @@ PARTS = ("matrix products", "attention", "append", "norms and rotary")  # csrc/c
 
 
 def seconds_by_part() -> dict[str, float]:
-    """Where the time of all `DecoderLayers` calls of this process went so far."""
+    """Returns how the time of all `DecoderLayers` calls of this process is divided so far."""
     return dict(zip(PARTS, _core.decoder_layers_seconds(), strict=True))
 
 
 class DecoderLayers:
-    """A model's layers for one call a step: what `DecoderLayer` describes, then a norm and the head.
+    """A model's layers, run by one call per step: what `DecoderLayer` describes, then a norm and the head.
 
-    With attention of another kind `before_attention`, `after_attention` and `output` give the same bits.
+    For attention of another kind, `before_attention`, `after_attention` and `output` give the same bits.
 
     Args:
-        layers: in order; kept, and not copied.
+        layers: in order; kept, not copied.
         num_q_heads, num_kv_heads, head_dim: of the attention.
         eps: of all norms.
-        norm: behind the last layer, where there is one, as norms of a `DecoderLayer` are.
-        head: hidden -> logits, behind that norm, where there is one.
+        norm: after the last layer, if any, in the format of `DecoderLayer`'s norms.
+        head: hidden -> logits, after that norm, if any.
         rotary_dim: channels of each head that are rotated, the first ones. Default: all.
         logit_factor: of the logits.
-        logit_soft_cap: c turns those, l, into c * tanh(l / c).
+        logit_soft_cap: c turns the scaled logits l into c * tanh(l / c).
 
     Raises:
         TypeError, ValueError: sizes or dtypes do not fit together.
@@ -104,7 +104,7 @@ class DecoderLayers:
         return _made_again, (self.layers, {**heads, **options, **logits})
 
     def _prepare(self) -> None:
-        """Checks the weights and notes where they lie, which changes if somebody resizes their storage."""
+        """Checks the weights and records their addresses, which change if their storage is resized."""
         shape = self._shape
         made = [checked_layer(index, layer, shape) for index, layer in enumerate(self.layers)]
         tensors = [tensor for layer in self.layers for tensor in tensors_of(layer)]
@@ -137,24 +137,24 @@ class DecoderLayers:
 
         Args:
             x: float32 [T, hidden], contiguous: becomes the output of the last layer.
-            cos, sin: float32 [T, rotary_dim], contiguous, of the tokens' positions, as `rotate_qkv` takes
-                them; [tables, T, rotary_dim] where layers have several.
-            pool: packed, of as many layers.
+            cos, sin: float32 [T, rotary_dim], contiguous, of the tokens' positions, as for `rotate_qkv`;
+                [tables, T, rotary_dim] if layers have several.
+            pool: packed, with the same number of layers.
             slots: int32 [T], where the tokens' keys and values go.
-            plan: of the T queries, the new tokens included.
-            dtype: of queries, keys and values; beside int8 pages float32 or bfloat16. Default: the pool's.
-            rows: int64 [R], tokens whose logits are wanted. Default: the first R.
+            plan: of the T queries, including the new tokens.
+            dtype: of queries, keys and values; with int8 pages float32 or bfloat16. Default: the pool's.
+            rows: int64 [R], tokens whose logits are needed. Default: the first R.
             logits: float32 [R, head.columns], contiguous rows at any stride, where the logits go. Default:
-                none are wanted.
+                none are computed.
             experts: int64 [T, top_k], distinct experts of each token, in all layers that have any. Default:
                 those that their routers choose.
 
         Returns:
-            float32 [T, hidden], the outputs of the norm behind the last layer; None where there is no norm.
+            float32 [T, hidden], the outputs of the norm after the last layer; None without a norm.
 
         Raises:
-            TypeError, ValueError: a dtype, device, shape or stride does not fit, or an index leads outside
-                the pool. Nothing has been written.
+            TypeError, ValueError: a dtype, device, shape or stride does not fit, or an index is outside the
+                pool. Nothing has been written.
         """
         if type(pool) is not KVPool:
             instance("pool", pool, KVPool, "make it with KVPool(...)")
@@ -195,7 +195,9 @@ class DecoderLayers:
     def before_attention(
         self, index: int, x: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The rotated queries and keys, and the values, of a layer for its inputs x; arguments as of a call.
+        """Returns a layer's rotated queries and keys, and its values, for its inputs x.
+
+        Takes the arguments of a call.
 
         Returns:
             q [T, num_q_heads, head_dim], k and v [T, num_kv_heads, head_dim] of `dtype`.
@@ -215,7 +217,7 @@ class DecoderLayers:
         return q, k, v
 
     def after_attention(self, index: int, x: Tensor, attended: Tensor) -> None:
-        """The rest of a layer: x, its inputs, becomes its outputs.
+        """Computes the rest of a layer: x, its inputs, becomes its outputs.
 
         Args:
             attended: float32 or bfloat16 [T, num_q_heads, head_dim], contiguous.
@@ -230,7 +232,7 @@ class DecoderLayers:
         torch.autograd.graph.increment_version([x])
 
     def output(self, x: Tensor, *, rows: Tensor | None = None, logits: Tensor | None = None) -> Tensor:
-        """What is behind the last layer, for its outputs x; arguments and result as of a call."""
+        """Computes what follows the last layer, for its outputs x; arguments and result as of a call."""
         if self.norm is None:
             raise ValueError("norm: got None, expected the norm behind the last layer")
         states = torch.empty_like(x)
@@ -241,8 +243,10 @@ class DecoderLayers:
         return states
 
     def logits(self, states: Tensor, logits: Tensor) -> None:
-        """Those of the outputs of the norm, float32 [R, hidden]: float32 [R, head.columns], rows at any
-        stride."""
+        """Computes the logits, float32 [R, head.columns], of the norm's outputs, float32 [R, hidden].
+
+        Rows may have any stride.
+        """
         self._check_output(states, None, None, logits)
         self._core.logits(_output(states, None, logits), torch.get_num_threads())
         torch.autograd.graph.increment_version([logits])
@@ -274,7 +278,7 @@ class DecoderLayers:
         return index
 
     def _settle(self, args: tuple[Any, ...], pool: KVPool, dtype: Any) -> None:
-        """Checks arguments whose form is new."""
+        """Checks arguments of a new form."""
         if pool.layout != "packed":
             raise ValueError(f"pool: got layout {pool.layout!r}, expected 'packed'")
         if pool.num_layers != len(self.layers):

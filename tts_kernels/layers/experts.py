@@ -1,4 +1,4 @@
-"""A mixture of experts as the MLP of a layer, as data, and whether its weights fit together."""
+"""A mixture of experts as the MLP of a layer, as data, and checks that its weights fit together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from .weight import (
 
 
 class SharedExpert(NamedTuple):
-    """An MLP with SwiGLU whose output every token gets beside those of its experts (DeepSeekMoE, arXiv
-    2401.06066).
+    """An MLP with SwiGLU whose output is added for every token (DeepSeekMoE, arXiv 2401.06066).
 
     Attributes:
-        gate_up, down: as of an expert; down without bias.
-        share: hidden -> a number whose sigmoid the output is multiplied by (Qwen2-MoE); None: 1.
+        gate_up, down: same as for an expert; down without bias.
+        share: hidden -> a number whose sigmoid scales the output (Qwen2-MoE); None: 1.
     """
 
     gate_up: Weight | tuple[Weight, ...]
@@ -38,11 +37,11 @@ class Experts(NamedTuple):
 
     Attributes:
         router: hidden -> a logit for each expert; weights are their softmax.
-        gate_up, down: of each expert; gate_up gated, or the outputs of the gate and behind them those of up.
+        gate_up, down: of each expert; gate_up gated, or the outputs of the gate followed by those of up.
         normalised: the weights of the chosen experts are scaled to sum to 1.
-        clamp: alpha and limit where (u + 1) * g * sigmoid(alpha * g) takes the place of SwiGLU: g is the
-            gate, cut at limit, u is up, cut at limit and -limit (gpt-oss, arXiv 2508.10925). gate_up is not
-            gated then. None: SwiGLU.
+        clamp: alpha and limit of (u + 1) * g * sigmoid(alpha * g), which replaces SwiGLU: g is the gate,
+            clamped to at most limit, u is up, clamped to [-limit, limit] (gpt-oss, arXiv 2508.10925). gate_up
+            is then not gated. None: SwiGLU.
         shared: an expert that every token goes through; None: there is none.
     """
 
@@ -56,7 +55,7 @@ class Experts(NamedTuple):
 
 
 def check_mlp(names: tuple[str, str], gate_up: Weights, down: Weight, hidden: int, *, has_gate: bool) -> None:
-    """Raises TypeError or ValueError unless the weights of an MLP fit; names: theirs, for messages."""
+    """Raises TypeError or ValueError unless the weights of an MLP fit. names: theirs, for messages."""
     outputs, gated = outputs_of(gate_up), is_gated(gate_up)
     mlp = outputs // 2 if has_gate and not gated else outputs
     sides = (outputs,) if mlp == outputs else (mlp, outputs - mlp)
@@ -65,7 +64,7 @@ def check_mlp(names: tuple[str, str], gate_up: Weights, down: Weight, hidden: in
 
 
 def checked_experts(experts: Experts | None, hidden: int) -> _core.Experts | None:
-    """What the kernels read of a mixture.
+    """Returns what the kernels read of a mixture.
 
     Raises:
         TypeError, ValueError: a weight or a number does not fit.
@@ -106,7 +105,7 @@ def _checked_shared(shared: SharedExpert | None, hidden: int) -> _core.SharedExp
 
 
 def weights_of_experts(experts: Experts) -> dict[str, Weights]:
-    """By their names in messages."""
+    """Returns the weights by their names in messages."""
     named: dict[str, Weights] = {"router": experts.router}
     for name in ("gate_up", "down"):
         weights = getattr(experts, name)

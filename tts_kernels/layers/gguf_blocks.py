@@ -1,4 +1,4 @@
-"""Blocks of GGUF tensors as quantised matrices: the same weights, without a second rounding.
+"""Reads blocks of GGUF tensors as quantised matrices: the same weights, without a second rounding.
 
 The kinds and their layouts are those of ggml (ggml-common.h, ggml-quants.c of llama.cpp).
 """
@@ -16,7 +16,7 @@ from .quant_panels import QuantMatrix
 
 
 class GgufKind(NamedTuple):
-    """A kind of blocks: `inputs` weights in `size` bytes, and what reads uint8 [outputs, blocks, size]."""
+    """A kind of block: `inputs` weights in `size` bytes, and a reader of uint8 [outputs, blocks, size]."""
 
     inputs: int
     size: int
@@ -25,12 +25,12 @@ class GgufKind(NamedTuple):
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
-    """The float16 at this byte of each block: [outputs, blocks]."""
+    """Returns the float16 at this byte of each block: [outputs, blocks]."""
     return blocks[..., at : at + 2].contiguous().view(torch.float16)[..., 0]
 
 
 def _fields(packed: Tensor, run: int, bits: int) -> Tensor:
-    """Runs of `run` bytes as the numbers of `bits` bits in them, lowest first, run after run."""
+    """Splits runs of `run` bytes into numbers of `bits` bits, lowest first, run by run."""
     places = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)[:, None]
     runs = packed.reshape(*packed.shape[:-1], -1, 1, run)
     return (runs >> places & (1 << bits) - 1).flatten(-3)
@@ -43,7 +43,7 @@ def _matrix(
     factors: Tensor | None = None,
     min_factors: Tensor | None = None,
 ) -> QuantMatrix:
-    """Of parts that have a dimension for the blocks, or for numbers of one each."""
+    """Makes a matrix from parts with a dimension for the blocks, or for numbers of one each."""
     wide = None if factors is None else factors.float()
     least = None if min_factors is None else min_factors.float()
     return QuantMatrix(numbers.flatten(1), scales.flatten(1), _flat(mins), wide, least)
@@ -62,7 +62,7 @@ def _q4_1(b: Tensor) -> QuantMatrix:
 
 
 def _fifth(b: Tensor, at: int) -> Tensor:
-    """32 numbers of 5 bits: four bytes of high bits, 16 of two low halves each."""
+    """Returns 32 numbers of 5 bits: four bytes hold the high bits, 16 bytes two low halves each."""
     return _fields(b[..., at + 4 :], 16, 4) | _fields(b[..., at : at + 4], 1, 1) << 4
 
 
@@ -79,14 +79,14 @@ def _q8_0(b: Tensor) -> QuantMatrix:
 
 
 def _mxfp4(b: Tensor) -> QuantMatrix:
-    """Scales of 2^(e - 128), which bfloat16 has; e = 255 stands for NaN. Twice an e2m1 is an integer."""
+    """Reads MXFP4. Scales are 2^(e - 128), exact in bfloat16; e = 255 is NaN. Twice an e2m1 is an integer."""
     e = b[..., 0].int()
     bits = torch.where(e < 2, 0x20 << e.clamp(max=1), (e - 1) << 7).masked_fill(e == 255, 0x7FC0)
     return _matrix(_fields(b[..., 1:], 16, 4), bits.to(torch.int16).view(torch.bfloat16))
 
 
 def _six_bits(b: Tensor) -> tuple[Tensor, Tensor]:
-    """8 scales and 8 minima of 6 bits in 12 bytes, as Q4_K and Q5_K have them."""
+    """Returns 8 scales and 8 minima of 6 bits from 12 bytes, as in Q4_K and Q5_K."""
     first, second, third = b.reshape(*b.shape[:-1], 3, 4).unbind(-2)
     scales = torch.cat([first & 63, third & 15 | first >> 2 & 48], -1)
     return scales.to(torch.int8), torch.cat([second & 63, third >> 4 | second >> 2 & 48], -1).to(torch.int8)

@@ -79,25 +79,25 @@ def packed_linear(
     add_to: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """x W^T + bias, or silu(x G^T) * (x U^T) where the weight is gated; on the CPU.
+    """Computes x W^T + bias, or silu(x G^T) * (x U^T) for a gated weight; on the CPU.
 
-    A row's bits depend on that row and the weights only, not on how many rows there are. Sums are in float32.
-    bfloat16 weights are multiplied with x in float32, but at the levels `amx` and `avx512_bf16` with x
+    A row's bits depend only on that row and the weights, not on the number of rows. Sums are in float32.
+    bfloat16 weights are multiplied with x in float32, except at the levels `amx` and `avx512_bf16`, with x
     rounded to bfloat16.
 
-    Beside quantised weights a row of x becomes int8, with a scale for each 32 inputs, the largest of which is
-    127. Sums within a group are exact, and groups are summed in their order, in float32. A row with a value
-    that is NaN or infinite gives NaN; 32 inputs that are all below 2^-100 count as zeros. Where their form is
-    `exact` x stays what it is, and products are as with the dequantised weights in float32.
+    For quantised weights, a row of x becomes int8, with a scale for each 32 inputs that maps the largest to
+    127. Sums within a group are exact, and groups are summed in order, in float32. A row with NaN or an
+    infinity gives NaN; 32 inputs that are all below 2^-100 count as zeros. If the weights' form is `exact`, x
+    is not rounded, and products are as with the dequantised weights in float32.
 
     Args:
         x: float32 or bfloat16 [T, inputs], contiguous channels.
         weight: packed.
-        add_to: float32 [T, outputs], contiguous channels: to which the result is added, in place.
-        out: float32 [T, weight.columns], contiguous channels: where the result goes, in place of new memory.
+        add_to: float32 [T, outputs], contiguous channels; the result is added to it, in place.
+        out: float32 [T, weight.columns], contiguous channels; holds the result, instead of new memory.
 
     Returns:
-        float32 [T, outputs], `add_to` or the first columns of `out` where given.
+        float32 [T, outputs]: `add_to`, or the first columns of `out`, if given.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit.

@@ -14,8 +14,8 @@ from ..checks import Array, Guard, Number, Rule, Signature, flag, integer
 
 PANEL = 16  # outputs of a panel
 FLOAT_DTYPES = (torch.float32, torch.bfloat16)
-_LINE = 64  # bytes: panels are read in vectors of so many
-_BAND_BYTES = 1 << 20  # of rows that are copied at a time
+_LINE = 64  # bytes of the vectors that panels are read in
+_BAND_BYTES = 1 << 20  # bytes of rows copied at a time
 
 
 def is_bfloat16(panels: Any) -> bool:
@@ -23,7 +23,7 @@ def is_bfloat16(panels: Any) -> bool:
 
 
 def weight_arrays(*, pairs: bool) -> tuple[Array | Rule, ...]:
-    """Panels of bfloat16 pairs or of float32, and their bias, as operators take them."""
+    """Describes panels of bfloat16 pairs or of float32, and their bias, for operators."""
     inputs = "half_inputs" if pairs else "inputs"
     return (
         Array("panels", f"num_panels, {inputs}, {PANEL}" + (", 2" if pairs else ""), FLOAT_DTYPES),
@@ -68,13 +68,13 @@ _PACK_GATED = Guard("PackedWeight.pack_gated", ("gate", "up"), lambda v: _weight
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """What `packed_linear` multiplies with; made by `pack` or `pack_gated`.
+    """A weight for `packed_linear`; made by `pack` or `pack_gated`.
 
     Attributes:
-        panels: float32 [P, inputs, 16] or bfloat16 [P, inputs / 2, 16, 2]; zeros fill the last panel up.
+        panels: float32 [P, inputs, 16] or bfloat16 [P, inputs / 2, 16, 2]; zeros fill the last panel.
         bias: float32 [16 P], or None.
         outputs: of the layer.
-        gated: panels of gate and up take turns, and an output is silu(gate) * up.
+        gated: panels of gate and up alternate, and an output is silu(gate) * up.
     """
 
     panels: Tensor
@@ -97,7 +97,7 @@ class PackedWeight:
 
     @cached_property
     def columns(self) -> int:
-        """Outputs with those that fill the last panel up."""
+        """Outputs, including those that fill the last panel."""
         return len(self.panels) * PANEL // (2 if self.gated else 1)
 
     @classmethod
@@ -113,8 +113,10 @@ class PackedWeight:
 
     @classmethod
     def pack_gated(cls, gate: Tensor, up: Tensor) -> PackedWeight:
-        """Copies the weights [outputs, inputs] of a SwiGLU layer's two projections (Shazeer,
-        arXiv 2002.05202)."""
+        """Copies the weights [outputs, inputs] of a SwiGLU layer's two projections.
+
+        SwiGLU: Shazeer, arXiv 2002.05202.
+        """
         _PACK_GATED.check((gate, up))
         require_cpu("gate", gate)
         panels = _panel_room(len(gate), 2, gate)
@@ -124,10 +126,10 @@ class PackedWeight:
 
     @classmethod
     def pack_in_place(cls, weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
-        """`pack`, with panels in the memory of the weight, whose numbers are then no longer in its order.
+        """Like `pack`, with panels in the memory of the weight, whose numbers are then reordered.
 
-        A panel is as large as its 16 rows. A weight whose outputs are no multiple of 16, or that does not
-        begin at a multiple of 64 bytes, is copied.
+        A panel is as large as its 16 rows. A weight whose number of outputs is no multiple of 16, or whose
+        address is no multiple of 64, is copied.
         """
         _PACK.check((weight, bias))
         require_cpu("weight", weight)
@@ -141,11 +143,11 @@ class PackedWeight:
         return cls(panels, None if bias is None else padded(bias.float()), len(weight))
 
     def with_bias(self, bias: Tensor | None) -> PackedWeight:
-        """The same panels with a bias [outputs]."""
+        """Returns the same panels with a bias [outputs]."""
         return replace(self, bias=None if bias is None else padded(bias.float()))
 
     def widened(self) -> PackedWeight:
-        """The same weight with panels of float32: itself, where it has them."""
+        """Returns the same weight with panels of float32; itself if it has them."""
         if self.panels.dtype == torch.float32:
             return self
         wide = self.panels.new_empty((len(self.panels), self.inputs, PANEL), dtype=torch.float32)
@@ -153,7 +155,7 @@ class PackedWeight:
         return replace(self, panels=wide)
 
     def unpacked(self) -> Tensor:
-        """A copy of the weight, [outputs, inputs] in the dtype of the panels.
+        """Returns a copy of the weight, [outputs, inputs] in the dtype of the panels.
 
         Raises ValueError for a gated weight.
         """
@@ -161,11 +163,11 @@ class PackedWeight:
         return _rows_of(self.panels)[: self.outputs]
 
     def rows(self, indices: Tensor) -> Tensor:
-        """Rows of `unpacked()`, as of an embedding table: indices int64 [T] -> [T, inputs].
+        """Returns rows of `unpacked()`, like an embedding table: indices int64 [T] -> [T, inputs].
 
         Raises:
-            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index that is no
-                row.
+            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index out of
+                range.
         """
         _ROWS.check((indices,))
         self._refuse_gated("rows")
@@ -185,7 +187,7 @@ def _panels(weight: Tensor) -> Tensor:
 
 
 def _panel_room(outputs: int, projections: int, weight: Tensor) -> Tensor:
-    """float32 [P, projections, inputs, 16] or bfloat16 [P, projections, inputs / 2, 16, 2]."""
+    """Allocates float32 [P, projections, inputs, 16] or bfloat16 [P, projections, inputs / 2, 16, 2]."""
     return weight.new_empty((-(-outputs // PANEL), projections, *_lanes(weight)))
 
 
@@ -194,13 +196,13 @@ def _panels_shape(weight: Tensor) -> tuple[int, ...]:
 
 
 def _lanes(weight: Tensor) -> tuple[int, ...]:
-    """The shape of a panel."""
+    """Returns the shape of a panel."""
     inputs = weight.shape[1]
     return (inputs // 2, PANEL, 2) if weight.dtype == torch.bfloat16 else (inputs, PANEL)
 
 
 def _rows_of(panels: Tensor) -> Tensor:
-    """All rows of panels, [16 P, inputs]: the other way of `_fill_panels`."""
+    """Returns all rows of panels, [16 P, inputs]: the inverse of `_fill_panels`."""
     if panels.dtype == torch.bfloat16:
         rows = panels.new_empty(len(panels), PANEL, 2 * panels.shape[1])
         rows.view(torch.int32).copy_(panels.view(torch.int32)[..., 0].transpose(1, 2))
@@ -209,7 +211,7 @@ def _rows_of(panels: Tensor) -> Tensor:
 
 
 def _fill_panels(panels: Tensor, weight: Tensor) -> None:
-    """Pairs of bfloat16 are moved as one number of 32 bits, which takes a seventh of the time."""
+    """Fills panels. Moving pairs of bfloat16 as one 32-bit number takes a seventh of the time."""
     rows = padded(weight)
     if weight.dtype == torch.bfloat16:
         rows = rows if rows.storage_offset() % 2 == 0 else rows.clone()
@@ -218,7 +220,7 @@ def _fill_panels(panels: Tensor, weight: Tensor) -> None:
 
 
 def padded(rows: Tensor) -> Tensor:
-    """With zeros up to whole panels."""
+    """Pads rows with zeros to whole panels."""
     short = -len(rows) % PANEL
     return torch.cat([rows, rows.new_zeros(short, *rows.shape[1:])]) if short else rows.contiguous()
 

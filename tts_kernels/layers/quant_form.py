@@ -1,4 +1,4 @@
-"""How quantised weights are packed: what a weight is, and where its bits lie."""
+"""The format of packed quantised weights: the value of a weight, and the place of its bits."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ _SCALE_DTYPES = (torch.float16, torch.bfloat16, torch.int8, torch.float32)
 
 @dataclass(frozen=True)
 class QuantForm:
-    """A form of packed weights: a weight is scale * (u - offset), scale * u + minimum, or
-    scale * (u - offset - zero point).
+    """A format of packed weights.
+
+    A weight is scale * (u - offset), scale * u + minimum, or scale * (u - offset - zero point).
 
     Attributes:
         bits: 4, 5, 6 or 8, of the number u.
         group: inputs that share a scale, and a minimum or zero point, 16 or 32.
         scales: "float16", "bfloat16" or "float32", one for each group; "two-level", an int8 for each group
             times a float32 for all groups of 256 inputs. Minima are of the same kind.
-        has_min: there are minima.
-        offset: what u is less; 0 beside minima.
-        table: 16 entries that 4 bits lead to: u is one of them. Empty: u is the number itself.
-        has_zeros: there are zero points, an int8 for each group; neither beside minima nor two levels.
-        exact: `packed_linear` does not round x, and dequantises weights as it goes. Slow: to compare with.
+        has_min: whether there are minima.
+        offset: subtracted from u; 0 with minima.
+        table: 16 entries indexed by 4 bits: u is one of them. Empty: u is the number itself.
+        has_zeros: whether there are zero points, an int8 for each group; not together with minima or two
+            levels.
+        exact: `packed_linear` does not round x, and dequantises weights on the fly. Slow: for comparison.
 
     Raises:
-        TypeError, ValueError: no kernel serves such a form.
+        TypeError, ValueError: no kernel supports such a form.
     """
 
     bits: int
@@ -64,7 +66,7 @@ class QuantForm:
 
     @classmethod
     def of(cls, numbers: Sequence[int]) -> QuantForm:
-        """The form with these `numbers`."""
+        """Returns the form with these `numbers`."""
         known = len(numbers) in (5, 21) and 0 <= numbers[2] < len(SCALES) and numbers[3] in _SHIFTS
         if not known:
             raise ValueError(
@@ -77,26 +79,26 @@ class QuantForm:
 
     @cached_property
     def numbers(self) -> list[int]:
-        """As operators take it."""
+        """Returns the form as operators take it."""
         kind = SCALES.index(self.scales)
         shift = self.has_min + 2 * self.has_zeros + 4 * self.exact
         return [self.bits, self.group, kind, shift, self.offset, *self.table]
 
     @cached_property
     def block_inputs(self) -> int:
-        """Inputs of a block, of which a panel has as many as it needs: 64, or 256 for two levels."""
+        """Inputs of a block; a panel has as many blocks as it needs: 64, or 256 for two levels."""
         return _core.quant_layout(self.numbers)[0]
 
     @cached_property
     def block_bytes(self) -> int:
-        """Bytes of a block: 16 outputs, all that belongs to their weights."""
+        """Bytes of a block: everything that belongs to the weights of its 16 outputs."""
         return _core.quant_layout(self.numbers)[1]
 
     def panels_shape(self, outputs: int, inputs: int) -> tuple[int, int, int]:
-        """[P, blocks, block_bytes] of a weight."""
+        """Returns [P, blocks, block_bytes] of a weight."""
         return -(-outputs // PANEL), -(-inputs // self.block_inputs), self.block_bytes
 
     @property
     def scale_dtype(self) -> torch.dtype:
-        """Of scales and minima of the groups."""
+        """Dtype of the groups' scales and minima."""
         return _SCALE_DTYPES[SCALES.index(self.scales)]

@@ -1,7 +1,7 @@
-"""Integers in groups that share a scale and a zero point, as quantised matrices: the same weights.
+"""Reads integers in groups that share a scale and a zero point as quantised matrices: the same weights.
 
-So do checkpoints of GPTQ, AWQ and compressed-tensors have them. Their groups are longer than those of the
-kernel, whose scales repeat.
+Checkpoints of GPTQ, AWQ and compressed-tensors store them so. Their groups are longer than the kernel's,
+whose scales repeat.
 """
 
 from __future__ import annotations
@@ -40,10 +40,13 @@ def groups_of(
     bias: Tensor | None,
     group_of: Tensor | None,
 ) -> tuple[QuantForm, ReadRows, Tensor | None]:
-    """The form, what reads rows, and the order in which it has their inputs, int32 [inputs] or None for their
-    own; arguments and errors as of `QuantisedWeight.from_groups`."""
+    """Returns the form, a row reader, and the order in which it has the inputs.
+
+    The order is int32 [inputs], or None for their own. Arguments and errors are those of
+    `QuantisedWeight.from_groups`.
+    """
     integer("bits", bits, 4, 8)
-    middle = 1 << (bits - 1)  # what zero points are less where they are packed
+    middle = 1 << (bits - 1)  # subtracted from zero points when they are packed
     offset = middle if isinstance(zeros, Tensor) else integer("zeros", zeros, 0, 255)
     _GUARD.check((numbers, scales, zeros if isinstance(zeros, Tensor) else None, bias, group_of))
     require_cpu("numbers", numbers)
@@ -67,8 +70,10 @@ def groups_of(
 
 
 def _order_of(group_of: Tensor, groups: int) -> Tensor | None:
-    """int32 [inputs]: the inputs of the first group, in their order, then those of the next. None where they
-    lie so."""
+    """Returns int32 [inputs]: the inputs of the first group, in order, then those of the next.
+
+    None if they already are in this order.
+    """
     least, most = int(group_of.min()), int(group_of.max())
     if least < 0 or most >= groups:
         raise ValueError(f"group_of: got {least} to {most}, expected 0 <= group < {groups}")

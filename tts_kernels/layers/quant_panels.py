@@ -1,8 +1,7 @@
-"""Quantised matrices in plain tensors, and in the panels that the kernel reads, both ways.
+"""Converts quantised matrices between plain tensors and the panels that the kernel reads.
 
-A panel is 16 outputs; its blocks follow each other, 64 inputs each, or 256 with scales in two levels. A block
-holds factors, scales, minima or zero points, then planes of bits
-(csrc/cpu/kernels/quantised_linear_kernels.h).
+A panel is 16 outputs; its blocks are consecutive, 64 inputs each, or 256 with two-level scales. A block holds
+factors, scales, minima or zero points, then planes of bits (csrc/cpu/kernels/quantised_linear_kernels.h).
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from torch import Tensor
 from .packed_weight import PANEL
 from .quant_form import QuantForm
 
-BAND = 64 * PANEL  # outputs that are packed at once: little memory beside the weight's own
-_PLANE = 64  # inputs whose bits lie together: 16 words of 4
+BAND = 64 * PANEL  # outputs packed at once: little memory besides the weight's own
+_PLANE = 64  # inputs whose bits are stored together: 16 words of 4
 
 
 class QuantMatrix(NamedTuple):
@@ -26,7 +25,7 @@ class QuantMatrix(NamedTuple):
     Attributes:
         numbers: uint8 [outputs, inputs]: u of `QuantForm`, or the index into its table.
         scales, mins: [outputs, inputs / group] of the form's scale_dtype.
-        factors, min_factors: float32 [outputs, inputs / 256], of scales and of minima in two levels.
+        factors, min_factors: float32 [outputs, inputs / 256], of scales and minima with two levels.
         zeros: int8 [outputs, inputs / group].
     """
 
@@ -61,7 +60,7 @@ def _numbers_of(scales: Tensor, factors: Tensor | None, form: QuantForm) -> Tens
 
 
 def pack_bands(projections: Sequence[ReadRows], form: QuantForm, outputs: int, inputs: int) -> Tensor:
-    """Panels of the projections in turn, each read by bands of its outputs."""
+    """Returns panels that alternate between the projections, each read by bands of its outputs."""
     places, *block = form.panels_shape(outputs, inputs)
     panels = torch.empty((places, len(projections), *block), dtype=torch.uint8, device="cpu")
     for index, read in enumerate(projections):
@@ -72,13 +71,13 @@ def pack_bands(projections: Sequence[ReadRows], form: QuantForm, outputs: int, i
 
 
 def _pack_panels(matrix: QuantMatrix, form: QuantForm) -> Tensor:
-    """uint8 [P, blocks, form.block_bytes]. Zero weights fill the last panel and the last block up."""
+    """Returns uint8 [P, blocks, form.block_bytes]. Zero weights fill the last panel and the last block."""
     outputs, inputs = matrix.numbers.shape
     panels, blocks = -(-outputs // PANEL), -(-inputs // form.block_inputs)
     rows, columns = panels * PANEL - outputs, blocks * form.block_inputs - inputs
 
     def lanes(x: Tensor, each: int) -> Tensor:
-        """[outputs, n] as bytes [P, blocks, n / blocks * 16 * itemsize], the 16 outputs side by side."""
+        """Returns [outputs, n] as bytes [P, blocks, n / blocks * 16 * itemsize], 16 outputs interleaved."""
         missing = columns // form.group if each > 1 else 0
         padded = torch.nn.functional.pad(x, (0, missing, 0, rows))
         beside = padded.reshape(panels, PANEL, blocks, each).permute(0, 2, 3, 1).contiguous()
@@ -98,7 +97,7 @@ def _planes(words: Tensor, bits: int) -> Tensor:
         return words.flatten(2)
     planes = [((words[:, :, :8] & 15) | (words[:, :, 8:] << 4)).flatten(2)]
     if bits > 4:
-        each = 8 // (bits - 4)  # words that a byte serves
+        each = 8 // (bits - 4)  # words that share a byte
         places = _places(each, bits - 4)
         high = (words >> 4).reshape(*words.shape[:2], -1, each, PANEL, 4) << places
         planes.append(high.sum(3, dtype=torch.uint8).flatten(2))
@@ -106,12 +105,12 @@ def _planes(words: Tensor, bits: int) -> Tensor:
 
 
 def _places(each: int, bits: int) -> Tensor:
-    """Where the bits of each word lie in a byte that serves `each` of them: [each, 1, 1]."""
+    """Returns where each word's bits lie in a byte shared by `each` words: [each, 1, 1]."""
     return torch.arange(each, dtype=torch.uint8, device="cpu").view(each, 1, 1) * bits
 
 
 def unpack_panels(panels: Tensor, form: QuantForm) -> QuantMatrix:
-    """What `pack_bands` made the panels of, with what fills them up."""
+    """Returns the matrix that `pack_bands` packed, including padding."""
     at, each = 0, form.block_inputs // form.group
 
     def lanes(dtype: torch.dtype, each: int) -> Tensor:
@@ -132,7 +131,7 @@ def unpack_panels(panels: Tensor, form: QuantForm) -> QuantMatrix:
 
 
 def _words(planes: Tensor, bits: int) -> Tensor:
-    """[P, planes, 16 words, 16, 4] of [P, planes, bytes]."""
+    """Converts [P, planes, bytes] to [P, planes, 16 words, 16, 4]."""
     shape = planes.shape[:2]
     if bits == 8:
         return planes.view(*shape, 16, PANEL, 4)

@@ -1,4 +1,4 @@
-"""Float weights rounded to 8 bits in the form of Q8_0, and to 4 bits in the form of Q4_1."""
+"""Rounds float weights to 8 bits in the form of Q8_0, and to 4 bits in the form of Q4_1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .quant_panels import QuantMatrix, ReadRows
 
 _GROUP = 32
 _AT_ONCE = 1 << 16  # weights, which stay in the L2 cache
-_SHARES = (1.0, 0.9)  # of a group's range that 4 bits are tried to span: few weights lie at its ends
+_SHARES = (1.0, 0.9)  # shares of a group's range that 4 bits may span: few weights lie at its ends
 _FORMS = {
     8: QuantForm(8, _GROUP, "float16", offset=128),
     4: QuantForm(4, _GROUP, "float16", has_min=True),
@@ -32,7 +32,7 @@ _GUARD = Guard(
 
 
 def rounding_of(weight: Tensor, bits: int, bias: Tensor | None) -> tuple[QuantForm, ReadRows]:
-    """The form, and what rounds rows; arguments and errors as of `QuantisedWeight.quantise`."""
+    """Returns the form and a function that rounds rows; see `QuantisedWeight.quantise`."""
     if integer("bits", bits) not in _FORMS:
         raise ValueError(f"bits: got {bits}, expected 4 or 8")
     _GUARD.check((weight, bias))
@@ -53,20 +53,20 @@ def rounding_of(weight: Tensor, bits: int, bias: Tensor | None) -> tuple[QuantFo
 
 
 def _rounded(weight: Tensor, bits: int) -> tuple[Tensor, ...]:
-    """u, scales and, for 4 bits, minima."""
+    """Returns u, scales and, for 4 bits, minima."""
     groups = weight.float().reshape(len(weight), -1, _GROUP)
     u, *scales = _eight_bits(groups) if bits == 8 else _four_bits(groups)
     return u.to(torch.uint8).flatten(1), *scales
 
 
 def _eight_bits(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of a group of [outputs, groups, 32] becomes 127 or -127."""
+    """Scales each group of [outputs, groups, 32] so that its largest value becomes 127 or -127."""
     scale = (weights.abs().amax(-1) / 127).half()
     return _steps(weights, scale).round_().clamp_(-127, 127) + 128, scale
 
 
 def _four_bits(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a few scales and minima those of least squared error, for each group of [outputs, groups, 32]."""
+    """Returns the best of a few scales and minima by squared error, for groups of [outputs, groups, 32]."""
     first, *others = _candidates(weights)
     u, scale, least, error = _fitted(weights, *first)
     for other in others:
@@ -80,7 +80,7 @@ def _four_bits(weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _candidates(weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Scales and minima: from end to end of a group, and least squares over the u that shares of it give."""
+    """Yields scales and minima: a group's full range, and least-squares fits to the u of shares of it."""
     low, high = weights.amin(-1), weights.amax(-1)
     yield (high - low) / 15, low
     mean = weights.mean(-1)
@@ -93,7 +93,7 @@ def _candidates(weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _fitted(weights: Tensor, scale: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """u, what float16 makes of scale and minimum, and the squared error."""
+    """Returns u, scale and minimum rounded to float16, and the squared error."""
     scale, least = scale.half(), least.half()
     u = _levels(weights, scale, least)
     made = u * scale.float()[..., None] + least.float()[..., None]
@@ -101,11 +101,11 @@ def _fitted(weights: Tensor, scale: Tensor, least: Tensor) -> tuple[Tensor, Tens
 
 
 def _levels(weights: Tensor, scale: Tensor, least: Tensor) -> Tensor:
-    """The nearest of 0 to 15 for each weight."""
+    """Returns the nearest of 0 to 15 for each weight."""
     return _steps(weights - least.float()[..., None], scale).round_().clamp_(0, 15)
 
 
 def _steps(weights: Tensor, scale: Tensor) -> Tensor:
-    """weights / scale; weights as they are where the scale is 0."""
+    """Returns weights / scale; the weights unchanged where the scale is 0."""
     wide = scale.float()[..., None]
     return weights / wide.masked_fill(wide == 0, 1.0)

@@ -24,7 +24,7 @@ ORDER = Array("order", "inputs", (torch.int32,), optional=True)  # of the panels
 
 
 def quantised_arrays(form: QuantForm) -> tuple[Array | Rule, ...]:
-    """Panels of this form, and their bias, as operators take them."""
+    """Describes panels of this form, and their bias, for operators."""
     return (
         Array("panels", f"num_panels, num_blocks, {form.block_bytes}", _BYTES),
         Array("bias", f"num_panels * {PANEL}", (torch.float32,), optional=True),
@@ -33,7 +33,7 @@ def quantised_arrays(form: QuantForm) -> tuple[Array | Rule, ...]:
 
 
 def blocks_of(inputs: str, form: QuantForm) -> str:
-    """An expression of signatures: the blocks that hold `inputs`."""
+    """Returns an expression for signatures: the blocks that hold `inputs`."""
     return f"({inputs} + {form.block_inputs - 1}) // {form.block_inputs}"
 
 
@@ -70,19 +70,19 @@ _UP = Array("up", "outputs, row_bytes", _BYTES, packed=0)
 
 @dataclass(frozen=True)
 class QuantisedWeight:
-    """What `packed_linear` multiplies with; made by one of `from_gguf`, `from_gguf_gated`, `from_groups` and
-    `quantise`.
+    """A quantised weight for `packed_linear`.
 
-    A weight of a file is the number that the file stands for: nothing is rounded a second time.
+    Made by `from_gguf`, `from_gguf_gated`, `from_groups` or `quantise`. A weight from a file has exactly the
+    value that the file represents: nothing is rounded a second time.
 
     Attributes:
-        panels: uint8 [P, blocks, form.block_bytes]; zero weights fill the last panel and the last block up.
+        panels: uint8 [P, blocks, form.block_bytes]; zero weights fill the last panel and the last block.
         bias: float32 [16 P], or None.
         form: of the bits in the panels.
         outputs, inputs: of the layer; inputs are a multiple of 32.
-        gated: panels of gate and up take turns, and an output is silu(gate) * up.
-        order: int32 [inputs], all of them: input i of the panels is input order[i] of the layer. None: they
-            are in the layer's order. Rows of x, and what is dequantised, are always in the layer's.
+        gated: panels of gate and up alternate, and an output is silu(gate) * up.
+        order: int32 [inputs], a permutation: input i of the panels is input order[i] of the layer. None: they
+            are in the layer's order. Rows of x, and dequantised weights, are always in the layer's order.
     """
 
     panels: Tensor
@@ -113,7 +113,7 @@ class QuantisedWeight:
 
     @cached_property
     def columns(self) -> int:
-        """Outputs with those that fill the last panel up."""
+        """Outputs, including those that fill the last panel."""
         return len(self.panels) * PANEL // (2 if self.gated else 1)
 
     @classmethod
@@ -122,11 +122,11 @@ class QuantisedWeight:
 
         Args:
             kind: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, MXFP4, IQ4_NL or IQ4_XS.
-            blocks: uint8 [outputs, bytes], as they lie in the file.
+            blocks: uint8 [outputs, bytes], as stored in the file.
             bias: [outputs].
 
         Raises:
-            TypeError, ValueError: another kind, dtype or shape; rows that are no whole blocks; a scale that
+            TypeError, ValueError: another kind, dtype or shape; rows that are not whole blocks; a scale that
                 is NaN or infinite.
         """
         known = _kind(kind)
@@ -163,17 +163,18 @@ class QuantisedWeight:
     ) -> QuantisedWeight:
         """Packs weights scale * (u - zero), whose groups of inputs share a scale and a zero point.
 
-        So GPTQ, AWQ and compressed-tensors have them. A group has a multiple of 16 inputs, up to all of them.
+        GPTQ, AWQ and compressed-tensors store them so. A group has a multiple of 16 inputs, up to all of
+        them.
 
         Args:
             numbers: u, uint8 [outputs, inputs], inputs a multiple of 32.
             scales: float16, bfloat16 or float32 [outputs, groups].
-            zeros: uint8 [outputs, groups], or the one of all groups: with 8 bits 128 or more, as u - zero has
-                to fit an int8.
+            zeros: uint8 [outputs, groups], or one for all groups: with 8 bits 128 or more, because u - zero
+                must fit an int8.
             bits: of u and zeros: 4, 5, 6 or 8.
             bias: [outputs].
-            group_of: int32 or int64 [inputs], each input's group (GPTQ's g_idx); as many inputs in each.
-                Default: neighbours.
+            group_of: int32 or int64 [inputs], each input's group (GPTQ's g_idx), all of the same size.
+                Default: consecutive inputs.
 
         Raises:
             TypeError, ValueError: another dtype, shape or number of bits; groups that do not divide the
@@ -186,21 +187,21 @@ class QuantisedWeight:
 
     @classmethod
     def quantise(cls, weight: Tensor, bits: int, bias: Tensor | None = None) -> QuantisedWeight:
-        """Rounds float weights [outputs, inputs], groups of 32 inputs by themselves.
+        """Rounds float weights [outputs, inputs], each group of 32 inputs separately.
 
         Args:
-            bits: 8, to the nearest step of largest / 127, as Q8_0; 4, to one of 16 steps with a scale and a
+            bits: 8: to the nearest step of largest / 127, as Q8_0; 4: to one of 16 steps with a scale and a
                 minimum of small squared error, as Q4_1.
 
         Raises TypeError or ValueError for another dtype or number of bits, inputs that are no multiple of 32,
-        and weights that are NaN, infinite or beyond scales in float16.
+        and weights that are NaN, infinite or too large for float16 scales.
         """
         form, read = rounding_of(weight, bits, bias)
         outputs, inputs = weight.shape
         return cls(pack_bands([read], form, outputs, inputs), _wide(bias), form, outputs, inputs)
 
     def dequantised(self) -> Tensor:
-        """The weights, each rounded to float32: [outputs, inputs], or [2, outputs, inputs] of gate and up."""
+        """Returns the weights rounded to float32: [outputs, inputs], or [2, outputs, inputs] if gated."""
         projections = 2 if self.gated else 1
         bands = self.panels.view(-1, projections, *self.panels.shape[1:]).transpose(0, 1)
         made = torch.empty(projections, self.outputs, self.inputs, dtype=torch.float32, device="cpu")
@@ -214,11 +215,11 @@ class QuantisedWeight:
         return made if self.gated else made[0]
 
     def exact(self) -> QuantisedWeight:
-        """The same weight, in the same memory, for products that do not round x: `QuantForm.exact`."""
+        """Returns the same weight, sharing memory, for products that do not round x: `QuantForm.exact`."""
         return replace(self, form=replace(self.form, exact=True))
 
     def rows(self, indices: Tensor) -> Tensor:
-        """Rows of `dequantised()`, as of an embedding table.
+        """Returns rows of `dequantised()`, like an embedding table.
 
         Args:
             indices: int64 [T], from 0 to below outputs.
@@ -227,8 +228,8 @@ class QuantisedWeight:
             float32 [T, inputs].
 
         Raises:
-            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index that is no
-                row.
+            TypeError, ValueError, IndexError: another dtype or shape, a gated weight, or an index out of
+                range.
         """
         _ROWS.check((indices,))
         if self.gated:
@@ -251,7 +252,7 @@ class QuantisedWeight:
 
 
 def address_of(order: Tensor | None) -> int:
-    """As kernels take it: 0 for none."""
+    """Returns the address as kernels take it: 0 for none."""
     return 0 if order is None else order.data_ptr()
 
 

@@ -23,7 +23,9 @@ _TAKES = Signature(
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean of x^2 + eps) * weight, row by row (Zhang and Sennrich, arXiv 1910.07467); on the CPU.
+    """Computes x / sqrt(mean of x^2 + eps) * weight per row, on the CPU.
+
+    Zhang and Sennrich, arXiv 1910.07467.
 
     Args:
         x: float32 [T, n], contiguous channels.

@@ -1,4 +1,4 @@
-"""Norms and rotary position embedding of queries and keys, cut out of one product."""
+"""Splits one product into queries, keys and values; norms and rotary position embedding of q and k."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def rotate_qkv(
     k_norm: Tensor | None = None,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of T tokens, q and k rotated by their positions; on the CPU.
+    """Returns queries, keys and values of T tokens, q and k rotated by their positions; on the CPU.
 
-    Channel i of the first half of a head turns with channel i of the second (Su et al., arXiv 2104.09864, in
-    the order of `transformers`).
+    Channel i of the first half of a head rotates with channel i of the second (Su et al., arXiv 2104.09864,
+    in the order of `transformers`).
 
     Args:
-        qkv: float32 [T, (num_q_heads + 2 num_kv_heads) * head_dim], side by side; contiguous channels.
+        qkv: float32 [T, (num_q_heads + 2 num_kv_heads) * head_dim], concatenated; contiguous channels.
         cos, sin: float32 [T, head_dim] of each token's position.
         dtype: torch.float32 or torch.bfloat16.
-        q_norm, k_norm: float32 [head_dim], weights of an RMS norm of each head before it is rotated (Qwen3).
-        eps: theirs, as of `rms_norm`.
+        q_norm, k_norm: float32 [head_dim], weights of an RMS norm of each head before its rotation (Qwen3).
+        eps: of these norms, as in `rms_norm`.
 
     Returns:
         q [T, num_q_heads, head_dim], k and v [T, num_kv_heads, head_dim] of `dtype`.

@@ -1,4 +1,4 @@
-"""Weights of either kind, alone or side by side, as the layers of a decoder take them."""
+"""Weights of either kind, alone or concatenated, as the layers of a decoder take them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .quantised_weight import QuantisedWeight, address_of
 
 Weight: TypeAlias = PackedWeight | QuantisedWeight
 """A weight of a linear layer, as the CPU kernels read it."""
-# A tuple: the outputs of the first, then those of the second, and so on.
+# A tuple: weights with concatenated outputs.
 Weights: TypeAlias = Weight | tuple[Weight, ...]
 
 
 def side_by_side(weights: Weights) -> tuple[Weight, ...]:
-    """The weights whose outputs follow each other."""
+    """Returns the weights whose outputs are concatenated."""
     return weights if isinstance(weights, tuple) else (weights,)
 
 
 def outputs_of(weights: Weights) -> int:
-    """Of all that lie side by side."""
+    """Returns the total outputs of concatenated weights."""
     return sum(weight.outputs for weight in side_by_side(weights))
 
 
@@ -36,7 +36,7 @@ def is_gated(weights: Weights) -> bool:
 
 
 def tensors_of_weights(weights: Weights) -> list[Tensor]:
-    """All that the kernels read."""
+    """Returns all tensors that the kernels read."""
     found: list[Tensor | None] = []
     for weight in side_by_side(weights):
         found += weight.panels, weight.bias
@@ -46,7 +46,7 @@ def tensors_of_weights(weights: Weights) -> list[Tensor]:
 
 
 def require_weight(name: str, weight: Any) -> None:
-    """Raises TypeError for what is no weight."""
+    """Raises TypeError unless it is a weight."""
     if not isinstance(weight, Weight):
         raise TypeError(
             f"{name}: got {type(weight).__name__}, expected a PackedWeight or a QuantisedWeight; make it "
@@ -55,7 +55,7 @@ def require_weight(name: str, weight: Any) -> None:
 
 
 def require_weights(name: str, weights: Any) -> None:
-    """Raises TypeError for what is no weight, and no tuple of weights."""
+    """Raises TypeError unless it is a weight or a tuple of weights."""
     if not isinstance(weights, tuple):
         require_weight(name, weights)
     elif not weights:
@@ -68,7 +68,7 @@ def require_weights(name: str, weights: Any) -> None:
 def check_weight(
     name: str, weight: Weight, inputs: int, outputs: int, *, gated: bool = False, whole: bool = False
 ) -> None:
-    """Raises TypeError or ValueError unless a weight fits. whole: its outputs have to fill their panels."""
+    """Raises TypeError or ValueError unless a weight fits. whole: its outputs must fill their panels."""
     weight.check()
     if (weight.inputs, weight.outputs, weight.gated) != (inputs, outputs, gated):
         raise ValueError(
@@ -91,7 +91,8 @@ def check_weights(
     """Raises TypeError or ValueError unless weights fit.
 
     Args:
-        outputs: of the sides, such as queries, keys and values; a weight has those of one, or of neighbours.
+        outputs: of the parts, such as queries, keys and values; a weight has the outputs of one part, or of
+            neighbouring ones.
     """
     parts = side_by_side(weights)
     if len(parts) == 1:
@@ -108,7 +109,7 @@ def check_weights(
 
 
 def matrix(weight: Weight) -> _core.Matrix:
-    """What the kernels read of a weight, which is borrowed."""
+    """Returns what the kernels read of a weight, which is borrowed."""
     panels = weight.panels.data_ptr(), len(weight.panels)
     bias = 0 if weight.bias is None else weight.bias.data_ptr()
     if isinstance(weight, PackedWeight):
@@ -120,5 +121,5 @@ def matrix(weight: Weight) -> _core.Matrix:
 
 
 def matrices(weights: Weights) -> list[_core.Matrix]:
-    """The same of those side by side."""
+    """Returns the same for concatenated weights."""
     return [matrix(weight) for weight in side_by_side(weights)]

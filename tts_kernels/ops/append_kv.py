@@ -1,4 +1,4 @@
-"""Writing new keys and values into their page slots."""
+"""Writes new keys and values into their page slots."""
 
 from __future__ import annotations
 
@@ -42,33 +42,34 @@ def append_kv(
 
     Args:
         k, v: [T, num_kv_heads, head_dim] of the pages' dtype, or float32 or bfloat16 for int8 pages;
-            contiguous channels, other strides free.
+            contiguous channels, any other strides.
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; changed in place.
-        slots: int32 [T], physical slot page * page_size + offset of each token, no two the same.
-        summaries: [num_pages, num_kv_heads, S, channels] of the pages' dtype, contiguous; changed in place.
-            S = 1: mean key of each page (Kinetics); S = 2: least and largest value of each channel (Quest),
-            both of head_dim channels; S = 4, packed pages only: means of each quarter of the page, of the
-            head_dim / 2 slow channels (see `score_pages`); a quarter without keys repeats the one before.
-            It covers a page's slots from its first to the last that this call writes: pages fill in order.
-            On plain pages it is made by Triton, whichever backend serves the rest.
-        scales: float32 [num_pages, num_kv_heads, 2], those of K and V of each page, with 8-bit pages only;
-            changed in place.
+        slots: int32 [T], physical slot page * page_size + offset of each token, all distinct.
+        summaries: [num_pages, num_kv_heads, S, channels] of the pages' dtype, contiguous; changed in place. S
+            = 1: mean key of each page (Kinetics). S = 2: smallest and largest value of each channel (Quest).
+            Both have head_dim channels. S = 4, packed pages only: means of each quarter of the page, of the
+            head_dim / 2 slow channels (see `score_pages`); a quarter without keys repeats the one before. A
+            summary covers a page's slots from its first to the last that this call writes: pages fill in
+            order. On plain pages Triton computes the summaries, whichever backend does the rest.
+        scales: float32 [num_pages, num_kv_heads, 2], the scales of K and V of each page, with 8-bit pages
+            only; changed in place.
 
-    int8 pages hold round(value / scale) to nearest even, scale = (largest |value| of the page and head) / 127
-    or 1 where that is 0. A call with offset 0 of a page starts the page anew; any other that needs a larger
-    scale quantizes the page's earlier tokens again, which moves them by up to half a step each time. All
-    tokens that a call puts into one page share one scale at once. A NaN or an infinity makes the scale NaN
-    until the page starts anew. Summaries are bfloat16, of the quantized keys.
+    int8 pages hold round(value / scale) to nearest even, with scale = (largest |value| of the page and head)
+    / 127, or 1 if the largest value is 0. A call that writes offset 0 of a page starts the page over. Any
+    other call that needs a larger scale quantizes the page's earlier tokens again, which moves them by up to
+    half a step each time. All tokens that a call writes to one page share one scale. A NaN or an infinity
+    makes the scale NaN until the page starts over. Summaries are bfloat16 and computed from the quantized
+    keys.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a slot is outside the pool.
             Nothing has been written.
 
-    On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) slots are not checked, which
-    would wait for the device: tokens with a slot outside the pool are left out, and of several tokens with
-    one slot any may stay. On packed pages the last one does. On plain pages of 8 bits the tokens of a page
-    follow each other in the call, in the order of their slots, as `KVTree.append` has them.
+    On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) slots are not checked, because
+    the check would wait for the device. Tokens with a slot outside the pool are left out. If several tokens
+    have one slot, any of them may remain; on packed pages the last one does. On plain 8-bit pages the tokens
+    of a page must be consecutive and in slot order, as from `KVTree.append`.
     """
     _append_kv(k, v, k_pages, v_pages, slots, summaries, scales)
 

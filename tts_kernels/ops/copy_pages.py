@@ -1,4 +1,4 @@
-"""Copying whole pages: the tails that a fork's first write must not share."""
+"""Copies whole pages: the tails that must not be shared when a fork first writes."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def copy_pages(
     summaries: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> None:
-    """Copies pages in every layer of a pool, one (source, destination) pair after the other.
+    """Copies pages in every layer of a pool, one (source, destination) pair at a time.
 
     Args:
         k_pages, v_pages: all layers of a `KVPool`, or plain pages [num_layers, num_pages, num_kv_heads,
             page_size, head_dim] with contiguous channels; changed in place.
         copies: int32 [C, 2] physical (source, destination) pages.
-        summaries: [num_layers, num_pages, num_kv_heads, S, channels] of the pages' dtype, contiguous; those
-            of the copied pages are copied along.
-        scales: of int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2]; copied with their pages.
+        summaries: [num_layers, num_pages, num_kv_heads, S, channels] of the pages' dtype, contiguous; copied
+            with their pages.
+        scales: for int8 pages, float32 [num_layers, num_pages, num_kv_heads, 2]; copied with their pages.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
             Nothing has been written.
 
     On plain pages (`KVPool` with layout "HND" or "NHD", or a framework's own) all pairs are copied at once:
-    destinations are distinct and none is a source. Pages are not checked, which would wait for the device:
-    a pair that leads outside the pool is left out.
+    destinations must be distinct and none may be a source. Pages are not checked, because the check would
+    wait for the device; a pair with a page outside the pool is left out.
     """
     _copy_pages(k_pages, v_pages, copies, summaries, scales)
 

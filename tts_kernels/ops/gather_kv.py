@@ -1,4 +1,4 @@
-"""Reading a branch's keys and values back as plain tensors."""
+"""Reads a branch's keys and values back as plain tensors."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ def _describe(dtype: torch.dtype, plain: bool) -> Signature:
 def gather_kv(
     k_pages: Tensor, v_pages: Tensor, block_table: Tensor, length: int, *, scales: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values of positions 0 .. length - 1 of a block table.
+    """Returns the keys and values at positions 0 .. length - 1 of a block table.
 
     Args:
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels.
-        block_table: int32 [P] physical page of each page_size positions; entries beyond `length` are ignored.
+        block_table: int32 [P], physical page of each page_size positions; entries beyond `length` are
+            ignored.
         length: number of tokens, 0 <= length <= page_size * P.
-        scales: of int8 pages, float32 [num_pages, num_kv_heads, 2].
+        scales: for int8 pages, float32 [num_pages, num_kv_heads, 2].
 
     Returns:
-        k, v: [length, num_kv_heads, head_dim] of the pages' dtype; of int8 pages the values in float32.
+        k, v: [length, num_kv_heads, head_dim] of the pages' dtype; float32 values for int8 pages.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape or stride does not fit, or a page is outside the pool.
 
-    On plain pages the block table is not checked, which would wait for the device: what is in a page outside
-    the pool comes back as NaN.
+    On plain pages the block table is not checked, because the check would wait for the device: positions in a
+    page outside the pool come back as NaN.
     """
     k, v = _gather_kv(k_pages, v_pages, block_table, integer("length", length), scales)
     return k, v

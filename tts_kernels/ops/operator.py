@@ -1,4 +1,4 @@
-"""Registration with torch: an operator's schema, checks and fake, made of one description."""
+"""Registers operators with torch: schema, checks and fake implementation, all from one description."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ def register(
     cpu: Kernel | None = None,
     plain: Kernel | None = None,
 ) -> Callable[..., Any]:
-    """Defines torch.ops.<namespace>.<op>; returns what calls it and says in our words why torch refuses.
+    """Defines torch.ops.<namespace>.<op>; returns a function that calls it and explains torch's refusals.
 
-    However an operator is called, its arguments meet their description before its kernel meets them. Where
-    torch's dispatcher leads to no kernel (tensors that are sparse, quantized, nested, batched by torch.func,
-    on a device without a kernel) the description says why, and a tensor that requires a gradient is refused,
-    as nothing here has one. What is written counts as changed in place: torch's autograd notices where it has
-    kept such a tensor.
+    However an operator is called, its arguments are checked against their description before the kernel sees
+    them. If torch's dispatcher finds no kernel (sparse, quantized or nested tensors, tensors batched by
+    torch.func, a device without a kernel), the error comes from the description. A tensor that requires a
+    gradient is refused, because no operator has one. Written arguments count as changed in place, so torch's
+    autograd notices if it has kept such a tensor.
 
     Args:
         order: names of the arguments.
-        signature_of: their description, which may depend on the dtype of the pages.
-        described: one of these, of which the schema is made: those of an operator differ in sizes and dtypes.
-        cpu: the kernel for the CPU, plain: for plain pages on any device.
+        signature_of: returns their description, which may depend on the dtype of the pages.
+        described: one of these descriptions; makes the schema. An operator's descriptions differ in sizes and
+            dtypes only.
+        cpu: the kernel for the CPU. plain: the kernel for plain pages on any device.
     """
     names = order.split()
     _LIBRARY.define(described.schema(op, names))  # type: ignore[no-untyped-call]
@@ -59,7 +60,7 @@ def register(
             )
 
     guard = Guard(op, names, signature_of, defaults, direct=False, accept=accept)
-    named: Any = namedtuple  # of which mypy wants literal fields
+    named: Any = namedtuple  # mypy wants its fields as literals
     by_name = named(op, (*names, *described.result_names))
     look, wants_derivative = guard.look, guard.wants_derivative
     empty, increment_version = torch.empty, torch.autograd.graph.increment_version

@@ -1,4 +1,4 @@
-"""Attention of a layer over packed pages: appending and attending in one call."""
+"""Attention of one layer over packed pages: appends and attends in one call."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def append_and_attend(
     window: int | None = None,
     logits_soft_cap: float | None = None,
 ) -> None:
-    """To the bit what `append_kv` and then `tree_attention` give, without the time between them.
+    """Gives bit for bit the results of `append_kv` and then `tree_attention`, without the time between them.
 
     Args:
-        q: [T, num_q_heads, head_dim]; contiguous channels, other strides free.
-        k_pages, v_pages: one layer of packed pages, float32 or bfloat16 as all else; changed in place.
-        plan, scale, window, logits_soft_cap: as of `tree_attention`.
+        q: [T, num_q_heads, head_dim]; contiguous channels, any other strides.
+        k_pages, v_pages: one layer of packed pages, float32 or bfloat16 like all other tensors; changed in
+            place.
+        plan, scale, window, logits_soft_cap: same as for `tree_attention`.
         out: [T, num_q_heads, head_dim], contiguous; written.
-        new: k, v, slots of `append_kv`; None to append nothing.
+        new: k, v, slots as for `append_kv`; None appends nothing.
 
     Raises:
-        TypeError, ValueError: as both operators. Nothing has been written.
+        TypeError, ValueError: same as both operators. Nothing has been written.
     """
     scale = real("scale", scale)
     if window is not None:

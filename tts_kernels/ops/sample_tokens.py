@@ -1,4 +1,4 @@
-"""Drawing the next token of each branch from its logits."""
+"""Draws the next token of each branch from its logits."""
 
 from __future__ import annotations
 
@@ -38,30 +38,31 @@ def sample_tokens(
     values: Tensor | None = None,
     forbidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draws a token of each row, with its log-probability and the row's entropy, in one pass over the logits.
+    """Draws a token per row, with its log-probability and the row's entropy, in one pass over the logits.
 
-    On the CPU only. The filters are those of `transformers`, in its order: repetition penalty, suppressed
-    tokens, temperature, top-k, top-p, min-p. Tokens tied at the cut of top-k or min-p are all kept, and
-    count for top-p; of those tied at its own cut the lowest ids go first.
+    Runs on the CPU only. The filters are those of `transformers`, in its order: repetition penalty,
+    suppressed tokens, temperature, top-k, top-p, min-p. Tokens tied at the cut of top-k or min-p are all
+    kept, and count for top-p; among tokens tied at the cut of top-p, the lowest ids are dropped first.
 
     Args:
         logits: float32 [R, V], contiguous rows at any stride; left unchanged.
-        params: float64 [R, 6], a row's temperature (0: the most probable token, the first of equals), top_k
-            (0: all), top_p, min_p, repetition_penalty, and the uniform number in [0, 1) that chooses the
-            token by the inverse CDF in the vocabulary's order.
-        seen: int32 [S, 2] of (row, token), ascending rows, each pair once: to what the penalty applies.
-        suppressed: int32 [U, 2] alike: tokens that are never drawn. A row has to keep one.
-        given: int64 [R], tokens that are there already: nothing is drawn, the numbers are theirs.
-        changed: int32 [C, 2] of (row, token), ascending rows, each pair once: tokens that are drawn by other
-            logits than the model's.
-        values: float32 [C], those, finite or -inf; the repetition penalty and the filters come after.
-        forbidden: bool [R, V]: tokens that are never drawn, as `suppressed`, where there are many.
+        params: float64 [R, 6], per row: temperature (0: the most probable token, the first among equals),
+            top_k (0: all), top_p, min_p, repetition_penalty, and the uniform number in [0, 1) that chooses
+            the token by the inverse CDF in vocabulary order.
+        seen: int32 [S, 2] of (row, token), ascending rows, each pair once: tokens that the penalty applies
+            to.
+        suppressed: int32 [U, 2] in the same form: tokens that are never drawn. Each row must keep one.
+        given: int64 [R], tokens already chosen: nothing is drawn, and the numbers describe these tokens.
+        changed: int32 [C, 2] of (row, token), ascending rows, each pair once: tokens drawn with logits other
+            than the model's.
+        values: float32 [C], those logits, finite or -inf; repetition penalty and filters apply to them.
+        forbidden: bool [R, V]: tokens that are never drawn; like `suppressed`, for many tokens.
 
     Returns:
         tokens: int64 [R].
-        numbers: float64 [3, R]: log-probability of the token, entropy, log-sum-exp; nats, of the logits as
-            they are, before penalty and filters. Where the log-sum-exp is no finite number, the row held NaN
-            or +inf or nothing finite, and its token and other numbers mean nothing.
+        numbers: float64 [3, R]: log-probability of the token, entropy, log-sum-exp; in nats, of the logits
+            before penalty and filters. If the log-sum-exp is not finite, the row held NaN, +inf or nothing
+            finite, and its token and other numbers are meaningless.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape, stride, index or parameter does not fit, or `changed`

@@ -1,4 +1,4 @@
-"""Estimates of how much of its attention each query would give to each page."""
+"""Estimates how much of its attention each query would give to each page."""
 
 from __future__ import annotations
 
@@ -34,27 +34,26 @@ _TAKES = Signature(
 def score_pages(
     q: Tensor, summaries: Tensor, plan: TreePlan | DevicePlan, *, scale: float | None = None
 ) -> Tensor:
-    """Estimated share of each page in the attention of each query, from summaries of the pages' keys.
+    """Estimates each page's share of each query's attention from summaries of the pages' keys.
 
-    A page of n tokens that a query sees stands for n keys with one logit: scale * (q . mean) for means
-    (Kinetics, block top-k attention), or the bound scale * sum_j max(q_j min_j, q_j max_j) (Quest).
-    Of quarters it is the largest scale * (q . mean), over the slow channels: [head_dim / 4, head_dim / 2) and
-    [3/4 head_dim, head_dim). The score is the softmax of that over the pages of the path, mean over the query
-    heads of a KV head.
-    A page that branches share is read once for all of them. On the CPU the bits of a query's scores depend on
-    its own path only.
+    A page of which a query sees n tokens stands for n keys with one logit: scale * (q . mean) for means
+    (Kinetics, block top-k attention), or the bound scale * sum_j max(q_j min_j, q_j max_j) (Quest). For
+    quarters the logit is the largest scale * (q . mean) over the slow channels: [head_dim / 4, head_dim / 2)
+    and [3/4 head_dim, head_dim). The score is the softmax of these logits over the pages of the path,
+    averaged over the query heads of a KV head. A page that branches share is read once for all of them. On
+    the CPU the bits of a query's scores depend on its own path only.
 
     Args:
-        q: [T, num_q_heads, head_dim], float32 or bfloat16, contiguous channels, other strides free; rows in
+        q: [T, num_q_heads, head_dim], float32 or bfloat16, contiguous channels, any other strides; rows in
             the order of the plan's arguments.
         summaries: [num_pages, num_kv_heads, S, channels], contiguous, float32 or bfloat16: one layer of
-            `KVPool.summaries`, S = 1 for means, S = 2 for minima and maxima, both of head_dim channels, S = 4
-            for quarters, of head_dim / 2.
+            `KVPool.summaries`. S = 1: means, S = 2: minima and maxima, both of head_dim channels; S = 4:
+            quarters, of head_dim / 2 channels.
         plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
-            `DevicePlanner(...).update(block_tables, lengths, query_lens)`: then q has the dtype of the
-            summaries, which may be float16 too, and may have more rows than the plan, with scores of 0 up to
-            capacity.queries and any behind. NaN and infinity are not looked for, which would wait for the
-            device.
+            `DevicePlanner(...).update(block_tables, lengths, query_lens)`. With plain pages q has the dtype
+            of the summaries, which may be float16 too. It may have more rows than the plan: their scores are
+            0 up to capacity.queries and undefined after. NaN and infinity are not checked, because the check
+            would wait for the device.
         scale: factor of the logits, > 0; default head_dim ** -0.5.
 
     Returns:
@@ -62,8 +61,8 @@ def score_pages(
         and is 0 elsewhere.
 
     Raises:
-        TypeError, ValueError: a dtype, shape or stride does not fit, an index of the plan leads outside the
-            summaries, or a row of q, or a summary that it meets, holds NaN or infinity.
+        TypeError, ValueError: a dtype, shape or stride does not fit, an index of the plan is outside the
+            summaries, or a row of q, or a summary it is multiplied with, holds NaN or infinity.
     """
     scale = None if scale is None else real("scale", scale)
     if summaries is None:

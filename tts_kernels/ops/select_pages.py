@@ -1,4 +1,4 @@
-"""Choosing the pages that each query reads."""
+"""Chooses the pages that each query reads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def select_pages(
     tail_begin: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Selection:
-    """`score_pages`, then `select_top_pages`, which have the arguments and the errors."""
+    """Runs `score_pages`, then `select_top_pages`; see there for arguments and errors."""
     scores = score_pages(q, summaries, plan, scale=scale)
     return select_top_pages(
         scores, plan, budget, top_p=top_p, sink=sink, recent=recent, tail_begin=tail_begin, groups=groups
@@ -73,30 +73,30 @@ def select_top_pages(
     tail_begin: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Selection:
-    """The pages of the highest scores, for each query and KV head.
+    """Selects the pages with the highest scores, for each query and KV head.
 
-    A query always keeps its first `sink` and its last `recent` pages and its tail. To these come the pages
-    with the highest scores (of equal ones the earlier) until there are `budget` of them, or fewer where the
-    scores of all that are taken reach top_p (Twilight). Pages of score 0 are not taken.
+    A query always keeps its first `sink` pages, its last `recent` pages and its tail. Pages with the highest
+    scores (the earlier one among equals) are added until there are `budget` pages, or fewer if the scores of
+    all pages taken reach top_p (Twilight). Pages with score 0 are not taken.
 
-    The plan says which pages queries share; what they keep and who chooses together is for the caller to say,
-    so that a choice does not depend on which other branches are in the plan.
+    The plan says which pages queries share. The caller says what they keep and which choose together, so a
+    choice does not depend on which other branches are in the plan.
 
     Args:
         scores: float32 [num_kv_heads, T, P] >= 0, from `score_pages`, or the exact masses that
-            `tree_attention` returns: the oracle.
-        plan: the plan of the scores.
-        budget: pages, >= 1, that a query reads for a KV head, those that it always keeps included; an int,
-            or int32 [T] in the order of q. A query that sees no more pages than that reads them all and takes
-            no part in sharing.
-        top_p: share of the scores of a query's pages, in (0, 1]. Default: as many as the budget allows.
+            `tree_attention_with_mass` returns (the oracle).
+        plan: the plan that the scores were computed with.
+        budget: pages, >= 1, that a query reads per KV head, including those it always keeps; an int, or int32
+            [T] in the order of q. A query that sees no more pages than that reads them all and takes no part
+            in sharing.
+        top_p: share of the scores of a query's pages, in (0, 1]. Default: no limit besides the budget.
         sink, recent: pages, >= 0 and >= 1.
-        tail_begin: int32 [T] in the order of q, >= 0: the page on its path (p // page_size for position p)
-            from which on a query keeps all; 2**31 - 1 where it has no tail. Default: no query has one.
-        groups: int32 [T] in the order of q, each from 0 to T - 1: queries of one number choose together.
-            A page's score is then the sum over those of them that do not keep it anyway; as many are taken as
-            the smallest budget leaves beside the most pages that one of them always keeps; top_p is of their
-            mean. Default: each query chooses for itself.
+        tail_begin: int32 [T] in the order of q, >= 0: the page on the query's path (p // page_size for
+            position p) from which on it keeps all; 2**31 - 1 for no tail. Default: no query has one.
+        groups: int32 [T] in the order of q, each from 0 to T - 1: queries with the same number choose
+            together. A page's score is then the sum over those queries that do not keep it anyway. The number
+            of pages taken is the smallest budget less the largest number of pages that one query always
+            keeps; top_p applies to their mean. Default: each query chooses for itself.
 
     Returns:
         The selection, for `tree_attention`.
@@ -105,7 +105,7 @@ def select_top_pages(
 
     Raises:
         TypeError, ValueError: an argument is out of range or does not belong to the plan, or (on the CPU) a
-            score is negative, NaN or infinite, or a number in budget, tail_begin or groups out of range.
+            score is negative, NaN or infinite, or a number in budget, tail_begin or groups is out of range.
     """
     known = _checked_options(budget, top_p, sink, recent)._replace(tail_begin=tail_begin, groups=groups)
     if isinstance(plan, DevicePlan):
@@ -133,7 +133,7 @@ def select_top_pages(
 
 
 def count_selected(selection: Selection, plan: TreePlan) -> SelectionCounts:
-    """What `tree_attention` reads with this selection, of the pages that the plan's queries see."""
+    """Counts what `tree_attention` reads with this selection of the pages that the plan's queries see."""
     mask = instance("selection", selection, Selection, "make it with select_pages").mask
     buffer = instance("plan", plan, TreePlan, "make it with tts_kernels.plan").buffer
     _COUNT.check((mask, buffer))

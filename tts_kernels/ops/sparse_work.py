@@ -1,4 +1,4 @@
-"""Scoring and choosing pages by a DevicePlan: on plain pages, without a wait for the device."""
+"""Scores and chooses pages with a DevicePlan: on plain pages, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..plans.selection import Selection
 
 def _score_takes(values: Mapping[str, Any]) -> Signature:
     dtype: torch.dtype = values["pages_dtype"]
-    # Beside pages of 8 bits summaries are bfloat16 and q may be float32.
+    # With 8-bit pages summaries are bfloat16 and q may be float32.
     rows = (torch.bfloat16, torch.float32) if dtype.itemsize == 1 else (dtype,)
     return Signature(
         *_PLANNED,
@@ -74,7 +74,7 @@ def score_pages_work(q: Tensor, summaries: Tensor, plan: DevicePlan, scale: floa
 
 
 def select_top_pages_work(scores: Tensor, plan: DevicePlan, options: SelectOptions) -> Selection:
-    """`tts_kernels.select_top_pages` with a DevicePlan and options that are in range."""
+    """`tts_kernels.select_top_pages` with a DevicePlan; the options are already checked."""
     budget = options.budget if isinstance(options.budget, Tensor) else None
     numbers = plan.num_kv_heads, plan.num_queries, plan.max_columns
     _SELECT.check((scores, plan.work, budget, options.tail_begin, options.groups, *numbers))

@@ -28,19 +28,19 @@ from ..plans.tree_plan import TreePlan, packed_plan
 from .operator import register
 from .tree_attention_work import attend_plain, capacity_of, planned, work_arguments
 
-# Kernels compute in float32, where c * tanh(s / c) is off by c * 2**-24.
+# Kernels compute in float32, where c * tanh(s / c) has an error of c * 2**-24.
 OPTIONS = (
     Number("scale", "2**-126 <= scale <= 2**64", float, optional=True),
     Number("window", "window >= 1", optional=True),
     Number("logits_soft_cap", "2**-126 <= logits_soft_cap <= 2**12", float, optional=True),
 )
 _ORDER = "scale window logits_soft_cap mask scales"
-_LATER = "sinks alibi_slopes attention_chunk"  # came after the operators' schemas were public
+_LATER = "sinks alibi_slopes attention_chunk"  # added after the operators' schemas were public
 
 
 @lru_cache
 def _describe(dtype: torch.dtype, capacity: WorkCapacity | None, mass: bool) -> Signature:
-    """capacity: of a DevicePlan, for plain pages; None: a TreePlan, for packed ones."""
+    """Describes the arguments. capacity: a DevicePlan's, for plain pages; None: a TreePlan, for packed."""
     plain, rows = capacity is not None, "rows" if capacity is not None else "T"
     results = [Result("out", f"{rows}, num_q_heads, head_dim", "q")]
     results += [Result("lse", f"{rows}, num_q_heads", torch.float32)]
@@ -95,56 +95,55 @@ def tree_attention(
     alibi_slopes: Tensor | None = None,
     attention_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention of T queries, each over the tokens up to its own position of its branch.
+    """Computes softmax attention of T queries, each over the tokens of its branch up to its own position.
 
     Each page that branches share is read once for all of them. On packed pages (a `KVPool` on the CPU) the
-    bits of a query's result do not depend on the other queries, on how its path is shared, on `query_block`
-    of the plan or on the number of threads. On plain pages (a GPU) they are the same each time for one plan.
+    bits of a query's result do not depend on the other queries, on how its path is shared, on the plan's
+    `query_block` or on the number of threads. On plain pages (a GPU) one plan gives the same bits every time.
 
     Args:
         q: [T, num_q_heads, head_dim] of the pages' dtype, or float32 or bfloat16 with int8 pages; contiguous
-            channels, other strides free; rows in the order of the plan's arguments. num_q_heads is a multiple
+            channels, any other strides; rows in the order of the plan's arguments. num_q_heads is a multiple
             of num_kv_heads.
         k_pages, v_pages: one layer of a `KVPool`, or plain pages [num_pages, num_kv_heads, page_size,
             head_dim] with contiguous channels; the queries' own tokens already appended.
         plan: for packed pages `plan(block_tables, lengths, query_lens)`, for plain pages
             `DevicePlanner(...).update(block_tables, lengths, query_lens)`. Indices in a DevicePlan are not
-            checked. q may have more rows than it has queries: behind a DevicePlanner of a fixed capacity
-            they are 0 in out and -inf in lse up to capacity.queries, all others hold anything. Where a later
+            checked. q may have more rows than the plan has queries. With a DevicePlanner of fixed capacity,
+            these rows are 0 in out and -inf in lse up to capacity.queries, and undefined after. If a later
             update put more queries into the plan's memory than q has rows, those queries are left out.
         scale: factor of the logits, > 0 and <= 2**64; default head_dim ** -0.5.
-        window: a query at position p sees positions max(0, p - window + 1) .. p; default all up to p.
-        logits_soft_cap: c turns a scaled logit s into c * tanh(s / c), off by up to c * 2**-24; at
-            most 4,096, default none.
-        selection: the pages that each query reads (`select_pages`); default all. Pages that nobody reads are
-            not loaded; one that several queries read is loaded once for each KV head. On packed pages all
-            pages selected give the same bits as no selection.
-        scales: of int8 pages, float32 [num_pages, num_kv_heads, 2]: values are bytes times scales.
-        sinks: float32 [num_q_heads], a logit of each head that takes part in the softmax of every query and
-            has no value (gpt-oss); neither scaled nor capped; -inf is none. Default: none. They count once
-            for a query, behind all its pages. Who merges results over parts of a context by their lse gives
-            sinks to one of the calls.
-        alibi_slopes: float32 [num_q_heads] (ALiBi, Press et al., arXiv 2108.12409): a logit, scaled and
-            capped, loses slope * distance, where distance is the query's position less the key's.
-            Default: nothing.
-        attention_chunk: a query at position p sees the positions p - p % attention_chunk .. p (Llama 4), of
-            a window too those that both let it see. Default: no such limit.
+        window: a query at position p sees positions max(0, p - window + 1) .. p; default: all up to p.
+        logits_soft_cap: c turns a scaled logit s into c * tanh(s / c), with an error of up to c * 2**-24; at
+            most 4,096, default: none.
+        selection: the pages that each query reads (`select_pages`); default: all. Pages that nobody reads are
+            not loaded; a page that several queries read is loaded once per KV head. On packed pages,
+            selecting all pages gives the same bits as no selection.
+        scales: for int8 pages, float32 [num_pages, num_kv_heads, 2]: values are bytes times scales.
+        sinks: float32 [num_q_heads], a logit of each head that takes part in every query's softmax and has no
+            value (gpt-oss); neither scaled nor capped; -inf means no sink. Default: none. Sinks count once
+            per query, after all its pages. To merge results over parts of a context by their lse, give sinks
+            to one of the calls only.
+        alibi_slopes: float32 [num_q_heads] (ALiBi, Press et al., arXiv 2108.12409): slope * distance is
+            subtracted from a logit after scaling and capping, where distance is the query's position minus
+            the key's. Default: none.
+        attention_chunk: a query at position p sees the positions p - p % attention_chunk .. p (Llama 4);
+            combined with a window, the positions that both allow. Default: no such limit.
 
     Returns:
         out: [T, num_q_heads, head_dim] of q's dtype.
         lse: [T, num_q_heads] float32, natural logarithm of the sum of the exponentials of the logits, sinks
-        included.
-        A query that reads no page has 0 and -inf, with a sink 0 and that.
+            included.
+        A query that reads no page has out = 0 and lse = -inf, or the sink's logit if there is one.
 
     Sums are float32. GPUs and the CPU levels with a bfloat16 dot product (amx, avx512_bf16) round
-    probabilities to the dtype of the values before they multiply them; other CPU levels, and all with int8
-    pages, keep them in float32.
-    Probabilities below 2**-125 of the largest are 0.
+    probabilities to the dtype of the values before multiplying. Other CPU levels, and all levels with int8
+    pages, keep them in float32. Probabilities below 2**-125 of the largest are 0.
 
     Raises:
         TypeError, ValueError: a dtype, device, shape, stride or option does not fit, or an index of a
-            TreePlan leads outside the pool.
-        ImportError: plain pages, and Triton is not installed.
+            TreePlan is outside the pool.
+        ImportError: pages are plain and Triton is not installed.
     """
     results: tuple[Tensor, Tensor] = _attend(
         False,
@@ -167,20 +166,20 @@ def tree_attention(
 def tree_attention_with_mass(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: TreePlan | DevicePlan, **options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`tree_attention`, and the share of each page in each query's softmax.
+    """Runs `tree_attention`, and also returns each page's share of each query's softmax.
 
     Args:
-        q, k_pages, v_pages, plan: as of `tree_attention`.
-        options: its arguments by name.
+        q, k_pages, v_pages, plan: same as for `tree_attention`.
+        options: its other arguments, by name.
 
     Returns:
-        out, lse: as of `tree_attention`.
-        mass: [num_kv_heads, T, P] float32, P = plan.max_columns, mean over the query heads of a KV head; 0
-            for pages that the query does not read. Of sinks it has no share: with them a row sums to less
+        out, lse: same as from `tree_attention`.
+        mass: [num_kv_heads, T, P] float32, P = plan.max_columns, averaged over the query heads of a KV head;
+            0 for pages that the query does not read. Sinks are not included: with them a row sums to less
             than 1.
 
     Raises:
-        TypeError, ValueError, ImportError: as `tree_attention`.
+        TypeError, ValueError, ImportError: same as `tree_attention`.
     """
     results: tuple[Tensor, Tensor, Tensor] = _attend(True, q, k_pages, v_pages, plan, **options)
     return results

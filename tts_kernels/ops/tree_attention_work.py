@@ -1,4 +1,4 @@
-"""Attention over plain pages by the work list of a DevicePlan."""
+"""Attention over plain pages with the work list of a DevicePlan."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..plans.device_plan import DevicePlan
 
 
 def work_arguments(capacity: WorkCapacity) -> tuple[Argument | Rule, ...]:
-    """What describes a DevicePlan of that capacity.
+    """Describes a DevicePlan of this capacity.
 
-    Its memory may hold a later plan by the time the kernels run, as in a captured graph: they leave out its
-    queries that q has no row for.
+    By the time the kernels run, its memory may hold a later plan, as in a captured graph: they leave out
+    queries without a row in q.
     """
     return (
         Array("work", "work_ints", INT32, label="plan.work"),
@@ -37,7 +37,7 @@ def capacity_of(numbers: Any) -> WorkCapacity:
 
 
 def planned(plan: DevicePlan, k_pages: Any, q: Any, mask: Any) -> WorkLaunch:
-    """The plan as operators take it, if these pages, rows and mask are those that it was made for."""
+    """Returns the plan's launch arguments; raises unless it was made for these pages, rows and mask."""
     require_dense("k_pages", k_pages)
     require_dense("q", q)
     pages, queries = k_pages.shape, q.shape
@@ -58,7 +58,7 @@ def planned(plan: DevicePlan, k_pages: Any, q: Any, mask: Any) -> WorkLaunch:
 
 
 def attend_plain(a: Any) -> None:
-    """Launches the kernels; `a`: arguments and results of an operator by name."""
+    """Launches the kernels. a: arguments and results of an operator by name."""
     launch = WorkLaunch(a.work, a.partials, WorkCapacity(*a.capacity), a.num_items, a.num_merges)
     options = AttentionOptions(
         a.q.shape[2] ** -0.5 if a.scale is None else a.scale,

@@ -1,1 +1,1 @@
-"""What is read once for which queries: plans of attention calls, and selections of pages."""
+"""Plans of attention calls (what is read once for which queries), and selections of pages."""

@@ -16,17 +16,17 @@ class DevicePlan:
     """Work list of `tree_attention` on a GPU, made by `DevicePlanner.update`.
 
     Attributes:
-        work: int32, one buffer on the device; csrc/common/work_records.h says what lies where.
+        work: int32, one buffer on the device, laid out as in csrc/common/work_records.h.
         partials: float32 [num_kv_heads * capacity.partials * (head_dim + 1)], written and read by each call.
-        capacity: what `work` and `partials` hold at most.
-        num_items: items that a launch covers for each KV head: those of the plan, or, where a captured graph
-            is to serve later plans too, the most that they may have.
-        num_merges: queries that the merging launch covers; 0 where no query needs it. A captured graph's is
-            the most that later plans may have; rows of q behind their queries become (0, -inf) up to there.
+        capacity: upper limits of `work` and `partials`.
+        num_items: items that a launch covers for each KV head: the plan's, or, if a captured graph must serve
+            later plans too, the most that they may have.
+        num_merges: queries that the merging launch covers; 0 if no query needs it. For a captured graph, the
+            most that later plans may have; rows of q past their queries become (0, -inf) up to this number.
         num_queries: T.
-        max_columns: P: most pages that a query sees, or, behind a fixed capacity, that one may see.
+        max_columns: P, the most pages that a query sees; with a fixed capacity, the most that it may see.
         page_size: tokens of a page.
-        num_pages: all page ids are below.
+        num_pages: exclusive upper bound of the page ids.
         num_q_heads, num_kv_heads, head_dim, dtype: of the layers that it serves.
     """
 

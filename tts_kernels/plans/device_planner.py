@@ -1,4 +1,4 @@
-"""Planning on the host for a GPU, step after step, without a wait."""
+"""Plans on the host for a GPU, step after step, without waiting."""
 
 from __future__ import annotations
 
@@ -19,35 +19,34 @@ from .device_plan import DevicePlan
 from .tree_plan import Int32Array, int32_array
 
 _log = logging.getLogger(__name__)
-_STAGES = 4  # updates that may be on their way to the device before the host waits for the first of them
+_STAGES = 4  # updates in flight to the device before the host waits for the first of them
 
 
 class DevicePlanner:
     """Plans the attention calls of one model on one device, step after step.
 
-    Finds what branches share from their block tables, as `plan` does, and chooses by a cost model (bytes,
-    floating-point operations, partial results, launches) what to read once, what again below a fork, and
-    where to split long runs. While all that changes between two updates is that tails grow, the plan is
-    advanced in place.
+    Finds what branches share from their block tables, as `plan` does. A cost model (bytes, floating-point
+    operations, partial results, launches) chooses what to read once, what to read again below a fork, and
+    where to split long runs. If only tails grew since the last update, the plan is advanced in place.
 
     Args:
         num_q_heads, num_kv_heads, head_dim: of the layers.
         dtype: of the pages.
         page_size: tokens of a page.
-        num_pages: of the pool; larger page ids are refused.
+        num_pages: of the pool; page ids from there on are refused.
         device: where the plans go.
-        capacity: None lets the buffers grow with the plans. Given, they are fixed: every plan lies in the
-            same memory and launches the same grid, so that a CUDA graph captured with one of them replays
-            with whatever the last update planned.
-        max_columns: with a capacity, most pages of a branch: P of scores and selections, whose memory a
-            captured graph keeps too. Default: num_pages. Without a capacity it is each plan's.
+        capacity: None lets the buffers grow with the plans. A capacity fixes them: every plan lies in the
+            same memory and launches the same grid, so a CUDA graph captured with one plan replays with
+            whatever the last update planned.
+        max_columns: with a capacity, the most pages of a branch: P of scores and selections, whose memory a
+            captured graph also keeps. Default: num_pages. Without a capacity, each plan has its own.
         workspace: memory for those buffers, a contiguous uint8 tensor on the device of at least
             `capacity.workspace_bytes(num_kv_heads, head_dim)` bytes; default: the planner's own.
         branch_invariant: gives a branch the same bits whatever its siblings are and however its prefix is
-            shared. Chunks of the path are then fixed, and so shared less and split less well.
+            shared. This fixes the chunks of a path, which are then shared less and split less well.
 
     Attributes:
-        advanced: the last update only advanced the plan before it.
+        advanced: whether the last update only advanced the previous plan.
 
     Raises:
         TypeError, ValueError: an argument is out of range, or the workspace is too small.
@@ -117,14 +116,14 @@ class DevicePlanner:
         lengths: Tensor | Int32Array,
         query_lens: Tensor | Int32Array | None = None,
     ) -> DevicePlan:
-        """Plans one call, for all layers of one step. Arguments as of `plan`, on the CPU.
+        """Plans one call, for all layers of one step. Takes the arguments of `plan`, on the CPU.
 
-        The work list is copied to the device on the current stream, behind what is queued there, and takes
-        the place of the one before: use a plan before the next update, on that stream.
+        The work list is copied to the device on the current stream, after everything queued there, and
+        replaces the previous one: use a plan before the next update, on that stream.
 
         Raises:
             TypeError, ValueError: an argument is out of range.
-            CapacityError: the plan outgrew a fixed capacity. The plan before stays as it was.
+            CapacityError: the plan outgrew a fixed capacity. The previous plan stays as it was.
         """
         tables = int32_array("block_tables", block_tables)
         queries = None if query_lens is None else int32_array("query_lens", query_lens)
@@ -132,7 +131,7 @@ class DevicePlanner:
         if self._fixed:
             self._check_columns(known_lengths)
         capacity = self.capacity if self._fixed else None
-        plan, self._plan = self._plan, None  # until all is done: there may be no memory to grow
+        plan, self._plan = self._plan, None  # until everything succeeded: memory to grow may run out
         advanced = self._core.update(tables, known_lengths, queries, self.page_size, capacity)
         if not advanced or plan is None:
             counts = WorkCapacity(*self._core.counts())
@@ -177,7 +176,7 @@ class DevicePlanner:
         stage = self._stages[self._next_stage]
         self._next_stage = (self._next_stage + 1) % len(self._stages)
         if stage.copied is not None:
-            stage.copied.synchronize()  # some steps ago
+            stage.copied.synchronize()  # queued some steps ago
         used = self._core.write(stage.address, stage.buffer.numel(), self.capacity, stage.stamp)
         stage.stamp = self._core.stamp
         self._work[:used].copy_(stage.buffer[:used], non_blocking=True)
@@ -192,7 +191,7 @@ class DevicePlanner:
             self._check_workspace(workspace, needed)
         ints = capacity.work_ints()
         stages = [_Stage(ints, self.device) for _ in range(_STAGES)]
-        # Nothing has changed if there was no memory.
+        # Nothing has changed if memory ran out.
         self.capacity, self._stages = capacity, stages
         self._work = workspace[: 4 * ints].view(torch.int32)
         self._partials = workspace[4 * round_up(ints) : needed].view(torch.float32)
@@ -213,7 +212,7 @@ class DevicePlanner:
 
 
 class _Stage:
-    """Page-locked host memory from which a plan is copied, and when that is done."""
+    """Page-locked host memory that a plan is copied from, and the event at the end of the copy."""
 
     def __init__(self, ints: int, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
@@ -235,7 +234,7 @@ def _checked(capacity: WorkCapacity) -> WorkCapacity:
 
 
 def num_multiprocessors(device: torch.device) -> int:
-    """Of a GPU. For the CPU, where kernels are only interpreted, few, so that plans have little to launch."""
+    """Returns a GPU's number of multiprocessors; for the CPU, a small number that keeps plans small."""
     if device.type != "cuda":
         return 16
     return torch.cuda.get_device_properties(device).multi_processor_count

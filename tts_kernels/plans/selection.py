@@ -1,4 +1,4 @@
-"""Which pages each query reads in sparse attention."""
+"""The pages that each query reads in sparse attention."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class SelectionCounts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Pages that T queries read, chosen for each KV head on its own.
+    """Pages that T queries read, chosen per KV head.
 
     A column is the index of a page on a branch's path: position // page_size.
 
     Attributes:
         mask: int32 [num_kv_heads, T, W], on the pages' device, T in the order of q, W = ceil(P / 32) for P
-            columns. Bit c % 32 of word c // 32 of mask[h, t] is set where the query heads of KV head h of
-            query t read column c. Columns that the query does not see are not read whatever their bits say.
+            columns. Bit c % 32 of word c // 32 of mask[h, t] is set if the query heads of KV head h read
+            column c for query t. Columns that the query does not see are never read, whatever their bits.
     """
 
     mask: Tensor
@@ -58,10 +58,10 @@ class Selection:
 
     @classmethod
     def from_bools(cls, chosen: Tensor) -> Selection:
-        """From bool [num_kv_heads, T, P].
+        """Makes a selection from bool [num_kv_heads, T, P].
 
         Raises:
-            TypeError, ValueError: another dtype or number of dimensions.
+            TypeError, ValueError: the dtype or number of dimensions is another.
         """
         _CHOSEN.check((chosen,))
         heads, queries, columns = chosen.shape
@@ -73,10 +73,10 @@ class Selection:
         return cls((words64 - (words64 >> 31 << 32)).int())  # bit 31 is the sign of an int32
 
     def to_bools(self, columns: int) -> Tensor:
-        """bool [num_kv_heads, T, columns], columns <= 32 W; the inverse of `from_bools`.
+        """Returns bool [num_kv_heads, T, columns], columns <= 32 W; the inverse of `from_bools`.
 
         Raises:
-            TypeError, ValueError: columns is out of range, or the mask is none.
+            TypeError, ValueError: columns is out of range, or the mask is invalid.
         """
         _MASK.check((self.mask, integer("columns", columns)))
         shifts = torch.arange(32, dtype=torch.int32, device=self.mask.device)

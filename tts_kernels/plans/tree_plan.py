@@ -19,21 +19,21 @@ Int32Array = npt.NDArray[np.int32]
 class TreePlan:
     """Work list of `tree_attention` for T queries on a CPU.
 
-    Queries are numbered depth-first, so that the queries below any shared run of pages are contiguous.
+    Queries are numbered depth-first, so the queries below any shared run of pages are contiguous.
 
     For a query at position p, the segments that cover it list the pages 0 .. p // page_size of its branch
-    once each, with -1 in place of evicted ones. They may list later pages of its path as well, for another
-    query of the block: p decides what is visible.
+    once each, with -1 in place of evicted ones. They may also list later pages of its path, for another query
+    of the block: p decides what is visible.
 
     Attributes:
-        buffer: int32 on the CPU, all that kernels read: csrc/tree/plan_buffer.h says what lies where.
+        buffer: int32 on the CPU, everything that the kernels read, laid out as in csrc/tree/plan_buffer.h.
         num_queries: T.
-        max_columns: most pages that a query sees.
+        max_columns: the most pages that a query sees.
         page_size: tokens of a page.
-        unique_pages: pages of the tree, shared ones counted once, but again for branches that have other
-            holes before them.
-        logical_pages: sum over the branches that have queries, as if nothing were shared. Evicted pages count
-            in neither.
+        unique_pages: pages of the tree. Shared pages count once, but again for branches that have other holes
+            before them. Evicted pages do not count.
+        logical_pages: sum over the branches that have queries, as if nothing were shared. Evicted pages do
+            not count.
     """
 
     buffer: torch.Tensor
@@ -52,22 +52,22 @@ class TreePlan:
 
     @property
     def query_order(self) -> torch.Tensor:
-        """[T] row of q of each query."""
+        """[T]: row of q for each query."""
         return self._part(0)
 
     @property
     def query_position(self) -> torch.Tensor:
-        """[T] position of each query on its path; it sees position + 1 tokens."""
+        """[T]: position of each query on its path; it sees position + 1 tokens."""
         return self._part(1)
 
     @property
     def pages(self) -> torch.Tensor:
-        """[N] physical pages of all segments; -1: an evicted page, which nobody attends to."""
+        """[N]: physical pages of all segments; -1 is an evicted page, which nobody attends to."""
         return self._part(2)
 
     @property
     def segments(self) -> torch.Tensor:
-        """[S, 5] (offset into pages, first page on the path, number of pages, first query, end of queries).
+        """[S, 5]: (offset into pages, first page on the path, number of pages, first query, end of queries).
 
         These pages of the path are the same for all these queries. No segment crosses a multiple of
         TILE_PAGES on the path.
@@ -76,7 +76,7 @@ class TreePlan:
 
     @property
     def blocks(self) -> torch.Tensor:
-        """[K, 4] (first query, end of queries, first segment, end of segments).
+        """[K, 4]: (first query, end of queries, first segment, end of segments).
 
         Blocks cover the queries in order; the segments of a block are sorted by (tile, first query, first
         page).
@@ -85,8 +85,10 @@ class TreePlan:
 
     @property
     def branches(self) -> torch.Tensor:
-        """[B, 3] of the branches that have queries, depth-first: (first query, end of queries, leading pages
-        shared with the branch before)."""
+        """[B, 3]: (first query, end of queries, leading pages shared with the previous branch), depth-first.
+
+        Covers the branches that have queries.
+        """
         return self._part(5).view(-1, 3)
 
     def _part(self, index: int) -> torch.Tensor:
@@ -100,7 +102,7 @@ _COUNTS = ("num_queries", "max_columns", "page_size", "unique_pages", "logical_p
 
 
 def packed_plan(plan: Any) -> TreePlan:
-    """The plan, if it is one for packed pages."""
+    """Returns the plan if it is one for packed pages; raises otherwise."""
     remedy = (
         "make it with tts_kernels.plan, or for plain pages a DevicePlan with DevicePlanner(...).update(...)"
     )
@@ -117,19 +119,19 @@ def plan(
 ) -> TreePlan:
     """Finds what branches share, from equal leading pages of their block tables, and plans to read it once.
 
-    Any forest will do: several roots, no sharing, equal tables, branches that share a page but see different
+    Accepts any forest: several roots, no sharing, equal tables, branches that share a page but see different
     parts of it.
 
     Args:
         block_tables: int32 [B, P]. Position p of branch b is in page `block_tables[b, p // page_size]`. Only
-            the first ceil(length / page_size) entries of a row are read. -1 there is an evicted page
+            the first ceil(length / page_size) entries of a row are read. -1 marks an evicted page
             (`KVTree.evict`), which must not hold a query or the last token. Branches share pages up to the
             first hole that they do not have in common.
-        lengths: int32 [B]. Tokens of each branch, the new ones included.
-        query_lens: int32 [B]. The last `query_lens[b]` tokens of branch b are its queries; 0 leaves it out.
-            Default: 1 each. Rows of q are branch after branch in the order of the arguments.
+        lengths: int32 [B]. Tokens of each branch, including the new ones.
+        query_lens: int32 [B]. The last `query_lens[b]` tokens of branch b are its queries; 0 leaves the
+            branch out. Default: 1 each. Rows of q are grouped by branch, in the order of the arguments.
         page_size: tokens of a page.
-        query_block: most queries of a block.
+        query_block: maximum number of queries in a block.
 
     Raises:
         TypeError: an argument is not an int32 CPU tensor or array.

@@ -1,1 +1,1 @@
-"""What `tts-decode bench` measures: attention over trees, decode steps, searches, and the machine."""
+"""The measurements of `tts-decode bench`: attention over trees, decode steps, searches, and the machine."""

@@ -1,4 +1,4 @@
-"""One layer's attention of a decode step over a tree, beside the machine's limits and torch's attention."""
+"""One layer's attention of a decode step over a tree, compared with the machine and torch's attention."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ CPU_TREES = [
     Tree((1,), (32768,)),
     *TREES,
 ]
-MOST_REPLICATED = 2 << 30  # bytes of the cache with a copy for each branch, above which torch is left out
+MOST_REPLICATED = 2 << 30  # bytes of the cache with a copy per branch, above which torch is left out
 
 
 @dataclass
 class Case:
-    """q: [T, q_heads, d], a query for each leaf at the end of its path. tables: int32 [T, pages]. lengths:
-    int32 [T]."""
+    """Inputs of attention.
+
+    q: [T, q_heads, d], a query for each leaf at the end of its path. tables: int32 [T, pages]. lengths: int32
+    [T].
+    """
 
     q: Tensor
     pool: KVPool
@@ -39,8 +42,10 @@ class Case:
 
 
 class AttentionTimes(NamedTuple):
-    """attention, plan, sdpa: seconds of a call. sdpa is None where the replicated cache is too large.
-    machine: its rates in the same rounds. num_bytes, flops: the least that the call has to read and compute.
+    """Times of one case.
+
+    attention, plan, sdpa: seconds of a call. sdpa is None if the replicated cache is too large. machine: its
+    rates in the same rounds. num_bytes, flops: the minimum that the call has to read and compute.
     """
 
     attention: Quartiles
@@ -52,17 +57,17 @@ class AttentionTimes(NamedTuple):
 
     @property
     def floor(self) -> float:
-        """max(bytes / bandwidth, flops / peak), seconds: only KV that lies in a cache is read faster."""
+        """max(bytes / bandwidth, flops / peak), seconds: only KV in a cache is read faster."""
         return max(self.num_bytes / self.machine.bandwidth, self.flops / self.machine.flops)
 
     @property
     def bound(self) -> str:
-        """What the floor is made of: "read" or "flops"."""
+        """What determines the floor: "read" or "flops"."""
         return "read" if self.num_bytes / self.machine.bandwidth >= self.floor else "flops"
 
 
 def make_case(tree: Tree, heads: Heads, dtype: torch.dtype, seed: int = 0) -> Case:
-    """Keys and queries of unit variance on pages scattered at random."""
+    """Makes keys and queries of unit variance on pages scattered at random."""
     generator = torch.Generator().manual_seed(seed)
     num_pages = tree.unique_tokens // PAGE
     pool = KVPool(
@@ -82,15 +87,17 @@ def make_case(tree: Tree, heads: Heads, dtype: torch.dtype, seed: int = 0) -> Ca
 
 
 def replicated(case: Case) -> tuple[Tensor, Tensor]:
-    """Keys and values with a copy of the prefix for each branch, [T, kv_heads, path, d] each."""
+    """Returns keys and values with a copy of the prefix for each branch, [T, kv_heads, path, d] each."""
     paths = [case.pool.gather(0, torch.from_numpy(table), int(case.lengths[0])) for table in case.tables]
     k, v = (torch.stack([path[i] for path in paths]).transpose(1, 2).contiguous() for i in (0, 1))
     return k, v
 
 
 def measure_attention(tree: Tree, heads: Heads, dtype: torch.dtype, rounds: int = 9) -> AttentionTimes:
-    """Times of attention over the tree, of its plan, of torch's scaled_dot_product_attention over a cache
-    replicated for each branch, and of the machine's peaks, in turn."""
+    """Measures attention over the tree, its plan, torch's attention, and the machine's peaks, alternately.
+
+    torch's scaled_dot_product_attention runs over a cache replicated for each branch.
+    """
     case, peaks = make_case(tree, heads, dtype), Peaks(dtype, torch.device("cpu"))
     planned = plan(case.tables, case.lengths)
     calls = {

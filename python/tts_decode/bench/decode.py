@@ -1,4 +1,4 @@
-"""Decode steps of branches that share a prompt, beside the least that the machine would take for them."""
+"""Decode steps of branches that share a prompt, compared with the minimum that the machine would need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..decoding.decoder import TreeDecoder
 from .machine import Peaks
 from .timing import Quartiles, quartiles
 
-# What a step consists of. Beside these operators and the parts of `DecoderLayers`: "other operators", and
+# The parts of a step. Besides these operators and the parts of `DecoderLayers`: "other operators", and
 # "Python and plan" around them all.
 PARTS = {
     "tts_kernels::packed_linear": "matrix products",
@@ -39,9 +39,11 @@ PARTS = {
 
 @dataclass
 class DecodeTimes:
-    """step: seconds of a decode step of all branches. floor: what it takes at least at the machine's rates,
-    where in each part of the step reading and computing overlap. kv_bytes: held at the end, shared pages
-    once. shares: of the parts of a step, which add up to 1.
+    """Times of decode steps.
+
+    step: seconds of a decode step of all branches. floor: its minimum at the machine's rates, if in each part
+    of the step reading and computing overlap. kv_bytes: held at the end, shared pages counted once. shares:
+    of the parts of a step, which add up to 1.
     """
 
     branches: int
@@ -72,7 +74,7 @@ def measure_decode(
     temperature: float = 0.8,
     on_stage: Callable[[str], object] = lambda what: None,
 ) -> tuple[Quartiles, Machine, list[DecodeTimes]]:
-    """Seconds of the prefill, the machine's rates, and times for each number of branches, all in turn.
+    """Measures the prefill, the machine's rates, and steps for each number of branches, alternately.
 
     In each round a prompt of random tokens goes through the model, the branches fork from it, and each
     generates `tokens` tokens, all in the same steps. Nothing ends early.
@@ -137,8 +139,8 @@ def measure_decode(
 
 
 def _shares(call: Callable[[], float]) -> dict[str, float]:
-    """Of the time that a call takes, by part."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler reports itself on stderr
+    """Returns the shares of a call's time, by part."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise the profiler reports itself on stderr
     before = seconds_by_part()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Measures what a machine does at best: flops of a matrix product, bytes of a read from memory."""
+"""Measures a machine's peak rates: flops of a matrix product, bytes of a read from memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from ..cost.forward import Machine
 from .timing import interleaved
 
-PRODUCT_ROWS, READ_BYTES = 1024, 1 << 28  # of a CPU; a GPU takes more to be busy
+PRODUCT_ROWS, READ_BYTES = 1024, 1 << 28  # for a CPU; a GPU needs more to be busy
 _ROUNDS = 5
 
 
 class Peaks:
-    """Calls whose times tell the rates of the machine, to be timed beside those that are judged by them.
+    """Calls whose times give the rates of the machine, to be timed alongside the calls judged by them.
 
-    On a CPU the flops are the better of a float32 and a bfloat16 product, as the kernels multiply bfloat16 in
-    float32 where there is no instruction for it; elsewhere those of `dtype`. The read is far larger than any
-    cache.
+    On a CPU the flops are the better of a float32 and a bfloat16 product, because the kernels multiply
+    bfloat16 in float32 if there is no instruction for it; elsewhere those of `dtype`. The read is far larger
+    than any cache.
 
     calls: by name. They return when the work is done.
     """
@@ -34,13 +34,13 @@ class Peaks:
             self.calls[f"product, {kind}"] = _finished(lambda m=factor: m @ m, device)  # type: ignore[misc]
 
     def machine(self, seconds: Mapping[str, float]) -> Machine:
-        """The rates, given the seconds of each of `calls`."""
+        """Returns the rates, given the seconds of each of `calls`."""
         product = min(seconds[name] for name in self.calls if name != "read")
         return Machine(2 * self._size**3 / product, self._bytes / seconds["read"])
 
 
 def measure_machine(dtype: torch.dtype, device: torch.device) -> Machine:
-    """The rates of this machine, in less than two seconds: medians of a few rounds."""
+    """Returns the rates of this machine, in less than two seconds: medians of a few rounds."""
     peaks = Peaks(dtype, device)
     return peaks.machine({name: times.median for name, times in interleaved(peaks.calls, _ROUNDS).items()})
 

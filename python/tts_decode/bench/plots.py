@@ -1,4 +1,4 @@
-"""Plots of what was measured, as SVG or PNG files."""
+"""Plots of the measurements, as SVG or PNG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = ("#2a9d8f", "#e9a23b", "#d1495b", "#5b8def", "#9b72cf", "#8d99ae", "#b
 
 
 def bars(path: Path, shares: Mapping[str, Mapping[str, float]], label: str) -> None:
-    """A horizontal bar for each name, made of parts laid end to end."""
+    """Draws a horizontal bar for each name, made of stacked parts."""
     axes = _axes(1.1 + 0.3 * len(shares))
     names = list(shares)
     parts = list(dict.fromkeys(part for name in names for part in shares[name]))
@@ -35,7 +35,7 @@ def bars(path: Path, shares: Mapping[str, Mapping[str, float]], label: str) -> N
 def lines(
     path: Path, x: Sequence[float], curves: Mapping[str, Sequence[float]], labels: tuple[str, str]
 ) -> None:
-    """A curve for each name over x, both axes logarithmic."""
+    """Draws a curve for each name over x, both axes logarithmic."""
     axes = _axes(3.2 + 0.2 * (len(curves) // 4))
     from matplotlib.ticker import LogLocator
 
@@ -54,7 +54,7 @@ def lines(
 
 
 def styled_pyplot() -> Any:
-    """matplotlib.pyplot, set to draw into files as all our plots look."""
+    """Returns matplotlib.pyplot, configured to draw into files in the style of all our plots."""
     require("matplotlib")
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""Branches of one prompt without sharing: transformers' `generate` with a cache for each of them."""
+"""Branches of one prompt without sharing: transformers' `generate` with a separate cache for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def replicated_decoding(model: Any, prompt: list[int], branches: int, steps: int
     """Decodes `branches` branches for `steps` steps. The prompt is computed once, untimed, and copied.
 
     Args:
-        model: one of transformers, whose cache is of keys and values alone.
+        model: one of transformers, whose cache holds only keys and values.
         prompt: its ids, at least two.
     """
     import transformers

@@ -1,4 +1,4 @@
-"""Where the time of a search goes: model, sampling, the decoder's own work, the strategy."""
+"""How the time of a search is divided: model, sampling, the decoder's own work, the strategy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..tasks import Task
 class SearchTimes(NamedTuple):
     """Seconds of a strategy's searches, run one at a time.
 
-    model: the forward. sampling: the draw of the next tokens from the logits. engine: what the decoder does
-    besides, such as plan, pages and requests. strategy: all the rest: selection, scores, records, asyncio.
+    model: the forward. sampling: the draw of the next tokens from the logits. engine: the decoder's other
+    work, such as plan, pages and requests. strategy: everything else: selection, scores, records, asyncio.
     steps: forwards of the model. tokens: generated. peak_bytes: of KV.
     """
 
@@ -34,7 +34,7 @@ class SearchTimes(NamedTuple):
     peak_bytes: int
 
     def shares(self) -> dict[str, float]:
-        """Of the wall time; they add up to 1."""
+        """Returns shares of the wall-clock time; they add up to 1."""
         return {part: getattr(self, part) / self.wall for part in PARTS}
 
 
@@ -74,7 +74,7 @@ def measure_search(
     sampling: SamplingParams,
     on_task: Callable[[int], object] = lambda done: None,
 ) -> SearchTimes:
-    """Times of the strategy's searches on the tasks, by a new decoder, whose counters are zero.
+    """Measures the strategy's searches on the tasks with a new decoder, whose counters are zero.
 
     n: the value of the option `strategy.size`.
     """

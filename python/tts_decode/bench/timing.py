@@ -1,4 +1,4 @@
-"""Times of several calls, taken in turn, so that other load on the machine hits all alike."""
+"""Times several calls alternately, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def quartiles(seconds: list[float]) -> Quartiles:
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Quartiles]:
-    """Seconds of each call, after one to warm up."""
+    """Returns the seconds of each call, after one warm-up call."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()

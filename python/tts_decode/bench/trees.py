@@ -1,4 +1,4 @@
-"""The trees that attention is measured on, and what it must cost over each at least."""
+"""The trees that attention is measured on, and the minimum cost over each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Heads(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Heads:
-        """Of "32/8/128". Raises ValueError."""
+        """Parses "32/8/128". Raises ValueError."""
         numbers = [int(part) for part in text.split("/") if part.isdecimal()]
         if text.count("/") != 2 or len(numbers) != 3 or 0 in numbers or numbers[0] % numbers[1]:
             raise ValueError(
@@ -34,10 +34,10 @@ class Heads(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A forest in which every node of a level has equally many children; its leaves are the queries.
+    """A forest in which every node of a level has the same number of children; its leaves are the queries.
 
-    nodes: of each level, from the roots. tokens: of each node of the level, a multiple of `PAGE`.
-    item_bytes: of an element of the keys, values, queries and outputs.
+    nodes: of each level, from the roots. tokens: of each node of the level, a multiple of `PAGE`. item_bytes:
+    of an element of the keys, values, queries and outputs.
     """
 
     nodes: tuple[int, ...]
@@ -48,7 +48,7 @@ class Tree(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Tree:
-        """Of "1,4,64/2048,128,32": nodes of each level / tokens of each of its nodes. Raises ValueError."""
+        """Parses "1,4,64/2048,128,32": nodes of each level / tokens per node. Raises ValueError."""
         parts = [side.split(",") for side in text.split("/")]
         good = len(parts) == 2 and len(parts[0]) == len(parts[1])
         if not good or not all(part.isdecimal() and int(part) for side in parts for part in side):
@@ -77,21 +77,21 @@ class Tree(NamedTuple):
         return sum(n * t for n, t in zip(self.nodes, self.tokens, strict=True))
 
     def kv_bytes(self, heads: Heads, item_bytes: int = 2) -> int:
-        """Keys and values of every node once: sum of tokens * kv_heads * (D_k + D_v) * bytes."""
+        """Returns the bytes of all nodes' K and V, once: sum of tokens * kv_heads * (D_k + D_v) * bytes."""
         return self.unique_tokens * heads.kv * 2 * heads.d * item_bytes
 
     def min_bytes(self, heads: Heads, item_bytes: int = 2) -> int:
-        """Every key and value read once, every query read and every output written once."""
+        """Returns the bytes of reading keys, values and queries, and writing outputs, once each."""
         return self.kv_bytes(heads, item_bytes) + self.queries * heads.q * 2 * heads.d * item_bytes
 
     def flops(self, heads: Heads) -> int:
-        """2 * (D_k + D_v) for each pair of a token and a query head of a leaf below it."""
+        """Returns 2 * (D_k + D_v) for each pair of a token and a query head of a leaf below it."""
         return 2 * 2 * heads.d * self.queries * heads.q * self.path_tokens
 
     def level_pages(self, seed: int = 0) -> list[npt.NDArray[np.int32]]:
-        """Pages of the nodes of each level, [nodes, pages of a node], scattered over the pool at random.
+        """Returns the pages of each level's nodes, [nodes, pages of a node], scattered at random.
 
-        Node i of a level lies above the leaves i * T / nodes .. (i + 1) * T / nodes - 1 of the T leaves.
+        Node i of a level is above the leaves i * T / nodes .. (i + 1) * T / nodes - 1 of the T leaves.
         """
         scattered = np.random.default_rng(seed).permutation(self.unique_tokens // PAGE).astype(np.int32)
         levels, begin = [], 0
@@ -102,7 +102,7 @@ class Tree(NamedTuple):
         return levels
 
     def block_tables(self, levels: list[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
-        """Pages of each leaf's path, [queries, pages]."""
+        """Returns the pages of each leaf's path, [queries, pages]."""
         return np.concatenate([level.repeat(self.queries // len(level), axis=0) for level in levels], axis=1)
 
 

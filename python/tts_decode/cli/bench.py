@@ -72,10 +72,11 @@ def attention(
 ) -> None:
     """One layer's attention over trees of branches, a query for each leaf.
 
-    The roofline is max(bytes / bandwidth, flops / peak) with both rates measured in the same rounds: each key
-    and value read once, however many branches share it. KV that fits into the cache may exceed it. The plan,
-    which a step makes once for all layers, is timed apart. Beside it torch's attention over a cache with a
-    copy for each branch, where that fits into 2 GiB: the last column says how many times longer it takes.
+    The roofline is max(bytes / bandwidth, flops / peak), with both rates measured in the same rounds: each
+    key and value is read once, however many branches share it. KV that fits into the cache may exceed it. The
+    plan, which a step makes once for all layers, is timed separately. For comparison, torch's attention runs
+    over a cache with a copy per branch, if that fits into 2 GiB: the last column says how many times longer
+    it takes.
 
     Examples:
 
@@ -142,8 +143,8 @@ def decode(
     """Prefill of a prompt, then decode steps of branches that share it.
 
     The roofline of a step reads all weights and each shared page once, at rates measured in the same rounds;
-    in each part of the step reading and computing overlap. Where the time goes is told by torch's profiler,
-    in a run of its own.
+    in each part of the step reading and computing overlap. torch's profiler, in a separate run, tells where
+    the time goes.
 
     Examples:
 
@@ -236,8 +237,8 @@ def search(
 ) -> None:
     """Whole searches, and where their time goes.
 
-    "model" is the forward, "sampling" the draw of the next tokens, "engine" what the decoder does besides
-    (plan, pages, requests), "strategy" all the rest: selection, scores, records.
+    "model" is the forward, "sampling" the draw of the next tokens, "engine" the decoder's other work (plan,
+    pages, requests), "strategy" everything else: selection, scores, records.
 
     Examples:
 

@@ -56,11 +56,11 @@ def compare(
 
       tts-decode compare --shots 60 --sparse 1/8 -s best_of_n -o n=16
 
-    Every strategy is set against the first one given. A problem whose search fails counts as not solved, and
-    the others go on.
+    Every strategy is compared with the first one given. A problem whose search fails counts as not solved,
+    and the others continue.
 
-    With --sparse each strategy runs twice, dense and sparse. Where prompts have few pages, of 16 tokens each,
-    it changes little.
+    With --sparse each strategy runs twice, dense and sparse. If prompts have few pages, of 16 tokens each, it
+    changes little.
     """
     at_least(1, parallel=parallel)
     config = sparse.config()

@@ -55,8 +55,8 @@ def demo(
 
     The default model solves a puzzle: reach a number with three others. Its most likely answer is wrong. Of
     64 answers sampled from the same prompt some are right, and a checker tells which. The tree stores the
-    prompt's KV once and reads it once a step for all branches. Beside it transformers decodes as many
-    branches from a cache that holds the prompt once for each.
+    prompt's KV once and reads it once per step for all branches. For comparison, transformers decodes the
+    same number of branches from a cache that holds a copy of the prompt for each.
 
     Examples:
 

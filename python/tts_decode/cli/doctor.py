@@ -37,9 +37,9 @@ _MARKS = {
 def doctor(json_output: Json = False) -> None:
     """Check this installation: what works, what is missing, and the command for it.
 
-    Marks: ok; - an optional part that is not there; ! something to look at; X broken. The exit code is 1 only
-    where something is broken that the base installation needs: its packages, the compiled kernels and what
-    they compute.
+    Marks: ok; - an optional part that is missing; ! something to check; X broken. The exit code is 1 only if
+    something is broken that the base installation needs: its packages, the compiled kernels and their
+    results.
 
     Examples:
 

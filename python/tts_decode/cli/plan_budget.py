@@ -66,8 +66,8 @@ def plan_budget(
     """Say what a search would cost with dense and with sparse attention, and which budget costs least.
 
     Reads the model's config, not its weights. A cost in eFLOPs is flops + I * bytes (Kinetics), where I is
-    what the machine computes while it reads a byte. Times are those of the machine's full rates, which it
-    does not reach; their ratios tell. Accuracy is not in the table.
+    the number of flops that the machine does while it reads a byte. Times assume the machine's peak rates,
+    which it does not reach; compare their ratios. Accuracy is not in the table.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Searches on the actors of a Ray cluster. Ray is imported where it is first used."""
+"""Searches on the actors of a Ray cluster. Ray is imported on first use."""
 
 from .identity import Identity
 from .pool import SearchPool

@@ -1,6 +1,6 @@
-"""The actor: one decoder in a process of its own, and the searches that run on it in one batch.
+"""The actor: one decoder in its own process, and the searches that run on it in one batch.
 
-Nothing is imported here that loads torch: its threads go by what `SearchActor` sets before.
+Nothing imported here loads torch: `SearchActor` first sets the number of its threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """A search that ended on an actor. rest: what of its journal was not told yet."""
+    """A search that ended on an actor. rest: the part of its journal that was not reported yet."""
 
     value: Any = None
     error: Exception | None = None
@@ -38,17 +38,17 @@ class Finished:
 
 @dataclass(frozen=True)
 class Report:
-    """How an actor goes. stats: of its decoders, the present one last. pieces: of journals, by search."""
+    """An actor's status. stats: of its decoders, the current one last. pieces: of journals, by search."""
 
     stats: list[DecoderStats]
     pieces: dict[int, Piece]
 
 
 class SearchActor:
-    """Ray calls its methods, one at a time except for those that wait."""
+    """Ray calls its methods one at a time, except for those that wait."""
 
     def __init__(self, threads: int, pinned: int) -> None:
-        # As of the command tts-decode: see `tts_decode.cli.main`.
+        # Same as in the command tts-decode: see `tts_decode.cli.main`.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         self._threads = threads
         self._pinned = pinned
@@ -59,7 +59,7 @@ class SearchActor:
         self._decoder: TreeDecoder | None = None
 
     async def open(self, make_decoder: Callable[[], TreeDecoder]) -> Identity:
-        """Makes the decoder, in the place of one that was there."""
+        """Makes the decoder, replacing an existing one."""
         import torch
 
         from .identity import identity_of
@@ -110,7 +110,7 @@ class SearchActor:
             self._tasks[key].cancel()
 
     async def report(self, seconds: float) -> Report:
-        """How it goes, after waiting for `seconds`."""
+        """Returns its status, after waiting for `seconds`."""
         await asyncio.sleep(seconds)
         pieces = {
             key: piece for key, tailed in self._journals.items() if (piece := tailed.piece()) is not None
@@ -149,7 +149,7 @@ def _rest(tailed: TailedJournal | None) -> Piece | None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, or its text where it could not be sent."""
+    """Returns the error, or its text if it cannot be sent."""
     from ..errors import ClusterError
 
     try:

@@ -1,4 +1,4 @@
-"""The way to Ray: a cluster that runs, or one of this machine alone."""
+"""Connects to Ray: to a running cluster, or to one of this machine alone."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from ..extras import require
 from .placing import Node
 
 LOCAL = "local"
-ANSWER_SECONDS = 10.0  # that an address gets to answer as a gRPC server does
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
+ANSWER_SECONDS = 10.0  # time limit for an address to answer as a gRPC server
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # with empty settings
 _SETTINGS = 4  # type of the first frame of an HTTP/2 server
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def connect(address: str, runtime_env: dict[str, Any] | None = None) -> bool:
-    """Connects this process; where it is connected already, that cluster serves. Whether it made the
-    connection, and is to end it.
+    """Connects this process, or keeps an existing connection; returns whether it connected.
 
-    address: "local" starts a cluster of this machine's cores and GPUs, which ends with the process; "auto"
-    is the one that runs on this machine, or of RAY_ADDRESS; else HOST:PORT.
+    If so, the caller has to disconnect.
+
+    address: "local" starts a cluster of this machine's cores and GPUs, which ends with the process; "auto" is
+    the one running on this machine, or RAY_ADDRESS; otherwise HOST:PORT.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ClusterError: the address is none, nothing answers there, or it is of another version of Ray.
+        ClusterError: the address is invalid, nothing answers there, or it is of another version of Ray.
     """
     require("ray")
     import ray
@@ -39,7 +40,7 @@ def connect(address: str, runtime_env: dict[str, Any] | None = None) -> bool:
     if address not in (LOCAL, "auto"):
         _check_answers(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # As Ray will have it; the present way warns where an actor asks for no GPU.
+    # Ray's future behaviour; the current one warns if an actor asks for no GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
     in_main = threading.current_thread() is threading.main_thread()
@@ -59,14 +60,14 @@ def connect(address: str, runtime_env: dict[str, Any] | None = None) -> bool:
             f"address: got {address}, where no cluster of Ray can be used: {reason}"
         ) from cause
     finally:
-        if in_main:  # Ray puts its own in their place
+        if in_main:  # Ray replaces them with its own
             for number, handler in zip(_SIGNALS, handlers, strict=True):
                 signal.signal(number, handler)
     return True
 
 
 def nodes() -> list[Node]:
-    """Those of the cluster that are alive."""
+    """Returns the live nodes of the cluster."""
     import ray
 
     found = []
@@ -79,7 +80,7 @@ def nodes() -> list[Node]:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself looks for a cluster for minutes, and ends the process where there is none."""
+    """Fails early: Ray itself looks for a cluster for minutes, and ends the process if there is none."""
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isascii() and port.isdecimal() and 0 < int(port) < 65536) or "/" in host:
         raise ClusterError(f"address: got {address!r}, expected local, auto or HOST:PORT of a cluster's head")

@@ -1,4 +1,4 @@
-"""Who gets which search: plain bookkeeping, which knows neither Ray nor decoders."""
+"""Decides which actor gets which search: plain bookkeeping, without Ray or decoders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .prefixes import Blocks, HeldPrefixes, blocks_of
 Actor = TypeVar("Actor", bound=Hashable)
 Key = TypeVar("Key", bound=Hashable)
 
-_WINDOW = 64  # searches, from the head of the queue on, among which one is chosen for an actor
-_SUSPECT = 2  # deaths of actors after which a search has an actor to itself
+_WINDOW = 64  # searches at the head of the queue among which one is chosen for an actor
+_SUSPECT = 2  # deaths of actors after which a search gets an actor to itself
 
 
 @dataclass
@@ -28,22 +28,22 @@ class _Search:
 
 @dataclass
 class _Load(Generic[Key]):
-    """An actor's searches under way. reserved: it gets no other before it has none."""
+    """An actor's running searches. reserved: it gets no other before it has none."""
 
     searches: dict[Key, _Search] = field(default_factory=dict)
     reserved: bool = False
 
 
 class Dispatch(Generic[Actor, Key]):
-    """Hands each search to one actor at a time, until it has ended once.
+    """Gives each search to one actor at a time, until it has ended once.
 
-    An actor has at most `in_flight` searches. As long as one has room and any search waits, it gets one:
-    rather one whose prompt begins as one that it holds, rather none whose beginning another actor holds, else
-    the one that waits the longest. Searches of an actor that dies wait again, before all others. One that saw
-    two actors die runs on an actor of its own, so that the blame falls on it alone; after `attempts` deaths
-    it is given up.
+    An actor has at most `in_flight` searches. As long as it has room and a search is waiting, it gets one:
+    preferably one whose prompt begins like one that it holds, then one whose beginning no other actor holds,
+    otherwise the one that has waited longest. Searches of an actor that dies wait again, before all others. A
+    search during which two actors died runs alone on an actor, so that only it can be blamed; after
+    `attempts` deaths it is given up.
 
-    in_flight: may be changed at any time. remember: as of `HeldPrefixes`.
+    in_flight: may be changed at any time. remember: see `HeldPrefixes`.
     """
 
     def __init__(self, in_flight: int, attempts: int, remember: int = 0) -> None:
@@ -59,25 +59,25 @@ class Dispatch(Generic[Actor, Key]):
 
     @property
     def running(self) -> int:
-        return sum(len(load.searches) for load in [*self._actors.values()])  # of any thread
+        return sum(len(load.searches) for load in [*self._actors.values()])  # callable from any thread
 
     def submit(self, key: Key, prompt: str) -> None:
         self._waiting[key] = _Search(blocks_of(prompt))
 
     def withdraw(self, key: Key) -> Actor | None:
-        """Nobody waits for a search any more: it is not begun. The actor that runs it, if one does."""
+        """Drops a search that nobody waits for; returns the actor that runs it, if any."""
         self._waiting.pop(key, None)
         return self.runs(key)
 
     def runs(self, key: Key) -> Actor | None:
-        """The actor that has the search."""
+        """Returns the actor that has the search."""
         return next((actor for actor, load in self._actors.items() if key in load.searches), None)
 
     def join(self, actor: Actor) -> None:
         self._actors[actor] = _Load()
 
     def leave(self, actor: Actor) -> tuple[list[Key], list[Key]]:
-        """The actor is dead: the searches that wait again, and those that are given up."""
+        """Removes a dead actor; returns the searches that wait again, and those that are given up."""
         load = self._actors.pop(actor, None)
         if load is None:
             return [], []
@@ -90,7 +90,7 @@ class Dispatch(Generic[Actor, Key]):
         return list(again), given_up
 
     def ended(self, actor: Actor, key: Key) -> bool:
-        """A search came to its end there; False where the actor was not, or no longer, to run it."""
+        """Records the end of a search there; returns False if the actor was not running it (any longer)."""
         load = self._actors.get(actor)
         search = None if load is None else load.searches.pop(key, None)
         if load is None or search is None:
@@ -100,7 +100,7 @@ class Dispatch(Generic[Actor, Key]):
         return True
 
     def assignments(self) -> Iterator[tuple[Actor, Key]]:
-        """What is to be begun now."""
+        """Yields what to start now."""
         while (chosen := self._choose_alone() or self._choose()) is not None:
             actor, key = chosen
             search = self._waiting.pop(key)
@@ -109,12 +109,12 @@ class Dispatch(Generic[Actor, Key]):
             yield actor, key
 
     def _choose_alone(self) -> tuple[Actor, Key] | None:
-        """A suspect and an actor that has nothing to do; where all have, one is kept free from now on."""
+        """Returns a suspect and an idle actor; if none is idle, one is kept free from now on."""
         key = next((key for key, search in self._waiting.items() if search.suspect), None)
         if key is None or not self._actors:
             return None
         if any(load.reserved and load.searches for load in self._actors.values()):
-            return None  # one after the other
+            return None  # one at a time
         actor = min(self._actors, key=lambda actor: len(self._actors[actor].searches))
         self._actors[actor].reserved = True
         return None if self._actors[actor].searches else (actor, key)

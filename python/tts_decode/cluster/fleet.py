@@ -1,4 +1,4 @@
-"""The actors of a pool: where they are started, what they have to have in common, which of them live."""
+"""The actors of a pool: where they start, what they must have in common, which of them are alive."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from .totals import closed
 
 @dataclass
 class Member:
-    """An actor. opening: the call that makes its decoder. made_by: the factory that it has it from.
-    answered: when it last did, by `time.monotonic`. stats: of its decoders, as it last told."""
+    """An actor.
+
+    opening: the call that makes its decoder. made_by: the factory that made it.
+    answered: its last answer, by `time.monotonic`. stats: of its decoders, as last reported.
+    """
 
     number: int
     place: Place
@@ -41,10 +44,10 @@ class Fleet:
     """Starts an actor at every place of the cluster and waits until all have their decoders.
 
     Attributes:
-        members: actors that have a decoder, by number. opening: those that are being started.
-        lost: how many died. past: what those did. pinned: prompts that an actor keeps.
+        members: actors that have a decoder, by number. opening: those being started.
+        lost: number that died. past: what those did. pinned: prompts that an actor keeps.
 
-    Raises ClusterError: as of `SearchPool`; no actor is left then.
+    Raises ClusterError: same as `SearchPool`; no actor is left then.
     """
 
     def __init__(
@@ -63,11 +66,11 @@ class Fleet:
         self.past: list[DecoderStats] = []
         self._wish, self.pinned = wish, pinned
         self._numbers = itertools.count()
-        self._identity: tuple[Identity, str] | None = None  # that all have, and who told it first
-        self._refused: set[str] = set()  # nodes, by id
+        self._identity: tuple[Identity, str] | None = None  # shared by all, and who reported it first
+        self._refused: set[str] = set()  # node ids
         try:
             wanted = places(nodes(), wish)
-            if wish.actors is not None:  # whatever becomes of nodes, all have as many cores
+            if wish.actors is not None:  # all have the same number of cores, whatever happens to nodes
                 self._wish = replace(wish, cpus=wanted[0].cpus)
             for place in wanted:
                 self.start(place)
@@ -94,9 +97,9 @@ class Fleet:
         return member
 
     def opened(self, member: Member, result: Callable[[], Identity]) -> None:
-        """Its decoder was made, as the call's result says.
+        """Registers an actor whose decoder was made, according to the call's result.
 
-        Raises ClusterError: it was not, or is not like the others'; the actor is gone then.
+        Raises ClusterError: it was not made, or differs from the others; the actor is then gone.
         """
         self.opening.pop(member.number, None)
         try:
@@ -114,7 +117,7 @@ class Fleet:
         self.members[member.number] = member
 
     def reopen(self, member: Member) -> bool:
-        """Has the actor make another decoder where the factory changed since it began to make its own."""
+        """Has the actor make another decoder if the factory changed since it began to make its own."""
         if member.made_by is self.make_decoder:
             return False
         member.made_by = self.make_decoder
@@ -122,7 +125,7 @@ class Fleet:
         return True
 
     def leave(self, member: Member) -> bool:
-        """An actor is dead, or to be so. False where that was known."""
+        """Removes an actor that is dead, or is to be ended; returns False if that was known."""
         known = self.members.pop(member.number, None) or self.opening.pop(member.number, None)
         if known is None:
             return False
@@ -132,7 +135,7 @@ class Fleet:
         return True
 
     def vacant(self) -> list[Place]:
-        """Where the cluster, as it is now, lacks an actor. Raises ClusterError where it has no room."""
+        """Returns the places where the cluster currently lacks an actor. Raises ClusterError without room."""
         there = [member.place for member in (*self.members.values(), *self.opening.values())]
         known = [node for node in nodes() if node.id not in self._refused]
         vacant = missing(possible(known, self._wish), there)
@@ -158,7 +161,7 @@ class Fleet:
             self.opened(member, lambda member=member: ray.get(member.opening))  # type: ignore[misc]
 
     def compare(self, member: Member, identity: Identity) -> None:
-        """Raises ClusterError for an actor that is not like the others."""
+        """Raises ClusterError for an actor that differs from the others."""
         if identity.tts_kernels != package_version():
             raise ClusterError(
                 f"{member} has tts-kernels {identity.tts_kernels}, here it is {package_version()}: install "
@@ -177,7 +180,7 @@ class Fleet:
     def _kill(self, member: Member) -> None:
         import ray
 
-        with contextlib.suppress(Exception):  # it may be gone with its node
+        with contextlib.suppress(Exception):  # it may have gone with its node
             ray.kill(member.handle)
 
 
@@ -189,7 +192,7 @@ _ADVICE = {
 
 
 def reason(error: BaseException) -> str:
-    """What an error of Ray's says, in a line: of a call that raised, what it raised."""
+    """Returns an error of Ray's in one line; for a call that raised, the error that it raised."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, BaseException):
         return f"{type(cause).__name__}: {' '.join(str(cause).split())}"

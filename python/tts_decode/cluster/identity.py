@@ -1,4 +1,4 @@
-"""What actors have to have in common, so that a search finds the same text on each of them."""
+"""What actors must have in common, so that a search finds the same text on each of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from tts_kernels import _core
 from ..decoding.decoder import TreeDecoder
 from ..version import package_version
 
-_CHUNKS, _CHUNK = 256, 4096  # of a large tensor, so many runs of so many bytes are looked at
+_CHUNKS, _CHUNK = 256, 4096  # number and bytes of the samples taken from a large tensor
 
 
 @dataclass(frozen=True)
 class Identity:
-    """tts_kernels to python: versions. model: class, dtype and size. weights, tokenizer: checksums.
+    """What identifies an actor's software, model and hardware.
+
+    tts_kernels to python: versions. model: class, dtype and size. weights, tokenizer: checksums.
     kv_dtype: of the KV pages. device: its type. isa: instruction-set level of the kernels on a CPU; levels
-    differ in the last bits of numbers."""
+    differ in the last bits of results.
+    """
 
     tts_kernels: str
     torch: str
@@ -38,7 +41,7 @@ class Identity:
     isa: str
 
     def difference(self, other: Identity) -> str | None:
-        """The first thing in which they differ, in words: "weights 1234, there 5678"."""
+        """Returns the first difference in words: "weights 1234, there 5678"."""
         for field in fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if mine != theirs:
@@ -66,9 +69,12 @@ def identity_of(decoder: TreeDecoder) -> Identity:
 
 
 def weights_checksum(model: Any) -> int:
-    """Of the names, shapes and dtypes of all tensors, of the bytes of small ones, and of samples of the bytes
+    """Returns a checksum of the model's weights.
+
+    It covers the names, shapes and dtypes of all tensors, the bytes of small ones, and samples of the bytes
     of the others: another training changes it, a change of a few single numbers may not. Packed weights are
-    read as they lie."""
+    read in their packed order.
+    """
     checksum = 0
     for name, tensor in _tensors(model):
         checksum = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), checksum)
@@ -83,7 +89,7 @@ def _tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _samples(tensor: Tensor) -> Iterator[Tensor]:
-    """Runs of a tensor's bytes."""
+    """Yields samples of a tensor's bytes."""
     data = tensor.detach()
     if not data.numel():
         return

@@ -1,4 +1,4 @@
-"""Journals of searches on other machines: written there, copied line by line to the machine of the pool."""
+"""Journals of searches on other machines: written there, copied line by line to the pool's machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..search import Journal
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of a journal from an offset on; what the copy has from there on is not in the journal."""
+    """Bytes of a journal from an offset on; the journal does not have what the copy has from there on."""
 
     offset: int
     data: bytes
 
 
 class TailedJournal:
-    """A journal in a folder of the actor, and what of it the pool does not have yet.
+    """A journal in an actor's folder, and the part of it that the pool does not have yet.
 
     content: what the pool's copy holds. named: the copy's path, for messages.
     """
@@ -34,18 +34,18 @@ class TailedJournal:
         with self.named_errors():
             self.journal = Journal(self._file, resume=True)
         self._sent = _whole(self._file.read_bytes())  # bytes that the pool has
-        self._told = False  # at first the pool hears how many of its own are whole
+        self._told = False  # the first report says how many of the pool's bytes are complete lines
 
     @contextlib.contextmanager
     def named_errors(self) -> Iterator[None]:
-        """Errors about the journal name the pool's file."""
+        """Makes errors about the journal name the pool's file."""
         try:
             yield
         except JournalError as error:
             raise JournalError(str(error).replace(str(self._file), self._named)) from error
 
     def piece(self) -> Piece | None:
-        """What is new: whole lines."""
+        """Returns what is new: complete lines."""
         data = self._file.read_bytes()
         offset, self._sent = self._sent, _whole(data)
         if offset == self._sent and self._told:
@@ -55,14 +55,14 @@ class TailedJournal:
 
 
 def _whole(data: bytes) -> int:
-    """Bytes that are whole lines."""
+    """Returns the number of bytes in complete lines."""
     return data.rfind(b"\n") + 1
 
 
 class JournalCopy:
-    """The journal on the machine of the pool, locked while its search is under way.
+    """The journal on the pool's machine, locked while its search is running.
 
-    Raises JournalError: the file is in use, or cannot be read or written; what it holds stays.
+    Raises JournalError: the file is in use, or cannot be read or written; its content stays.
     """
 
     def __init__(self, path: Path) -> None:

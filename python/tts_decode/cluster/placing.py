@@ -1,4 +1,4 @@
-"""Which actors a cluster is to have, and on which nodes."""
+"""Which actors a cluster should have, and on which nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ClusterError
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive. name: as people know it."""
+    """A live node. name: its human-readable name."""
 
     id: str
     name: str
@@ -22,14 +22,14 @@ class Node:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an actor is to be, and what it has there: whole cores, which are its threads, and GPUs."""
+    """Where an actor should be, and its resources: whole cores, which are its threads, and GPUs."""
 
     node: Node
     cpus: int
     gpus: int = 0
 
     def __str__(self) -> str:
-        """Of an error: the node by its name."""
+        """For an error: the node by its name."""
         has = f"{self.cpus} core{'s' * (self.cpus != 1)}" + f" and {self.gpus} GPU" * bool(self.gpus)
         return f"node {self.node.name} ({has})"
 
@@ -38,8 +38,8 @@ class Place:
 class Wish:
     """What the user asks for.
 
-    actors: how many in all; None: one a GPU, or one a node where there are none. cpus: of each; None: an
-    equal share of its node's. gpus: whether each has one; None: where the cluster has any.
+    actors: total number; None: one per GPU, or one per node if there are none. cpus: of each; None: an equal
+    share of its node's. gpus: whether each has one; None: if the cluster has any.
     """
 
     actors: int | None = None
@@ -48,9 +48,9 @@ class Wish:
 
 
 def places(nodes: Sequence[Node], wish: Wish) -> list[Place]:
-    """All actors of a cluster, node by node.
+    """Returns the places of all actors of a cluster, node by node.
 
-    Raises ClusterError where it cannot hold what is asked for.
+    Raises ClusterError if the cluster lacks room for them.
     """
     on_gpus = any(node.gpus >= 1 for node in nodes) if wish.gpus is None else wish.gpus
     if wish.actors is None:
@@ -75,9 +75,9 @@ def places(nodes: Sequence[Node], wish: Wish) -> list[Place]:
 
 
 def possible(nodes: Sequence[Node], wish: Wish) -> list[Place]:
-    """As many of the actors as the cluster has room for.
+    """Returns the places of as many of the actors as the cluster has room for.
 
-    Raises ClusterError where that is none.
+    Raises ClusterError if that is none.
     """
     for count in range(wish.actors or 1, 1, -1):
         with suppress(ClusterError):
@@ -86,7 +86,7 @@ def possible(nodes: Sequence[Node], wish: Wish) -> list[Place]:
 
 
 def missing(wanted: Iterable[Place], there: Iterable[Place]) -> list[Place]:
-    """The places that have no actor."""
+    """Returns the places that have no actor."""
     have = Counter(there)
     found = []
     for place in wanted:
@@ -111,7 +111,7 @@ def _all_of(node: Node, cpus: int | None, on_gpus: bool) -> list[Place]:
 
 
 def _spread(rooms: list[tuple[Node, int]], cpus: int, on_gpus: bool, count: int) -> list[Place]:
-    """One place at a time, on the node that has the most room left."""
+    """Assigns one place at a time to the node with the most room left."""
     left = {node: room for node, room in rooms if room > 0}
     found: list[Place] = []
     while left and len(found) < count:

@@ -25,30 +25,31 @@ MakeDecoder = Callable[[], TreeDecoder]
 class SearchPool:
     """Runs searches on actors that each hold a decoder.
 
-    A search goes to an actor that has room; where there is a choice, to one that holds the beginning of its
-    prompt. An actor that dies, with its node or alone, is replaced as soon as the cluster has room, and its
-    searches run again: from their journals, where they have them, else from their beginning. Both find what
-    an undisturbed run would have, as all randomness comes from seeds. Each search ends once.
+    A search goes to an actor that has room, preferably to one that holds the beginning of its prompt. An
+    actor that dies, alone or with its node, is replaced as soon as the cluster has room, and its searches run
+    again: from their journals if they have them, otherwise from their beginning. Both find what an
+    undisturbed run would have found, because all randomness comes from seeds. Each search ends once.
 
     Args:
-        decoder_factory: makes an actor's decoder, there; it is pickled, and what it loads is there too.
+        decoder_factory: makes an actor's decoder on the actor; it is pickled, and what it loads must exist
+            there too.
         address: of a cluster: HOST:PORT, "auto" for the cluster of RAY_ADDRESS or of this machine, "local"
-            for one that is started and ends with the pool. A process that is connected already stays so.
-        actors: how many; default: one a GPU, or one a node where there are none.
+            for one that starts and ends with the pool. A process that is already connected stays connected.
+        actors: total number; default: one per GPU, or one per node if there are none.
         cpus: cores of each, which are its decoder's threads; default: an equal share of the node's.
-        gpus: whether each has a GPU; default: where the cluster has any.
-        in_flight: searches that an actor has at a time; the others wait in the pool.
-        attempts: actors that may die of one search before it is given up.
+        gpus: whether each has a GPU; default: if the cluster has any.
+        in_flight: maximum number of searches on an actor at a time; the others wait in the pool.
+        attempts: actors that may die during a search before it is given up.
         pinned_prompts: how many of an actor's last searches keep their prompts resident while there is room.
-        start_seconds: in which all actors have to have their decoders.
-        silent_seconds: after which an actor that does not answer counts as dead. It does not answer while one
-            forward runs.
+        start_seconds: time limit for all actors to have their decoders.
+        silent_seconds: time after which an actor that does not answer counts as dead. It does not answer
+            while one forward runs.
         runtime_env: of Ray, for a cluster to which this process is not connected yet.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ClusterError: the address does not answer, the cluster has not the room, an actor has no decoder, or
-            its model or versions are not those of another one; the message names address, actor and node.
+        ClusterError: the address does not answer, the cluster lacks room, an actor has no decoder, or its
+            model or versions differ from another one's; the message names address, actor and node.
     """
 
     def __init__(
@@ -93,19 +94,22 @@ class SearchPool:
     # -- searches
 
     def submit(self, work: Work[T]) -> Future[Ended[T]]:
-        """Its result is what the search came to, its own errors included. Cancelled, the search ends.
+        """Submits a search. The future's result holds its outcome, including its own errors.
 
-        Raises ClusterError, here or from the result: the pool is closed, or has lost its actors for good.
+        Cancelling the future ends the search. Raises ClusterError, here or from the result: the pool is
+        closed, or has lost its actors for good.
         """
         return self._service.submit(work)
 
     async def search(self, work: Work[T]) -> Ended[T]:
-        """The same for an event loop."""
+        """Like `submit`, for an event loop."""
         return await asyncio.wrap_future(self.submit(work))
 
     def results(self, works: Iterable[Work[T]]) -> Iterator[Ended[T]]:
-        """What they come to, in the order in which they end. Those not yet ended when the iterator is closed
-        are cancelled."""
+        """Yields the outcomes of searches, in the order in which they end.
+
+        Searches that have not ended when the iterator is closed are cancelled.
+        """
         futures = [self.submit(work) for work in works]
         try:
             for future in as_completed(futures):
@@ -125,14 +129,14 @@ class SearchPool:
         self._service.in_flight = integer("in_flight", count, 1)
 
     def renew(self, decoder_factory: MakeDecoder) -> None:
-        """Each actor gets another decoder, with counters at zero and nothing resident; of the same model.
+        """Gives each actor another decoder of the same model, with zero counters and nothing resident.
 
-        Raises ClusterError: searches are under way, or as of `SearchPool`.
+        Raises ClusterError: searches are running, or for the reasons of `SearchPool`.
         """
         self._service.renew(decoder_factory)
 
     def ask(self, question: Callable[[TreeDecoder], T]) -> list[T]:
-        """What a function says of the decoder of each actor, there. Actors that die meanwhile say nothing.
+        """Calls a function on each actor's decoder, there; returns the results. Actors that die return none.
 
         Raises ClusterError: none is left; and what the function raises.
         """
@@ -142,7 +146,7 @@ class SearchPool:
         return self._service.stats()
 
     def close(self) -> None:
-        """Ends all actors; searches that did not end are cancelled, and their journals are whole."""
+        """Ends all actors; running searches are cancelled, and their journals are complete."""
         self._service.close()
         self._disconnect()
 

@@ -1,4 +1,4 @@
-"""Which actor holds the beginning of which prompt, as texts tell."""
+"""Which actor holds the beginning of which prompt, judged by text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 Actor = TypeVar("Actor", bound=Hashable)
 
 BLOCK = 256  # characters
-_MOST_BLOCKS = 64  # of one prompt; what comes behind tells actors apart no further
+_MOST_BLOCKS = 64  # per prompt; later text no longer affects the choice of an actor
 
 Blocks = tuple[int, ...]
-"""A hash of each beginning of a prompt that is a whole number of blocks long, and of all of it."""
+"""Hashes of a prompt's prefixes of whole blocks, and of the whole prompt."""
 
 
 def blocks_of(prompt: str) -> Blocks:
@@ -24,7 +24,7 @@ def blocks_of(prompt: str) -> Blocks:
 
 
 class HeldPrefixes(Generic[Actor]):
-    """The prompts of each actor's searches under way, and of the last `remember` that ended there."""
+    """The prompts of each actor's running searches, and of the last `remember` that ended there."""
 
     def __init__(self, remember: int) -> None:
         self._remember = remember
@@ -36,19 +36,19 @@ class HeldPrefixes(Generic[Actor]):
             self._held[block][actor] += 1
 
     def end(self, actor: Actor, blocks: Blocks) -> None:
-        """A search that began there is over."""
+        """Records the end of a search that began there."""
         ended = self._ended[actor]
         ended.append(blocks)
         if len(ended) > self._remember:
             self._forget(actor, ended.popleft())
 
     def drop(self, actor: Actor, under_way: list[Blocks]) -> None:
-        """The actor is gone."""
+        """Removes an actor that is gone."""
         for blocks in [*self._ended.pop(actor, ()), *under_way]:
             self._forget(actor, blocks)
 
     def depths(self, blocks: Blocks) -> dict[Actor, int]:
-        """How many blocks of a prompt, from its first on, each actor holds that holds any."""
+        """Returns how many blocks of a prompt, from the first on, each actor holds, if any."""
         found: dict[Actor, int] = {}
         for depth, block in enumerate(blocks, start=1):
             holders = self._held.get(block)

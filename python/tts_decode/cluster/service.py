@@ -1,4 +1,4 @@
-"""The thread of a pool: all that happens to searches and actors, one thing after the other."""
+"""The thread of a pool, which handles all events of searches and actors in order."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ from .work import Ended, Work
 
 _log = logging.getLogger(__name__)
 
-_REPORT_SECONDS = 0.5  # between two reports of an actor
-_LOOK_SECONDS = 1.0  # between two looks at who is silent and where an actor is missing
-_LAST_WORDS_SECONDS = 3.0  # that actors get at the end to tell their journals
-_MOST_WAIT = 60.0  # seconds before a place is tried again where actors die as they start
-_FAILURES = 6  # of actors in a row, without a search that ended, after which the pool gives up
+_REPORT_SECONDS = 0.5  # between reports of an actor
+_LOOK_SECONDS = 1.0  # between checks for silent and missing actors
+_LAST_WORDS_SECONDS = 3.0  # for actors to send their journals at the end
+_MOST_WAIT = 60.0  # longest wait before retrying a place where actors die as they start
+_FAILURES = 6  # consecutive deaths of actors, without a search that ended, after which the pool gives up
 
 
 @dataclass(frozen=True)
 class PoolStats:
-    """How a pool goes.
+    """A pool's status.
 
     Attributes:
-        actors: that have a decoder.
-        lost: that died.
+        actors: number that have a decoder.
+        lost: number that died.
         waiting, running, ended: searches.
-        decoders: the counters of all decoders, lost ones included; what those held last is not in it.
+        decoders: the counters of all decoders, including lost ones; what those held at the end is not
+            included.
     """
 
     actors: int
@@ -65,7 +66,7 @@ class _Order:
 
 
 class Service:
-    """Everything is done by one thread, which takes what is to be done from a queue."""
+    """One thread does everything; it takes its tasks from a queue."""
 
     def __init__(self, fleet: Fleet, in_flight: int, attempts: int) -> None:
         self._fleet = fleet
@@ -77,7 +78,7 @@ class Service:
         self._failures = 0
         self._next_start = 0.0
         self._next_look = time.monotonic()
-        self._alone_since: float | None = None  # from when on there was no actor
+        self._alone_since: float | None = None  # since when there has been no actor
         self._broken: ClusterError | None = None
         self._closing = False
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -178,7 +179,7 @@ class Service:
                 order.future.cancel()
 
     def _after(self, call: Any, then: Callable[[Callable[[], Any]], None]) -> None:
-        """Has the thread do `then` when a call of Ray has ended, with the function that gives its result."""
+        """Makes the thread call `then`, with a function that returns the result, after a Ray call ends."""
         call.future().add_done_callback(lambda done: self._todo.put(lambda: then(done.result)))
 
     # -- searches
@@ -199,7 +200,7 @@ class Service:
         future.add_done_callback(look)
 
     def _withdraw(self, key: int) -> None:
-        """Nobody waits for it any more."""
+        """Drops a search that nobody waits for any more."""
         actor = self._dispatch.withdraw(key)
         if actor is None:
             if (order := self._orders.pop(key, None)) is not None:
@@ -241,7 +242,7 @@ class Service:
         if order is None:
             return
         if order.copy is not None and finished.rest is not None:
-            with contextlib.suppress(JournalError):  # what it holds is whole
+            with contextlib.suppress(JournalError):  # its content is complete
                 order.copy.add(finished.rest)
         order.close()
         self._ended += not finished.cancelled
@@ -276,13 +277,13 @@ class Service:
                 continue
             try:
                 order.copy.add(piece)
-            except JournalError as error:  # the search goes no further than its journal
+            except JournalError as error:  # the search cannot continue without its journal
                 member.handle.cancel.remote(key)
                 self._dispatch.ended(member.number, key)
                 self._finish(key, Finished(error=error), str(member))
 
     def _lose(self, member: Member, error: BaseException) -> None:
-        """An actor is dead. Its searches run again on others."""
+        """Handles a dead actor: its searches run again on others."""
         if not self._fleet.leave(member):
             return
         self._failures += 1
@@ -315,7 +316,7 @@ class Service:
             return
         try:
             started = [self._fleet.start(place) for place in self._fleet.vacant()]
-        except Exception as error:  # there is no room, or the head does not answer
+        except Exception as error:  # no room, or the head does not answer
             if self._alone_since is not None and now - self._alone_since > self._fleet.start_seconds:
                 self._break(ClusterError(f"no actor is left: {error}"))
             return
@@ -338,7 +339,7 @@ class Service:
         self._welcome(member)
 
     def _renew(self, make_decoder: Callable[[], TreeDecoder]) -> None:
-        """There are no searches, so the thread may wait."""
+        """Renews the decoders. There are no searches, so the thread may wait."""
         import ray
 
         if self._broken is not None:
@@ -366,7 +367,7 @@ class Service:
             raise raised
 
     def _delay(self, last: str) -> None:
-        """After failures in a row new actors wait longer, and at last are not started any more."""
+        """Delays new actors more after each consecutive failure, and finally stops starting them."""
         fleet = self._fleet
         if self._failures > 1:
             self._next_start = time.monotonic() + min(2.0**self._failures / 4, _MOST_WAIT)
@@ -374,7 +375,7 @@ class Service:
             self._break(ClusterError(f"{self._failures} actors failed in a row, last {last}"))
 
     def _break(self, error: ClusterError) -> None:
-        """Nothing more can be done: all searches end with the error."""
+        """Ends all searches with the error, as nothing more can be done."""
         self._broken = error
         for order in self._orders.values():
             order.close()
@@ -385,7 +386,7 @@ class Service:
         self._orders.clear()
 
     def _last_words(self) -> None:
-        """Cancels what is under way, and takes in what its journals have to tell."""
+        """Cancels what is running, and takes in the rest of its journals."""
         for key in [key for key, order in self._orders.items() if order.copy is not None]:
             self._withdraw(key)
         until = time.monotonic() + _LAST_WORDS_SECONDS
@@ -395,5 +396,5 @@ class Service:
 
 
 def _raised(error: Any) -> Exception:
-    """What a call on an actor raised."""
+    """Returns what a call on an actor raised."""
     return error.cause if isinstance(error.cause, Exception) else ClusterError(reason(error))

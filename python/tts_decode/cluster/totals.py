@@ -1,4 +1,4 @@
-"""Counters of several decoders as if they were one."""
+"""Combines the counters of several decoders into one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HELD = ("branches", "pins", "logical_tokens", "unique_tokens", "resident_bytes"
 
 
 def total(stats: Sequence[DecoderStats]) -> DecoderStats:
-    """Sums; page sizes are those of the last one. Seconds and peaks of all are added, too."""
+    """Returns sums; page sizes are the last decoder's. Seconds and peaks are added too."""
     found = _NOTHING
     for one in stats:
         sums = {name: getattr(found, name) + getattr(one, name) for name in (*_COUNTED, *_HELD)}
@@ -24,6 +24,6 @@ def total(stats: Sequence[DecoderStats]) -> DecoderStats:
 
 
 def closed(stats: DecoderStats) -> DecoderStats:
-    """Of a decoder that is gone: what it did, without what it held."""
+    """Returns the counters of a decoder that is gone, without what it held."""
     nothing: dict[str, Any] = dict.fromkeys(_HELD, 0)
     return replace(stats, **nothing)

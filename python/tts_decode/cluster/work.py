@@ -24,22 +24,22 @@ class Host(Protocol):
 
     Attributes:
         decoder: the actor's, which all of its searches share.
-        journal: of this search, with what an earlier run of it had computed; None where none is kept.
+        journal: of this search, with what an earlier run of it had computed; None if none is kept.
     """
 
     decoder: TreeDecoder
     journal: Journal | None
 
     def keep(self, root: TreeBranch) -> None:
-        """The prompt may stay resident when the search is over, for others that begin with it."""
+        """Allows the prompt to stay resident after the search, for others that begin with it."""
 
 
 class Work(Protocol[T]):
-    """A search as it is sent to an actor: it and all that it holds can be pickled.
+    """A search as sent to an actor: it and everything in it can be pickled.
 
     Attributes:
         beginning: text by which searches with the same prefix find the same actor.
-        journal: the journal's file on the machine of the pool; None: none is kept.
+        journal: the journal's file on the pool's machine; None: none is kept.
     """
 
     @property
@@ -49,7 +49,7 @@ class Work(Protocol[T]):
     def journal(self) -> Path | None: ...
 
     async def __call__(self, host: Host) -> T:
-        """Runs on the actor. What it comes to hangs on nothing but itself and the model: it may run again."""
+        """Runs on the actor. The result must depend only on this work and the model: it may run again."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class PooledSearch:
     """One search of a strategy on one prompt.
 
     Attributes:
-        prompt: as `TreeDecoder.root` takes it.
+        prompt: same as for `TreeDecoder.root`.
         options: of the strategy.
         sampling: its seed is all of the search's randomness; None: the decoder's.
         budget: its limits; each run begins with none of it used.
         scorer: for strategies that take one.
-        make_scorer: makes it there, of the actor's decoder.
-        scorer_timeout, tool_timeout: as of `SearchRun`.
-        journal: the file to keep it in; its folder exists.
+        make_scorer: makes the scorer on the actor, from its decoder.
+        scorer_timeout, tool_timeout: same as for `SearchRun`.
+        journal: its file; the folder must exist.
     """
 
     prompt: Prompt
@@ -105,14 +105,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Ended(Generic[Result]):
-    """What a search came to.
+    """The outcome of a search.
 
     Attributes:
         work: as it was given.
         value: what it returned; None after an error.
-        error: that it raised, or that tells of the actors that died of it.
-        actor: that ran it last, in words.
-        deaths: of actors while they ran it.
+        error: what it raised, or an error about the actors that died during it.
+        actor: the last one to run it, in words.
+        deaths: number of actors that died while they ran it.
     """
 
     work: Work[Result]
@@ -122,7 +122,7 @@ class Ended(Generic[Result]):
     deaths: int = 0
 
     def result(self) -> Result:
-        """The value. Raises the error."""
+        """Returns the value, or raises the error."""
         if self.error is not None:
             raise self.error
         value: Any = self.value

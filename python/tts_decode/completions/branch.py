@@ -1,4 +1,4 @@
-"""A branch that is text, and steps that are completion calls."""
+"""Branches that are text, with steps that are completion calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Fields of SamplingParams that a completion request carries, or that the branch sees to itself.
+# Fields of SamplingParams that a completion request carries, or that the branch handles itself.
 _SERVED = {
     *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "logit_bias"),
     *("frequency_penalty", "presence_penalty"),
@@ -38,14 +38,15 @@ _SERVED = {
 
 
 class TextBranch(Path):
-    """One path from a prompt to a leaf; made by `TextDecoder.root` and `fork` only. Reads like a `Branch`.
+    """One path from a prompt to a leaf; made only by `TextDecoder.root` and `fork`. Reads like a `Branch`.
 
-    The prompt counts as one token, a forced text as one (as the engine's own count where it can score). A cut
-    (`fork(at=)`, `truncate`) can lie at the end of the prompt, of a completion or a forced text, before an
-    end token, and between tokens whose texts the engine told; elsewhere it raises `UnsupportedByEngineError`.
+    The prompt counts as one token, and so does a forced text (or as the engine counts it, if it can score). A
+    cut (`fork(at=)`, `truncate`) is possible at the end of the prompt, of a completion or a forced text,
+    before an end token, and between tokens whose texts the engine reported; elsewhere it raises
+    `UnsupportedByEngineError`.
 
-    A step is one call of the engine. It asks for as many tokens as step, branch and budget allow, so a
-    cancelled or failed one leaves nothing in the branch.
+    A step is one call of the engine. It requests as many tokens as step, branch and budget allow, so a
+    cancelled or failed step leaves nothing in the branch.
     """
 
     parent: TextBranch | None
@@ -83,17 +84,19 @@ class TextBranch(Path):
 
     @property
     def question(self) -> str:
-        """What the user asked: the prompt's text, or of a chat the user's last message."""
+        """The user's question: the prompt's text or, in a chat, the user's last message."""
         asked = question_in(self.prompt)
         return self.full_text[: self._ends[self.prompt_length - 1]] if asked is None else asked
 
     def text_from(self, position: int) -> str:
-        """Text that `tokens[position:]` add."""
+        """Returns the text that `tokens[position:]` add."""
         return self.full_text[self._ends[self._position("position", position) - 1] :]
 
     def text_ends(self, position: int) -> list[int]:
-        """How many characters of `text_from(position)` there are up to the end of each token from there; []
-        where the engine does not tell its tokens' texts."""
+        """Returns the characters of `text_from(position)` up to the end of each token from there on.
+
+        Returns [] if the engine does not report its tokens' texts.
+        """
         begin, ends = self._ends[self._position("position", position) - 1] or 0, self._ends[position:]
         told = [end - begin for end in ends if end is not None]
         return told if len(told) == len(ends) else []
@@ -101,10 +104,10 @@ class TextBranch(Path):
     # -- model work
 
     async def step(self, **overrides: Any) -> Step:
-        """Generates up to the next step boundary; reasons as those of `Branch.step`.
+        """Generates up to the next step boundary; reasons are those of `Branch.step`.
 
         Args:
-            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own.
+            overrides: fields of `SamplingParams` for this step only; `seed` replaces the branch's own.
 
         Raises:
             UnsupportedByEngineError: a sampling parameter that a completion request cannot carry.
@@ -132,8 +135,10 @@ class TextBranch(Path):
         unsupported("tokens as they come (Branch.stream)", "await Branch.step, a call each")
 
     async def replay(self, step: Step) -> None:
-        """Takes in a step that an earlier `step()` returned, without a call; the budget pays for it. A cut
-        inside it is not possible."""
+        """Appends a step that an earlier `step()` returned, without a call; the budget pays for it.
+
+        The step cannot be cut inside.
+        """
         self.check_idle()
         self.check_open()
         if self.budget is not None:
@@ -144,9 +149,12 @@ class TextBranch(Path):
             self._take(step, ())
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
-        """Appends forced text and returns float32 [n] log-probabilities, nats: one a token where the engine
-        can score, else one NaN for the text, or nothing for no text. A finished branch is open again
-        afterwards; the text of an end token is not in the prompt that the engine then gets."""
+        """Appends forced text and returns float32 [n] log-probabilities, nats.
+
+        One per token if the engine can score, otherwise one NaN for the text, or nothing for an empty text. A
+        finished branch is open again afterwards; the prompt that the engine then gets does not include the
+        text of an end token.
+        """
         self.check_idle()
         text = _text_only(tokens)
         if not text:
@@ -160,8 +168,9 @@ class TextBranch(Path):
         return torch.tensor(logprobs, dtype=torch.float32)
 
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
-        """Log-probabilities of a continuation that is not kept: float32 [n], nats, one a token. Several such
-        calls may run at a time.
+        """Returns the log-probabilities of a continuation that is not kept: float32 [n], nats, one per token.
+
+        Several such calls may run at a time.
 
         Raises:
             UnsupportedByEngineError: token ids; or the decoder was made without `score`.
@@ -180,7 +189,7 @@ class TextBranch(Path):
     # -- tree work, immediate
 
     def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[TextBranch]:
-        """`n` children, as of `Branch.fork`: the same seeds, steps and scores."""
+        """Returns `n` children, with the same seeds, steps and scores as from `Branch.fork`."""
         self.check_live()
         at = self._position("at", at)
         seeds = self.child_seeds(n, seeds)
@@ -205,8 +214,10 @@ class TextBranch(Path):
         return children
 
     def truncate(self, length: int) -> None:
-        """Rolls back to `tokens[:length]`. Steps and scores that end beyond it go too; a branch that loses
-        tokens is no longer finished."""
+        """Rolls back to `tokens[:length]`.
+
+        Steps and scores that end beyond it are dropped too; a branch that loses tokens is no longer finished.
+        """
         self.check_idle()
         length = self._position("length", length)
         self.copy_history(self, length)
@@ -214,7 +225,7 @@ class TextBranch(Path):
         del self.tokens[length:], self._ends[length:]
 
     def release(self) -> None:
-        """Gives the branch up; a call that it waits for is cancelled."""
+        """Gives up the branch; a call that it is waiting for is cancelled."""
         self.check_live()
         self.released = True
         self._calls.branches.discard(self)
@@ -233,7 +244,7 @@ class TextBranch(Path):
         unsupported_call("Branch.layer_states")
 
     async def recompute(self) -> None:
-        """Does nothing: the engine's weights are its own matter."""
+        """Does nothing: the engine manages its own weights."""
 
     def text_of(self, tokens: Sequence[int]) -> str:
         unsupported("texts of token ids", "use texts")
@@ -303,8 +314,10 @@ class TextBranch(Path):
         return self._end(reason, completion)
 
     def _cut_when(self, stop_when: StopWhen, completion: Completion) -> Completion | None:
-        """The completion up to the first token, or character where it tells no tokens, with which the branch
-        is at its end; None: it is not."""
+        """Returns the completion up to the first token at which the branch is at its end; None if it is not.
+
+        If the completion reports no tokens, it is cut by characters.
+        """
         pieces = completion.token_texts or ((completion.text,) if completion.tokens else completion.text)
         if not completion.token_texts and len(completion.tokens) > 1 + (completion.finish_reason == "eos"):
             unsupported(
@@ -327,7 +340,7 @@ class TextBranch(Path):
         return None
 
     def _end(self, reason: str, completion: Completion | None = None) -> Step:
-        """Takes a completion in as a step."""
+        """Appends a completion as a step."""
         if reason in FINAL_REASONS:
             self.finish_reason = reason
         if completion is None or not completion.ids:
@@ -377,7 +390,7 @@ class TextBranch(Path):
         return value
 
     async def _exclusively(self, work: Coroutine[Any, Any, T]) -> T:
-        """Waits for `work` as the one thing that the branch waits for; `release` cancels it."""
+        """Waits for `work` as the branch's only call; `release` cancels it."""
         task: asyncio.Task[T] = asyncio.ensure_future(work)
         self._work, self.busy = task, True
         try:
@@ -397,6 +410,8 @@ def _text_only(tokens: str | Sequence[int]) -> str:
 
 
 def _call_seed(seed: int, position: int) -> int:
-    """31 bits, which every server's seed holds; other ones at each position, as an engine's generator begins
-    anew at each call."""
+    """Returns a seed of 31 bits, which every server accepts.
+
+    It differs at each position, because an engine's generator starts over at each call.
+    """
     return mix(seed, position) >> 33

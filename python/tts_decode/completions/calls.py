@@ -1,4 +1,4 @@
-"""Calls of the engine: counted, timed, few at a time, and within a budget's tokens."""
+"""Calls of the engine: counted, timed, limited in number, and within a budget's tokens."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .completion import Complete, Completion, CompletionRequest, Score
 
 
 class Calls:
-    """The engine's functions, and what was asked of them.
+    """The engine's functions, and the calls made of them.
 
     Attributes:
-        completions: how many were made. tokens: of them all.
+        completions: number of calls. tokens: of them all.
         scores: whether the engine scores given text. logprobs: whether completions are asked for them.
-        branches: those that live. function: what completes.
+        branches: live ones. function: what completes.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Calls:
         self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
 
     def next_id(self) -> int:
-        """For a branch."""
+        """Returns an id for a branch."""
         self._ids += 1
         return self._ids
 
@@ -55,7 +55,7 @@ class Calls:
         return completion
 
     async def logprobs_of(self, prompt: str, text: str) -> list[float]:
-        """One log-probability a token of `text` after `prompt`, nats."""
+        """Returns one log-probability per token of `text` after `prompt`, nats."""
         if self._score is None:
             unsupported("log-probabilities of a given text", "make the decoder with score=")
         async with self._slot():
@@ -66,12 +66,12 @@ class Calls:
 
     @property
     def seconds(self) -> float:
-        """In which any call was under way."""
+        """Time during which any call was running."""
         return self._seconds + (time.perf_counter() - self._since if self._running else 0.0)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        """A place among the calls in flight. A semaphore serves one event loop only."""
+        """Holds a place among the running calls. A semaphore serves one event loop only."""
         loop = asyncio.get_running_loop()
         if self._slots is None or self._slots[0] is not loop:
             self._slots = loop, asyncio.Semaphore(self._max_concurrency or 1 << 30)
@@ -88,16 +88,18 @@ class Calls:
 
 
 class TokenAllowance:
-    """Hands the tokens of a budget out to calls in flight, so that together they stay within it."""
+    """Grants a budget's tokens to running calls, so that together they stay within it."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self._granted = 0  # to calls in flight
+        self._granted = 0  # to running calls
         self._waiting: list[asyncio.Future[None]] = []
 
     async def take(self, wanted: int) -> int:
-        """Waits until `wanted` tokens are free, or no call is in flight that might give some back. Returns
-        how many the call may use, 0 when the budget is used up."""
+        """Waits until `wanted` tokens are free, or no running call might return some.
+
+        Returns how many the call may use, 0 if the budget is used up.
+        """
         while True:
             left = self.budget.remaining_tokens
             if self.budget.exhausted:

@@ -1,4 +1,4 @@
-"""What a strategy asks of a caller's own engine, and what the engine answers: plain data."""
+"""A strategy's request to a caller's own engine, and the engine's answer: plain data."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ FinishReason = Literal["stop_string", "eos", "length"]
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """One text to go on with; the fields mean what those of `SamplingParams` mean.
+    """One text to continue; the fields mean the same as in `SamplingParams`.
 
     Attributes:
         prompt: all of the text so far: the prompt and what was generated or forced after it.
-        max_tokens: tokens that the completion may have at most, a closing end token included.
+        max_tokens: maximum number of tokens of the completion, including a closing end token.
         stop: the completion ends with the first of these strings that appears in it.
-        seed: 0 <= seed < 2**31, another one for each branch and each position of it: the same request made
-            again has the same seed, two requests with the same prompt have different ones.
-        logprobs: whether the caller wants log-probabilities, where the engine has them.
-        frequency_penalty, presence_penalty: not both 0 only where nothing was generated or forced before, so
-            that the engine counts what they mean: the tokens of this completion.
+        seed: 0 <= seed < 2**31, different for each branch and each position of it: a repeated request has the
+            same seed, two requests with the same prompt have different ones.
+        logprobs: whether the caller wants log-probabilities, if the engine has them.
+        frequency_penalty, presence_penalty: nonzero only if nothing was generated or forced before, so that
+            the engine counts the right tokens: those of this completion.
         logit_bias: (token id, bias) pairs; ids are the engine's own.
-        id: what `AskTell.tell` takes with the answer; 0 elsewhere.
+        id: passed to `AskTell.tell` with the answer; 0 elsewhere.
     """
 
     prompt: str
@@ -47,7 +47,7 @@ class CompletionRequest:
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def check(self, completion: Completion) -> None:
-        """Raises EngineError if that cannot be an answer to this request."""
+        """Raises EngineError if the completion cannot be an answer to this request."""
         if len(completion.tokens) > self.max_tokens:
             raise EngineError(
                 f"the completion has {len(completion.tokens)} tokens; at most {self.max_tokens} were asked"
@@ -62,19 +62,18 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """An engine's answer. All but the first two fields are what the engine can tell; empty: it does not.
+    """An engine's answer. All fields but the first two are optional; empty means not reported.
 
     Attributes:
         text: what follows the request's prompt, without the text of special tokens. It ends with its stop
-            string if it ended for one.
+            string if one ended it.
         finish_reason: "stop_string", "eos" (the engine's end of text), or "length" (`max_tokens`, or the
             engine's last position).
-        tokens: ids; -1 each where only their number is known. After "eos" the last one is the end token.
-            Empty: the text counts as one token and an end as one more, by which budgets and `max_tokens` then
-            count.
-        logprobs, entropies: one entry a token, nats, of the model's own distribution (temperature 1).
-        token_texts: one entry a token, together the text, "" for an end token. A branch can be cut inside a
-            completion only where they are told.
+        tokens: ids; -1 each if only their number is known. After "eos" the last one is the end token. Empty:
+            the text counts as one token and an end as one more, in budgets and `max_tokens`.
+        logprobs, entropies: one entry per token, nats, of the model's own distribution (temperature 1).
+        token_texts: one entry per token, which join to the text, "" for an end token. A branch can be cut
+            inside a completion only if they are reported.
     """
 
     text: str
@@ -110,7 +109,7 @@ class Completion:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """`tokens`, or what the completion counts as where the engine tells none."""
+        """`tokens`, or the number of tokens that the completion counts as if the engine reports none."""
         return self.tokens or (-1,) * (bool(self.text) + (self.finish_reason == "eos"))
 
 
@@ -118,4 +117,4 @@ Complete = Callable[[CompletionRequest], Awaitable[Completion]]
 """Continues one text. May be called many times at once."""
 
 Score = Callable[[str, Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
-"""score(prompt, continuations): for each continuation the log-probability of each of its tokens, nats."""
+"""score(prompt, continuations) returns each continuation's token log-probabilities, nats."""

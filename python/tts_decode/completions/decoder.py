@@ -1,7 +1,7 @@
-"""Branches backed by text and a completion call: any strategy on an engine that is not ours.
+"""Branches backed by text and a completion call: any strategy on an external engine.
 
-A completion call gives less than a KV tree. What a strategy asks beyond it raises `UnsupportedByEngineError`.
-Unknown log-probabilities and entropies are NaN, unknown token ids -1.
+A completion call gives less than a KV tree. Anything beyond it raises `UnsupportedByEngineError`. Unknown
+log-probabilities and entropies are NaN, unknown token ids -1.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class TextDecoder(Runner):
-    """Stands where a `TreeDecoder` stands, over an engine that continues texts.
+    """Replaces a `TreeDecoder`, over an engine that continues texts.
 
     Args:
-        complete: async function from a `CompletionRequest` to its `Completion`. What it raises goes to the
+        complete: async function from a `CompletionRequest` to its `Completion`. Its exceptions reach the
             strategy; the branch stays as it was.
         score: async function (prompt, continuations) -> for each continuation its tokens' log-probabilities,
-            where the engine has one; it serves `Branch.logprobs_of` and what `Branch.extend` returns.
-        render: text of chat messages (dicts of role and content). Default: lines of "User: ..." and
-            "Assistant: ...", which no chat model was trained on: give the model's own template.
+            if the engine has one; used by `Branch.logprobs_of` and `Branch.extend`.
+        render: turns chat messages (dicts of role and content) into text. Default: lines of "User: ..." and
+            "Assistant: ...", which no chat model was trained on: pass the model's own template.
         sampling: default parameters of `root`.
-        max_concurrency: calls in flight at most; None for no limit.
+        max_concurrency: maximum number of concurrent calls; None for no limit.
         logprobs: whether to ask the engine for log-probabilities.
 
     Attributes:
@@ -70,7 +70,7 @@ class TextDecoder(Runner):
         self.knows_chat = render is not None
         self._calls = Calls(complete, score, max_concurrency, logprobs=logprobs)
         self._render = render or render_turns
-        self._allowances: WeakValueDictionary[int, TokenAllowance] = WeakValueDictionary()  # by id of budget
+        self._allowances: WeakValueDictionary[int, TokenAllowance] = WeakValueDictionary()  # by budget id
 
     @property
     def keep_hidden(self) -> int:
@@ -91,17 +91,17 @@ class TextDecoder(Runner):
     async def root(
         self, prompt: Prompt, sampling: SamplingParams | None = None, budget: Budget | None = None
     ) -> TextBranch:
-        """The branch at the end of a prompt; asks nothing of the engine yet.
+        """Returns the branch at the end of a prompt; does not call the engine yet.
 
         Args:
             prompt: text or chat messages; it counts as one token.
             sampling: default: the decoder's.
-            budget: shared by every branch forked from this root. Calls in flight keep within its tokens by
-                waiting for each other; its seconds are looked at before each call.
+            budget: shared by every branch forked from this root. Concurrent calls stay within its tokens by
+                waiting for each other; its seconds are checked before each call.
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty.
-            UnsupportedByEngineError: a prompt of token ids; a budget of cost.
+            UnsupportedByEngineError: a prompt of token ids; a cost budget.
         """
         text = self._prompt_text(prompt)
         sampling = self.sampling if sampling is None else instance("sampling", sampling, SamplingParams)
@@ -117,7 +117,7 @@ class TextDecoder(Runner):
         )
 
     def stats(self) -> DecoderStats:
-        """Calls (`steps`), tokens of their completions and the time in which any was under way; no KV."""
+        """Calls (`steps`), tokens of their completions and the time during which any was running; no KV."""
         calls = self._calls
         return DecoderStats(
             steps=calls.completions,
@@ -136,7 +136,7 @@ class TextDecoder(Runner):
         )
 
     def resident_bytes(self, branches: Iterable[TextBranch]) -> int:
-        """0: the engine's KV is not known."""
+        """Returns 0: the engine's KV is unknown."""
         return 0
 
     # -- what needs a model of our own
@@ -172,6 +172,6 @@ class TextDecoder(Runner):
 
 
 def render_turns(messages: Messages) -> str:
-    """Chat messages as plain turns "Role: content", ready for the assistant's next one."""
+    """Renders chat messages as plain turns "Role: content", ending where the assistant's next one begins."""
     turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
     return "\n".join([*turns, "Assistant:"])

@@ -1,4 +1,4 @@
-"""POST of JSON to a server that is not trusted: bounded in time and size, secrets kept out of messages."""
+"""POST of JSON to an untrusted server: bounded in time and size, with secrets kept out of messages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..core.visible import visible
 from ..errors import EngineError
 from .redaction import Redaction
 
-_LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is heeded for at most
+_LONGEST_WAIT = 60.0  # seconds; longest Retry-After that is honoured
 _EXCERPT = 200  # characters of a server's answer in an error message
-_DEEPEST = 32  # objects and lists inside each other in an answer
-_ERROR_BYTES = 1 << 16  # of the answer to a call that failed
+_DEEPEST = 32  # nesting of objects and lists in an answer
+_ERROR_BYTES = 1 << 16  # of the answer to a failed call
 
 
 class _Link(NamedTuple):
-    """What belongs to one event loop."""
+    """State that belongs to one event loop."""
 
     client: httpx.AsyncClient
     slots: asyncio.Semaphore
@@ -35,15 +35,15 @@ class JSONPost:
     """Calls of one URL.
 
     Args:
-        base_url, path: the URL is `base_url` with `path` behind its own path, before its query. A user and a
+        base_url, path: the URL is `base_url` with `path` after its own path, before its query. A user and a
             password in it are sent as basic authentication.
         api_key: sent as a bearer token.
-        timeout: seconds that a call may take in all, further tries and the waits between them included. They
-            count from its turn among `max_connections` on.
+        timeout: total seconds that a call may take, including retries and the waits between them. They count
+            from its turn among `max_connections` on.
         retries, backoff, max_connections: as in `OpenAICompletions`.
 
     Attributes:
-        url: as messages name it, without user and password, and without the values of its query.
+        url: as shown in messages, without user, password and the values of its query.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class JSONPost:
         if credentials := _credentials(url, api_key):
             self._headers["Authorization"] = credentials
         fields = [field.partition("=") for field in url.query.decode().split("&") if field]
-        values = [value if equals else name for name, equals, value in fields]  # a key may stand alone
+        values = [value if equals else name for name, equals, value in fields]  # a key may be the whole field
         login = url.userinfo.decode()
         self.redact = Redaction([login, login.partition(":")[2], *credentials.split()[1:], *values])
         query = "&".join(f"{name}=***" if equals else "***" for name, equals, _ in fields)
@@ -75,9 +75,9 @@ class JSONPost:
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = WeakKeyDictionary()
 
     async def __call__(self, body: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
-        """The JSON object that the server answers, of `max_bytes` at most.
+        """Returns the JSON object that the server answers, at most `max_bytes` long.
 
-        Cancelled, it closes the connection, which tells the server to stop.
+        On cancellation it closes the connection, which tells the server to stop.
         """
         client, slots = self._link()
         async with slots:
@@ -87,19 +87,19 @@ class JSONPost:
                 raise EngineError(f"POST {self.url}: no answer within {self._timeout:g} s") from None
 
     def error(self, what: str, answer: object) -> EngineError:
-        """`what` is wrong with an answer; the message has the beginning of both."""
+        """Returns an error saying that `what` is wrong with an answer, quoting the beginning of both."""
         text = answer if isinstance(answer, str) else json.dumps(answer)
         return EngineError(f"POST {self.url}: {self._quoted(what)}: {self._quoted(text)}")
 
     def _quoted(self, text: str) -> str:
-        """Its beginning, as a message may hold it."""
+        """Returns the beginning of a text, safe for a message."""
         return visible(self.redact(text)[:_EXCERPT])
 
     def _link(self) -> _Link:
         loop = asyncio.get_running_loop()
         link = self._links.get(loop)
         if link is None:
-            # No connection is kept: it could not be closed any more when the loop has ended.
+            # No connection is kept: it could not be closed after the loop has ended.
             limits = httpx.Limits(max_keepalive_connections=0)
             try:
                 client = httpx.AsyncClient(timeout=None, limits=limits)
@@ -137,13 +137,13 @@ class JSONPost:
     async def _exchange(
         self, client: httpx.AsyncClient, data: bytes, max_bytes: int
     ) -> tuple[int, float | None, str]:
-        """One request: status, seconds of Retry-After, body."""
+        """Sends one request; returns status, seconds of Retry-After, body."""
         read = bytearray()
         async with client.stream("POST", self._url, content=data, headers=self._headers) as response:
             failed = response.status_code != 200
             after = _seconds(response.headers.get("Retry-After"))
             coding = response.headers.get("Content-Encoding", "identity")
-            if coding.lower() != "identity":  # some bytes of it may decompress to gigabytes
+            if coding.lower() != "identity":  # a few bytes may decompress to gigabytes
                 what = f"Content-Encoding {coding!r}, which was not asked for"
                 if not failed:
                     raise self.error(what, "")
@@ -189,7 +189,7 @@ def _raw_path(url: httpx.URL, path: str) -> bytes:
 
 
 def _credentials(url: httpx.URL, api_key: str | None) -> str:
-    """The header Authorization; empty for none."""
+    """Returns the Authorization header; empty for none."""
     if api_key is None:
         if not url.userinfo:
             return ""
@@ -224,5 +224,5 @@ def _is_flat(answer: dict[str, Any]) -> bool:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Retry-After in seconds; None for none, or a date."""
+    """Returns Retry-After in seconds; None if it is missing or a date."""
     return float(header) if header is not None and header.isdecimal() else None

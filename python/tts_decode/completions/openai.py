@@ -1,4 +1,4 @@
-"""Completions from a server that speaks OpenAI's API."""
+"""Completions from a server with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..errors import EngineError, UnsupportedByEngineError
 from .completion import Completion, CompletionRequest, FinishReason
 from .json_post import JSONPost
 
-_ROUNDING = 1e-3  # nats above 0 that a log-probability may have by a server's rounding; it counts as 0
-# Of an answer: some hundred bytes a token with its log-probability, and the prompt where it is echoed.
+_ROUNDING = 1e-3  # nats that a server's rounding may put a log-probability above 0; it counts as 0
+# Of an answer: about a hundred bytes per token with its log-probability, and the prompt if it is echoed.
 _BYTES, _BYTES_A_TOKEN, _BYTES_A_CHARACTER = 1 << 20, 1 << 12, 1 << 8
 
 
@@ -24,31 +24,31 @@ class OpenAICompletions:
     """A `complete` for `TextDecoder`: POST base_url/completions of vLLM, SGLang, llama.cpp's server, others.
 
     Args:
-        base_url: what comes before "/completions", as "http://localhost:8000/v1". It may have a query, a user
-            and a password.
-        model: the model's name at the server.
+        base_url: the part before "/completions", such as "http://localhost:8000/v1". It may have a query, a
+            user and a password.
+        model: the model's name on the server.
         api_key: sent as a bearer token.
-        timeout: seconds that a call may take in all, further tries included.
-        retries: further tries after a status of 429 or 5xx, or a broken connection; waits are `backoff`
-            seconds, doubled each time, or what the server says in Retry-After.
-        max_connections: calls at a time.
-        extensions: send fields beyond OpenAI's own API: those that switch filters off which a server applies
-            on its own, ask for token ids, and keep stop strings. Servers ignore what they do not know;
-            OpenAI's own refuses it.
-        local_stops: look for stop strings here instead of at the server: for servers that drop the string
-            and do not say that it was one. What they generate beyond it is paid and dropped.
+        timeout: total seconds that a call may take, including retries.
+        retries: number of retries after a status of 429 or 5xx, or a broken connection; waits are `backoff`
+            seconds, doubled each time, or the server's Retry-After.
+        max_connections: maximum number of concurrent calls.
+        extensions: send fields beyond OpenAI's own API: they switch off filters that a server applies by
+            default, ask for token ids, and keep stop strings. Servers ignore unknown fields; OpenAI's own
+            refuses them.
+        local_stops: look for stop strings here instead of on the server: for servers that drop the string and
+            do not report that one ended the text. Tokens generated beyond it are paid for and dropped.
 
-    A stop string that the server dropped is put back. Log-probabilities are as the server counts them; an end
-    token for which it tells none counts as 0.
+    A stop string that the server dropped is put back. Log-probabilities are as the server computes them; an
+    end token without one counts as 0.
 
-    Keys and passwords appear in no message and in no log of the HTTP client, even where the server sends them
+    Keys and passwords appear in no message and in no log of the HTTP client, even if the server sends them
     back.
 
     Attributes:
-        url: what is called, without its secrets.
+        url: the address called, without its secrets.
 
     Raises (from the calls):
-        EngineError: the server cannot be reached, refuses, or answers what cannot be a completion of the
+        EngineError: the server cannot be reached, refuses, or its answer cannot be a completion of the
             request; the message names url, status and the beginning of the answer.
     """
 
@@ -111,9 +111,11 @@ class OpenAICompletions:
         return self._finished(output, choice, () if self._local_stops else request.stop)
 
     async def score(self, prompt: str, continuations: Sequence[str]) -> list[list[float]]:
-        """For each continuation the log-probability of each of its tokens after `prompt`, nats: `score` of a
-        `TextDecoder` where the server can echo a prompt with log-probabilities. A token that begins in the
-        prompt and ends in the continuation counts in full."""
+        """Returns the log-probability of each token of each continuation after `prompt`, nats.
+
+        It is the `score` of a `TextDecoder` if the server can echo a prompt with log-probabilities. A token
+        that begins in the prompt and ends in the continuation counts in full.
+        """
         return list(await asyncio.gather(*[self._score(prompt, text) for text in continuations]))
 
     async def _score(self, prompt: str, continuation: str) -> list[float]:
@@ -160,7 +162,7 @@ class OpenAICompletions:
             raise self._post.error(what, choice) from None  # the cause quotes the server unredacted
 
     def _finished(self, output: _Output, choice: dict[str, Any], stops: Sequence[str]) -> Completion:
-        """With the finish reason, and with the stop string that ended it."""
+        """Returns the completion with its finish reason, and with the stop string that ended it."""
         reason = choice.get("finish_reason")
         if reason == "length":
             return output.completion("length")
@@ -187,8 +189,11 @@ class OpenAICompletions:
 
 @dataclass(frozen=True)
 class _Output:
-    """What was generated. The tuples have one entry a token, or none; `pieces` add up to more than the text
-    where the server dropped an end or a stop string from it."""
+    """What was generated.
+
+    The tuples have one entry per token, or none; `pieces` are longer than the text if the server dropped an
+    end or a stop string from it.
+    """
 
     text: str
     tokens: tuple[int, ...]
@@ -199,8 +204,10 @@ class _Output:
         return _Output(self.text + stop, self.tokens, self.logprobs, self.pieces)
 
     def cut(self, end: int) -> _Output:
-        """Up to the token that holds character `end` - 1. Where the texts of tokens are not known, all that
-        were generated count."""
+        """Returns the output up to the token that holds character `end` - 1.
+
+        If the texts of tokens are unknown, all that were generated count.
+        """
         length = 0
         for count, piece in enumerate(self.pieces if "".join(self.pieces).startswith(self.text) else (), 1):
             length += len(piece)
@@ -218,8 +225,10 @@ class _Output:
         return Completion(self.text, reason, tokens, logprobs, (), pieces)
 
     def _texts(self) -> tuple[str, ...]:
-        """The pieces, clipped to the text; none where they spell something else, as tokens do that hold a
-        part of a character."""
+        """Returns the pieces, clipped to the text; none if they spell something else.
+
+        That happens with tokens that hold a part of a character.
+        """
         if not "".join(self.pieces).startswith(self.text):
             return ()
         left = len(self.text)
@@ -231,10 +240,12 @@ class _Output:
 
 
 def _read_output(choice: dict[str, Any], usage: object, max_tokens: int) -> _Output:
-    """Tokens as far as the server tells them: ids, or their texts, or their number. Raises what Python does
-    where the fields are of other kinds, and ValueError for values that cannot be."""
+    """Reads tokens as far as the server reports them: ids, or their texts, or their number.
+
+    Raises Python's errors for fields of other types, and ValueError for impossible values.
+    """
     told = choice.get("logprobs") or {}
-    if "content" in told:  # as in OpenAI's chat API, one object a token
+    if "content" in told:  # as in OpenAI's chat API, one object per token
         entries = told["content"] or []
         pieces, logprobs = [entry["token"] for entry in entries], [entry["logprob"] for entry in entries]
     else:
@@ -251,7 +262,7 @@ def _read_output(choice: dict[str, Any], usage: object, max_tokens: int) -> _Out
 
 
 def _completion_tokens(usage: object, max_tokens: int, *, unknown: int) -> int:
-    """What the server counted; an end token may be one more than was asked for."""
+    """Returns the server's count; an end token may be one more than was requested."""
     if usage is None:
         return unknown
     if not isinstance(usage, dict):
@@ -290,7 +301,10 @@ def _max_bytes(prompt: str, max_tokens: int) -> int:
 
 
 def _extended(request: CompletionRequest) -> dict[str, Any]:
-    """Fields of vLLM, SGLang and llama.cpp. The filters are always sent: a server may have other defaults."""
+    """Returns fields of vLLM, SGLang and llama.cpp.
+
+    The filters are always sent, because a server may have other defaults.
+    """
     return {
         "top_k": request.top_k or -1,
         "min_p": request.min_p,
@@ -303,6 +317,6 @@ def _extended(request: CompletionRequest) -> dict[str, Any]:
 
 
 def _stop_end(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first complete stop string ends."""
+    """Returns where the first complete stop string ends."""
     ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     return min(ends, default=None)

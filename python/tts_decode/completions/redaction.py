@@ -1,4 +1,4 @@
-"""Keeps secrets out of messages and logs: keys, passwords, and what a URL's query carries."""
+"""Keeps secrets out of messages and logs: keys, passwords, and the values of a URL's query."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 _HIDDEN = "***"
-_SHORTEST = 4  # characters; anything shorter also stands for itself in plenty of texts
+_SHORTEST = 4  # characters; shorter secrets occur in many texts by chance
 _LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy")
 
 
 class Redaction:
-    """Replaces the given secrets in texts, and in what the HTTP client logs.
+    """Replaces the given secrets in texts, and in the HTTP client's log.
 
-    secrets: plain, or as they stand in a URL.
+    secrets: plain, or as written in a URL.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         spelled = {text for secret in secrets if len(secret) >= _SHORTEST for text in _spellings(secret)}
-        self._secrets = sorted(spelled, key=len, reverse=True)  # one may be a part of another
+        self._secrets = sorted(spelled, key=len, reverse=True)  # one may be part of another
         if self._secrets:
             _LOG_FILTER.add(self)
 
@@ -31,7 +31,7 @@ class Redaction:
 
 
 def _spellings(secret: str) -> set[str]:
-    """The secret as it is, in a URL, and in JSON, also where that is a text in JSON once more."""
+    """Returns the secret as it is, in a URL, and in JSON, including JSON nested in JSON."""
     spelled = {secret, unquote(secret), unquote_plus(secret)}
     spelled |= {
         encode(text, safe=safe) for text in spelled for encode in (quote, quote_plus) for safe in ("", "/")
@@ -44,7 +44,7 @@ def _spellings(secret: str) -> set[str]:
 
 
 class _LogFilter(logging.Filter):
-    """On the loggers of the client, which name whole URLs, and headers at the level DEBUG."""
+    """A filter on the client's loggers, which log whole URLs, and headers at the level DEBUG."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What a branch is, whatever grows it: its path, text, prompt, budget and state."""
+"""Branches, whatever engine grows them: path, text, prompt, budget and state."""

@@ -11,21 +11,22 @@ from .checks import checked_count, checked_positive
 
 @dataclass
 class Budget:
-    """What one search may spend; hand the same object to `root()` and every fork inherits it.
+    """Limits of one search; pass one object to `root()` and every fork inherits it.
 
     Attributes:
-        max_tokens: sampled tokens over all branches, None for no limit. Prompt and forced tokens are free.
-        max_seconds: wall seconds since the first `root()` that got this budget, None for no limit. The time
-            of other problems that share the batch counts too.
-        max_cost: eFLOPs (flops + intensity * bytes, `tts_decode.cost`) over all branches, None for no limit.
-            Every forward counts, the prompt's too; of one shared with other searches, the branches' share
-            (`CostMeter`).
-        intensity: flops that a byte read is worth in max_cost; default: the one of Kinetics.
+        max_tokens: sampled tokens over all branches; None for no limit. Prompt and forced tokens are free.
+        max_seconds: wall-clock seconds since the first `root()` with this budget; None for no limit. Time
+            spent on other problems in the same batch counts too.
+        max_cost: eFLOPs (flops + intensity * bytes, `tts_decode.cost`) over all branches; None for no limit.
+            Every forward counts, including the prompt's; of a forward shared with other searches, the
+            branches' share counts (`CostMeter`).
+        intensity: flops that one byte read is worth in max_cost; default: the value of Kinetics.
         tokens_used: sampled tokens so far.
         cost_used: eFLOPs so far.
 
-    The engine checks it before each token. It never samples beyond `max_tokens`. Once `max_cost` is reached
-    no further token is sampled: the forward that reached it goes beyond, and what a scorer still asks for.
+    The engine checks the budget before each token. It never samples beyond `max_tokens`. After `max_cost` is
+    reached, it samples no further token; the forward that reached it may exceed it, and so may a scorer's
+    later calls.
     """
 
     max_tokens: int | None = None
@@ -52,21 +53,21 @@ class Budget:
             self._started = time.monotonic()
 
     def charge(self, flops: float, read_bytes: float) -> None:
-        """Takes a forward, or a branch's share of one, out of the budget."""
+        """Charges a forward, or a branch's share of one, to the budget."""
         if self._paused_at is None:
             self.cost_used += flops + self.intensity * read_bytes
 
     def count(self, tokens: int) -> None:
-        """Takes sampled tokens out of the budget."""
+        """Charges sampled tokens to the budget."""
         if self._paused_at is None:
             self.tokens_used += tokens
 
     def pause(self) -> None:
-        """What engines do from now on is free, and time stands still: a search repeats what it paid for."""
+        """Makes later work free and stops the clock, while a search repeats what it already paid for."""
         self._paused_at = self.seconds_used
 
     def set_used(self, tokens: int, cost: float, seconds: float) -> None:
-        """What a search had spent at a moment that it is at again."""
+        """Sets what a search had spent when it was at this point before."""
         self.tokens_used, self.cost_used = tokens, cost
         self._started = time.monotonic() - seconds
         if self._paused_at is not None:
@@ -93,7 +94,7 @@ class Budget:
 
     @property
     def spent(self) -> str | None:
-        """The limit that is used up, by its name: "max_tokens", "max_cost" or "max_seconds"; else None."""
+        """Returns the limit that is used up, "max_tokens", "max_cost" or "max_seconds"; else None."""
         if self.max_tokens is not None and self.tokens_used >= self.max_tokens:
             return "max_tokens"
         if self.max_cost is not None and self.cost_used >= self.max_cost:

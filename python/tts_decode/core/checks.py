@@ -1,4 +1,4 @@
-"""Checks of arguments that the decoder has beside those of `tts_kernels.checks`, in the same words."""
+"""The decoder's own checks of arguments, worded like those of `tts_kernels.checks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .step import Step
 
 @contextmanager
 def value_errors() -> Iterator[None]:
-    """ValueError where a check says TypeError: for arguments that promise one exception whatever is wrong."""
+    """Turns TypeError into ValueError, for arguments that promise one exception whatever is wrong."""
     try:
         yield
     except TypeError as error:
@@ -24,31 +24,31 @@ def value_errors() -> Iterator[None]:
 
 
 def at_least(least: int, **values: int) -> None:
-    """TypeError or ValueError, naming the argument, unless each is an integer of at least `least`."""
+    """Raises TypeError or ValueError, naming the argument, unless each is an integer of at least `least`."""
     for name, value in values.items():
         integer(name, value, least)
 
 
 def checked_count(name: str, value: Any, least: int = 1) -> int:
-    """An int of at least `least`; ValueError for all else."""
+    """Returns an int of at least `least`; raises ValueError for anything else."""
     with value_errors():
         return integer(name, value, least)
 
 
 def checked_positive(name: str, value: Any, what: str) -> float:
-    """A finite number above 0; ValueError for all else. what: what it is, in an error."""
+    """Returns a finite number above 0; raises ValueError for anything else. what: the noun in the error."""
     with value_errors():
         return number(name, value, above=0, what=what)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """ValueError unless it is one of them."""
+    """Raises ValueError unless the value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name}: got {shown(value)}, expected one of {', '.join(map(repr, choices))}")
 
 
 def checked_rows(rows: Sequence[int], count: int) -> list[int]:
-    """Ascending indices into `count` tokens."""
+    """Returns ascending indices into `count` tokens."""
     indices = [operator.index(row) for row in rows]
     if indices != sorted(set(indices)) or not all(0 <= row < count for row in indices):
         raise ValueError(f"rows: got {shown(indices)}, expected ascending indices in 0..{count - 1}")
@@ -56,7 +56,7 @@ def checked_rows(rows: Sequence[int], count: int) -> list[int]:
 
 
 def checked_layers(layers: Sequence[int] | str, count: int) -> tuple[int, ...]:
-    """Numbers of hidden states of a model with `count` layers, of which it has one more."""
+    """Returns the numbers of hidden states of a model with `count` layers; it has `count` + 1 of them."""
     if isinstance(layers, str):
         check_choice("layers", layers, ("all",))
         return tuple(range(count + 1))
@@ -86,7 +86,7 @@ def check_recorded(step: Step) -> None:
 
 
 def checked_seeds(n: int, seeds: Sequence[int] | None) -> list[int] | None:
-    """Seeds of `n` children, where they are given."""
+    """Returns the seeds of `n` children; None if none are given."""
     checked_count("n", n)
     if seeds is None:
         return None

@@ -1,11 +1,11 @@
-"""Token ids to text, one token after the other: what is out never changes when tokens follow.
+"""Turns token ids into text, token by token: text that was returned never changes when more tokens follow.
 
-A character may lie in several tokens, so a window of tokens does not decode on its own. What a fast tokenizer
-of transformers makes of a token is a run of bytes, which depends on one thing only: whether text lies before
-it. These bytes are looked up here, and decoded as UTF-8 in one stream.
+A character may span several tokens, so a window of tokens does not decode on its own. A fast tokenizer of
+transformers maps each token to a run of bytes, which depends on one thing only: whether text precedes it.
+These bytes are looked up here and decoded as UTF-8 in one stream.
 
-Tokenizers written in Python, and fast ones whose decoder looks at neighbours, have no such bytes. There the
-tokens before are decoded again with the new ones: all of them, until some last ones are seen to suffice.
+Tokenizers written in Python, and fast ones whose decoder looks at neighbours, have no such bytes. For them,
+earlier tokens are decoded again with the new ones: all of them, until a short tail proves to suffice.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-_UNKNOWN = "\ufffd"  # what decoders give for bytes that are no character, or none yet
-_BEFORE = "a"  # a token with text, behind which another is decoded
-_KEPT = 32  # tokens that are decoded with new ones, where they have no bytes of their own
+_UNKNOWN = "\ufffd"  # what decoders give for bytes that are no character, or not yet one
+_BEFORE = "a"  # text before a token while it is decoded
+_KEPT = 32  # earlier tokens that are decoded with new ones if tokens do not map to bytes
 _BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 
-# Sequences of decoders whose tokens need not know each other. Behind a B, F or U, single characters only may
-# be replaced, and stripped may be one space at the start of the text.
+# Sequences of decoders that decode each token independently. After a B, F or U, only single characters may be
+# replaced, and only one space may be stripped at the start of the text.
 _LETTERS = {
     "ByteLevel": "B",
     "ByteFallback": "F",
@@ -37,21 +37,25 @@ _LOCAL = re.compile("BR*|WU?|M?R*F?U?R*|R*F?UR*S")
 
 
 class TextStream(Protocol):
-    """Text of a sequence of tokens that grows at its end."""
+    """The text of a sequence of tokens that grows at its end."""
 
     def add(self, tokens: Sequence[int]) -> str:
-        """The characters that `tokens` complete. Bytes that are no UTF-8 become U+FFFD, one for each maximal
-        beginning of a character; bytes that may still become a character wait for the next call."""
+        """Returns the characters that `tokens` complete.
+
+        Bytes that are no UTF-8 become U+FFFD, one for each maximal prefix of a character. Bytes that may
+        still become a character wait for the next call.
+        """
 
 
 def text_stream(tokenizer: Any, context: Sequence[int], *, special: bool) -> TextStream:
-    """A stream that goes on behind the tokens `context`.
+    """Returns a stream that continues after the tokens `context`.
 
-    Ids that the tokenizer does not know have no text; nor has -1, which stands for an embedding. Spaces are
-    not cleaned up (`clean_up_tokenization_spaces`), as that changes text which is out.
+    Ids that the tokenizer does not know have no text, and neither has -1, which stands for an embedding.
+    Spaces are not cleaned up (`clean_up_tokenization_spaces`), because that would change text already
+    returned.
 
     Args:
-        special: whether special tokens have their text, or none.
+        special: whether special tokens have text.
     """
     tables = _tables(tokenizer)
     if tables is None:
@@ -60,23 +64,23 @@ def text_stream(tokenizer: Any, context: Sequence[int], *, special: bool) -> Tex
 
 
 def continuation(tokenizer: Any, tokens: Sequence[int], start: int, *, special: bool = False) -> str:
-    """Text that `tokens[start:]` add after `tokens[:start]`: the characters that end in them.
+    """Returns the text that `tokens[start:]` add after `tokens[:start]`: the characters that end in them.
 
-    The texts of the pieces of a sequence join up to the text of the whole, wherever it is cut. An incomplete
-    character at the end is left out; the text of the tokens that complete it begins with it. Where what
-    follows does not complete it, U+FFFD stands there.
+    The texts of the pieces of a sequence join to the text of the whole, wherever it is cut. An incomplete
+    character at the end is left out; the text of the tokens that complete it begins with it. If later tokens
+    do not complete it, it becomes U+FFFD.
 
     Args:
-        special: whether special tokens have their text, or none.
+        special: whether special tokens have text.
     """
     return text_stream(tokenizer, tokens[:start], special=special).add(tokens[start:])
 
 
 def token_bytes(tokenizer: Any, size: int) -> list[bytes]:
-    """The bytes of each token id below `size` that has text before it; special tokens have none.
+    """Returns the bytes of each token id below `size` when text precedes it; special tokens have none.
 
     Raises:
-        TypeError: the tokens have no bytes of their own, as those of a tokenizer in Python.
+        TypeError: the tokens do not map to bytes, as in a tokenizer written in Python.
     """
     tables = _tables(tokenizer)
     if tables is None:
@@ -121,7 +125,7 @@ class _ByteStream:
 
 
 class _TokenBytes(dict[int, bytes]):
-    """The bytes of each token that has text before it; none of a token without text. Filled when asked for.
+    """The bytes of each token when text precedes it; empty for a token without text. Filled on demand.
 
     replaced: characters that are replaced in the text, whatever tokens they come from.
     """
@@ -139,12 +143,12 @@ class _TokenBytes(dict[int, bytes]):
     def __missing__(self, token: int) -> bytes:
         content = self._content(token)
         if content is None:
-            return b""  # not kept, as a token may be added
+            return b""  # not cached: a token may be added
         piece = self[token] = self._bytes(content, self._decode([_BEFORE, content])[len(_BEFORE) :])
         return piece
 
     def first(self, token: int) -> bytes:
-        """The bytes of a token that has no text before it."""
+        """Returns the bytes of a token when no text precedes it."""
         content = self._content(token)
         return b"" if content is None else self._bytes(content, self._decode([content]))
 
@@ -152,7 +156,7 @@ class _TokenBytes(dict[int, bytes]):
         return not self[token] and not self.first(token)
 
     def _content(self, token: int) -> str | None:
-        """As in the vocabulary; None of a token without text."""
+        """Returns the token as in the vocabulary; None for a token without text."""
         content: str | None = None if token < 0 else self._backend.id_to_token(token)
         if content is None or self._special:
             return content
@@ -160,7 +164,7 @@ class _TokenBytes(dict[int, bytes]):
         return content if alone == without else None
 
     def _bytes(self, content: str, text: str) -> bytes:
-        """text: what the decoder makes of the content."""
+        """Returns the bytes of a token. text: what the decoder makes of the content."""
         if _UNKNOWN in text:
             if self._byte_fallback and (byte := _BYTE.fullmatch(content)):
                 return bytes([int(byte[1], 16)])
@@ -176,20 +180,20 @@ class _WholeStream:
         if getattr(tokenizer, "clean_up_tokenization_spaces", False):
             self._options["clean_up_tokenization_spaces"] = False
         self._tokens: list[int] = []
-        self._limit = 2 * _KEPT  # of tokens, before the first ones may go
-        self._length = 0  # characters that are out
+        self._limit = 2 * _KEPT  # tokens, before the first ones may be dropped
+        self._length = 0  # characters already returned
         self.add(context)
 
     def add(self, tokens: Sequence[int]) -> str:
         new = [token for token in tokens if token >= 0]
         try:
             text = self._decode(self._tokens + new)
-        except Exception:  # what a tokenizer raises for an id that it does not know is not agreed upon
+        except Exception:  # tokenizers differ in what they raise for an unknown id
             new = [token for token in new if self._is_known(token)]
             text = self._decode(self._tokens + new)
         if len(new) > 1 and _UNKNOWN in text[self._length :]:
-            # Some decoders take characters back while one near them is incomplete. A run gives what its
-            # tokens give one by one.
+            # Some decoders take characters back while one near them is incomplete. A run of tokens must give
+            # the same text as its tokens one by one.
             middle = len(new) // 2
             return self.add(new[:middle]) + self.add(new[middle:])
         self._tokens += new
@@ -202,7 +206,7 @@ class _WholeStream:
         return added
 
     def _forget(self, text: str) -> None:
-        """Drops all but the last tokens, if the end of the text comes out the same without the others."""
+        """Drops all but the last tokens if the end of the text comes out the same without the others."""
         last = self._tokens[-_KEPT:]
         begin, short = self._decode(self._tokens[: -_KEPT // 2]), self._decode(last)
         short_begin = self._decode(last[: -_KEPT // 2])
@@ -227,10 +231,10 @@ _TABLES: WeakKeyDictionary[Any, _Tables] = WeakKeyDictionary()
 
 
 def _tables(tokenizer: Any) -> _Tables:
-    """Without and with the text of special tokens; None where tokens have no bytes of their own."""
+    """Returns the tables without and with the text of special tokens; None if tokens do not map to bytes."""
     if not getattr(tokenizer, "is_fast", False):
         return None
-    from transformers import PreTrainedTokenizerFast  # no text engine needs it
+    from transformers import PreTrainedTokenizerFast  # text engines do without it
 
     own = (getattr(type(tokenizer), name, None) for name in ("decode", "_decode"))
     if list(own) != [PreTrainedTokenizerFast.decode, PreTrainedTokenizerFast._decode]:
@@ -247,10 +251,10 @@ def _tables(tokenizer: Any) -> _Tables:
 
 
 def _stages(decoder: Any) -> list[dict[str, Any]] | None:
-    """The decoders in the order in which they run, as data; None if tokens may depend on each other."""
+    """Returns the decoders as data, in the order in which they run; None if tokens may affect each other."""
     try:
         stages = _flat(json.loads(decoder.__getstate__()))
-    except Exception:  # there is none, or one written in Python, which has no state and may raise anything
+    except Exception:  # no decoder, or one written in Python, which has no state and may raise anything
         return None
     letters = "".join(_LETTERS.get(stage["type"], "-") for stage in stages)
     stripped = [
@@ -274,7 +278,7 @@ def _flat(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _replaced(stages: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What is replaced in a text of several tokens, and by what; "" stands for a regular expression."""
+    """Returns what is replaced in a text of several tokens, and by what; "" is a regular expression."""
     found, joined = [], False
     for stage in stages:
         joined = joined or stage["type"] in ("ByteLevel", "ByteFallback", "Fuse")
@@ -284,7 +288,7 @@ def _replaced(stages: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The byte of each character that stands for one in byte-level vocabularies (Radford et al. 2019)."""
+    """Maps characters to the bytes they represent in byte-level vocabularies (Radford et al. 2019)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return {chr(byte if byte in printable else next(others)): byte for byte in range(256)}

@@ -1,7 +1,7 @@
-"""What searches and scorers know of branches and decoders, whatever engine computes them.
+"""The interfaces of branches and decoders that searches and scorers use, whatever engine computes them.
 
-`TreeDecoder` and its branches serve all of it. `TextDecoder` raises `UnsupportedByEngineError` where a
-completion call gives less.
+`TreeDecoder` and its branches support all of it. `TextDecoder` raises `UnsupportedByEngineError` where a
+completion call cannot do it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ T = TypeVar("T")
 
 
 class Branch(Protocol):
-    """One path from a prompt to a leaf. Attributes are those of `Path`; calls are described at
-    `TreeBranch`."""
+    """One path from a prompt to a leaf. `Path` describes its attributes, `TreeBranch` its calls."""
 
     id: int
     prompt: Prompt
@@ -86,7 +85,7 @@ class Branch(Protocol):
 
 
 class Decoder(Protocol):
-    """What makes branches. Calls are described at `TreeDecoder`."""
+    """Makes branches. `TreeDecoder` describes its calls."""
 
     sampling: SamplingParams
 

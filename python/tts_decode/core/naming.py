@@ -1,4 +1,4 @@
-"""Errors of arguments inside, told of what the caller gave."""
+"""Rewords errors about inner arguments so that they name what the caller gave."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _INNER = re.compile(r"(prompt|text|tokens)(\[\d+\])?:? ")  # how errors about a 
 
 @contextmanager
 def named(argument: str) -> Iterator[None]:
-    """Turns errors about a prompt or a text inside into errors of the same type about `argument`."""
+    """Turns inner errors about a prompt or a text into errors of the same type about `argument`."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -22,5 +22,5 @@ def named(argument: str) -> Iterator[None]:
 
 
 def renamed_in_ranges(text: str, argument: str, name: str) -> str:
-    """An error's text with `name` for `argument` in ranges, as in `expected a number, 0 < argument <= 1`."""
+    """Replaces `argument` by `name` in an error's ranges, as in `expected a number, 0 < argument <= 1`."""
     return re.sub(rf"(?<=[<=] ){re.escape(argument)}(?= <)", lambda _: name, text)

@@ -1,4 +1,4 @@
-"""Sampling parameters, and the counter-based random numbers that a branch draws by."""
+"""Sampling parameters, and the counter-based random numbers that branches draw with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .constraints.grammars import constraint_data, constraint_of
 from .constraints.protocol import Constraint
 from .stop_when import StopWhen, stop_when_name, stop_when_of
 
-MOST_BIAS = 100.0  # of a token's logit, either way
-MOST_PENALTY = 2.0  # for frequency and presence, either way
+MOST_BIAS = 100.0  # added to or subtracted from a token's logit
+MOST_PENALTY = 2.0  # frequency and presence penalty, positive or negative
 
 _MASK = (1 << 64) - 1
 _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
@@ -22,13 +22,13 @@ _TOKEN_IDS = ("stop_token_ids", "suppress_token_ids")
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a branch draws tokens and where its steps and its text end.
+    """How a branch draws tokens, and where its steps and its text end.
 
-    The settings act in the order of vLLM and `transformers`: logit bias, repetition penalty, frequency
-    and presence penalty, suppressed tokens and the constraint, temperature, top-k, top-p, min-p. Tokens
-    tied at the cut of top-k or min-p are all kept, and count for top-p; of those tied at its own cut the
-    lowest ids go first. Log-probabilities and entropies stay those of the model's own distribution,
-    whatever is set here.
+    The settings act in the order of vLLM and `transformers`: logit bias, repetition penalty, frequency and
+    presence penalty, suppressed tokens and the constraint, temperature, top-k, top-p, min-p. Tokens tied at
+    the cut of top-k or min-p are all kept, and count for top-p; among tokens tied at the cut of top-p, the
+    lowest ids are dropped first. Log-probabilities and entropies always describe the model's own
+    distribution, whatever is set here.
 
     Attributes:
         temperature: 0 takes the most probable token (the lowest id among equals).
@@ -36,27 +36,27 @@ class SamplingParams:
         top_p: keep the smallest set of most probable tokens whose mass reaches `top_p`; 1 keeps all.
         min_p: keep tokens at least `min_p` times as probable as the best one; 0 keeps all.
         repetition_penalty: divides positive and multiplies negative logits of every token that the branch
-            holds, prompt included; 1 does nothing.
-        seed: any integer; the branch's randomness.
+            holds, including the prompt's; 1 does nothing.
+        seed: any integer; seeds the branch's random numbers.
         max_tokens: tokens after the prompt before the branch is finished.
-        max_step_tokens: tokens before `step()` returns at the latest.
+        max_step_tokens: maximum number of tokens before `step()` returns.
         stop: a string that ends a step, or several; kept as a tuple. The step ends with the token that
-            completes the string, which may carry characters beyond it. A string is looked for within one
-            step, special tokens included.
+            completes the string, which may carry characters beyond it. A string must lie within one step;
+            special tokens are included.
         stop_token_ids: tokens that end a step. End-of-sequence tokens always end the branch.
-        suppress_token_ids: tokens that are never drawn, end-of-sequence ones too if they are among them.
-        frequency_penalty: -2 to 2; taken off a token's logit once for each time that the token stands after
-            the prompt. Sampled and forced tokens count alike, embeddings do not.
-        presence_penalty: -2 to 2; taken off the logit of each token that stands after the prompt.
+        suppress_token_ids: tokens that are never drawn; may include end-of-sequence tokens.
+        frequency_penalty: -2 to 2; subtracted from a token's logit once per occurrence of the token after the
+            prompt. Sampled and forced tokens both count, embeddings do not.
+        presence_penalty: -2 to 2; subtracted from the logit of each token that occurs after the prompt.
         logit_bias: -100 to 100 by token id, added to the logits; a mapping or pairs, kept as pairs in
-            ascending order. -100 bans a token in practice, 100 lets hardly any other be drawn.
-        top_logprobs: how many of the most probable tokens `Step.top_logprobs` lists at each token.
-        self_certainty: whether `Step.self_certainties` are wanted.
-        constraint: what the text after the prompt has to match: `JSONSchema`, `Regex`, `Grammar`, `Choice` or
-            another `Constraint`. The end of the sequence is drawn only where the text matches.
-        stop_when: says of the text after the prompt, special tokens left out, whether the branch is at its
-            end; it is asked after each token, and the step that it ends has the reason "stop_when".
-            `closed_boxed` and `closed_json` are ready made. What it raises fails the step.
+            ascending order. In practice -100 bans a token, and 100 lets hardly any other be drawn.
+        top_logprobs: how many of the most probable tokens `Step.top_logprobs` lists per token.
+        self_certainty: whether to compute `Step.self_certainties`.
+        constraint: a rule that the text after the prompt has to match: `JSONSchema`, `Regex`, `Grammar`,
+            `Choice` or another `Constraint`. The end of the sequence is drawn only where the text matches.
+        stop_when: a predicate on the text after the prompt, without special tokens: whether the branch is at
+            its end. It is called after each token; the step that it ends has the reason "stop_when".
+            `closed_boxed` and `closed_json` are ready-made. If it raises, the step fails.
     """
 
     temperature: float = 1.0
@@ -117,19 +117,19 @@ class SamplingParams:
             _check_predicate(self.stop_when)
 
     def _keep(self, name: str, value: Any) -> None:
-        """Takes a checked value in place of the one given."""
+        """Replaces the given value by the checked one."""
         object.__setattr__(self, name, value)
 
     @property
     def bias_pairs(self) -> tuple[tuple[int, float], ...]:
-        """`logit_bias` as it is kept: (token id, bias), ids ascending."""
+        """Returns `logit_bias` as it is kept: (token id, bias), ids ascending."""
         return self.logit_bias  # type: ignore[return-value]  # set so by __post_init__
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON holds, for `from_dict`.
+        """Returns JSON values for `from_dict`.
 
         Raises:
-            ValueError: the constraint is of a class, or `stop_when` a function, that is not this package's.
+            ValueError: the constraint's class, or the function `stop_when`, is not this package's.
         """
         data = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("stop", *_TOKEN_IDS):
@@ -141,7 +141,7 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SamplingParams:
-        """The parameters of a `to_dict`; one that is missing is at its default."""
+        """Makes the parameters from the result of `to_dict`; missing ones take their defaults."""
         constraint, stop_when = data.get("constraint"), data.get("stop_when")
         made = {
             "constraint": None if constraint is None else constraint_of(constraint),
@@ -150,8 +150,7 @@ class SamplingParams:
         return cls(**{**data, **made})
 
     def check_vocabulary(self, size: int) -> None:
-        """ValueError where a vocabulary of `size` lacks a suppressed or biased token, or all tokens are
-        suppressed."""
+        """Raises ValueError if a vocabulary of `size` lacks a listed token, or all tokens are suppressed."""
         if self.bias_pairs and (last := self.bias_pairs[-1][0]) >= size:
             raise ValueError(f"logit_bias: got token {last}, expected ids of the vocabulary, 0..{size - 1}")
         ids = self.suppress_token_ids
@@ -174,7 +173,7 @@ def _check_predicate(stop_when: Any) -> None:
 
 
 def _pairs(bias: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """A bias for each token, tokens ascending."""
+    """Returns one bias per token, tokens ascending."""
     if isinstance(bias, str) or not isinstance(bias, Iterable):
         raise TypeError(f"logit_bias: got {shown(bias)}, expected a mapping from token ids to numbers")
     found: dict[int, float] = {}
@@ -189,7 +188,7 @@ def _pairs(bias: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tup
 
 
 def mix(*values: int) -> int:
-    """64-bit hash of integers: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) absorbed value by value."""
+    """Hashes integers to 64 bits with SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), one by one."""
     state = 0
     for value in values:
         state = ((state ^ (value & _MASK)) + 0x9E3779B97F4A7C15) & _MASK
@@ -200,7 +199,7 @@ def mix(*values: int) -> int:
 
 
 def uniform(seed: int, position: int) -> float:
-    """Uniform number in [0, 1) for the token at `position` of a branch with `seed`.
+    """Returns a uniform number in [0, 1) for the token at `position` of a branch with `seed`.
 
     It depends on nothing else: a fork, a rollback or a replay draws the same numbers whatever else is in the
     batch.

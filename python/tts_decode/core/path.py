@@ -13,26 +13,26 @@ from .step import Step
 
 
 class Path:
-    """The record of one path from a prompt to a leaf; the branches of each decoder add how it grows.
+    """The record of one path from a prompt to a leaf. Each decoder's branches add how it grows.
 
-    Read these, never change them (except `scores`, to which strategies append):
+    Read these attributes, never change them (except `scores`, to which strategies append):
 
     Attributes:
         id: the branch's id, unique within its decoder.
         tokens: prompt and everything after it; -1 where there is no id, as for embeddings.
-        prompt: what was given to `root`: text, token ids or chat messages. Where a search asks its question
-            once more in other words, the question.
+        prompt: the argument of `root`: text, token ids or chat messages. If a search asks its question again
+            in other words, the question.
         prompt_length: tokens of the prompt.
-        logprobs, entropies: one entry for each token after the prompt, generated or forced; nats, of the
-            model's own distribution. NaN where unknown.
+        logprobs, entropies: one entry per token after the prompt, generated or forced; nats, of the model's
+            own distribution. NaN where unknown.
         steps: the finished steps. A step that was cancelled or failed has no entry.
         step_ends: len(tokens) at the end of each step.
-        scores: one entry a scored step.
-        finish_reason: None while the branch can go on.
+        scores: one entry per scored step.
+        finish_reason: None while the branch can continue.
         parent: the branch it was forked from.
-        fork_count: how many `fork` calls it saw, from which the seeds of its next children follow.
-        busy: whether one of its calls waits for the engine.
-        stale: whether its KV went because the model's weights changed; see `Branch.recompute`.
+        fork_count: number of `fork` calls so far; the seeds of its next children follow from it.
+        busy: whether one of its calls is waiting for the engine.
+        stale: whether its KV was dropped because the model's weights changed; see `Branch.recompute`.
         sampling, seed, budget, released
     """
 
@@ -72,7 +72,7 @@ class Path:
 
     @property
     def cum_logprob(self) -> float:
-        """Sum of `logprobs`, nats; NaN where one is unknown."""
+        """Returns the sum of `logprobs` in nats; NaN if one is unknown."""
         return sum(self.logprobs)
 
     @property
@@ -80,7 +80,7 @@ class Path:
         return self.finish_reason is not None
 
     def finish(self, reason: str = "stop") -> None:
-        """Declares the branch finished, as when its answer appeared; `step()` then does nothing."""
+        """Declares the branch finished, for example when its answer appeared; `step()` then does nothing."""
         self.check_live()
         self.finish_reason = reason
 
@@ -96,7 +96,7 @@ class Path:
         self.step_ends.append(len(self.tokens))
 
     def copy_history(self, other: Path, length: int) -> None:
-        """Takes over what `other` knows about its first `length` tokens."""
+        """Copies what `other` knows about its first `length` tokens."""
         steps = sum(end <= length for end in other.step_ends)
         generated = max(0, length - other.prompt_length)
         whole = length == len(other.tokens)
@@ -109,8 +109,7 @@ class Path:
         self.stale = other.stale
 
     def child_seeds(self, n: int, seeds: Sequence[int] | None) -> Sequence[int]:
-        """Seeds of `n` children: those given, or derived from the branch's, its count of forks and the
-        index."""
+        """Returns `n` children's seeds: as given, or from the branch's seed, fork count and the index."""
         given = checked_seeds(n, seeds)
         return [mix(self.seed, self.fork_count + 1, i) for i in range(n)] if given is None else given
 

@@ -1,7 +1,7 @@
-"""Calls of a search, the requests that each makes of decoders, and how far these are.
+"""Calls of a search, the requests that each call makes to decoders, and their progress.
 
-A journal notes how far every request under way is. A search that is resumed makes these requests again: each
-runs up to there and is held until the others are where they were.
+A journal records the progress of every pending request. A resumed search makes these requests again: each one
+runs to its recorded place and is held there until the others have reached theirs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .running import next_event, own_place
 
 
 class Hold(NamedTuple):
-    """Where a request is, or is to be held.
+    """The place of a request, or the place where it will be held.
 
-    tokens: of its branch; 0 for a prompt that has none yet. resident: those of them whose KV is computed.
-    shared: those of a prompt that were resident before. order: its place among the requests of its search
+    tokens: of its branch; 0 for a prompt that has none yet. resident: tokens whose KV is computed.
+    shared: tokens of a prompt that were already resident. order: its place among the requests of its search
     that wait for a decoder.
     """
 
@@ -32,12 +32,13 @@ class Tracked(Protocol):
     """A request as its search sees it.
 
     Attributes:
-        call: of the search. hold: where the request stops until its search goes on; None: nowhere.
-        share_limit: tokens at most that a prompt shares; None: what is resident. shared: those that it does.
-        order: its place among the requests that wait. seen: whether a decoder looked at it.
-        waits: whether it is not done. held: whether it stops where it is, for its hold; every other request
-            that waits gets further in each tick that has room for it.
-        progress: where to hold the same request in another process, so that it is as far.
+        call: of the search. hold: where the request stops until its search continues; None: nowhere.
+        share_limit: maximum number of tokens that a prompt shares; None: all resident ones. shared: tokens
+            that it does share.
+        order: its place among the waiting requests. seen: whether a decoder looked at it.
+        waits: whether it is not done. held: whether its hold stops it; every other waiting request advances
+            in each tick that has room for it.
+        progress: where to hold the same request in another process to reach the same place.
     """
 
     call: Call | None
@@ -57,10 +58,10 @@ class Tracked(Protocol):
 
 
 class Clock:
-    """What decoders did for one search so far; it stands still on engines of others.
+    """What decoders have done for one search; external engines do not advance it.
 
     Attributes:
-        requests: that they got. ticks: of them, one for every request that one served.
+        requests: received. ticks: served, one for each request that a decoder's tick served.
     """
 
     requests = 0
@@ -72,15 +73,15 @@ class Call:
 
     Args:
         clock: the search's.
-        holds: where its requests are held, by their paths; a request that is not listed is held where it
-            begins. None: nothing is held.
-        shared: tokens at most that a prompt shares; None: what is resident.
+        holds: where its requests are held, by path; an unlisted request is held where it begins. None:
+            nothing is held.
+        shared: maximum number of tokens that a prompt shares; None: all resident ones.
 
     Attributes:
-        requests: by their paths, which tell what a request is in the call, whatever takes how long.
+        requests: by path, which identifies a request in the call whatever the timing.
         ended: whether its work is done.
-        tokens: that it took out of the budget all at once, on an engine of others. Should the search be
-            interrupted before the call returns, they are sampled again.
+        tokens: number taken out of the budget at once, on an external engine. If the search is interrupted
+            before the call returns, they are sampled again.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Call:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """The requests made inside are its own, those of tasks that are started there too."""
+        """Makes the requests inside its own, including those of tasks started there."""
         before = current_call.set(self)
         try:
             with own_place():
@@ -105,7 +106,7 @@ class Call:
             current_call.reset(before)
 
     def add(self, request: Tracked, released: Callable[[], None]) -> None:
-        """released: called when it is not held any more."""
+        """Adds a request. released: called when the request is no longer held."""
         path = ".".join(map(str, next_event()))
         self.requests[path] = request
         self.clock.requests += 1
@@ -117,7 +118,7 @@ class Call:
                 request.share_limit = request.hold.shared
 
     def go_on(self) -> None:
-        """Nothing is held any more."""
+        """Holds nothing any more."""
         self._holds = None
         for request in self.requests.values():
             if request.hold is not None and request.hold is not _BEGINNING:
@@ -134,16 +135,22 @@ class Call:
 
     @property
     def in_place(self) -> bool:
-        """Whether it is as far as it was: its work is done, or it made each request at which it is held, and
-        those that are not done are held. A call that is not held has to end."""
+        """Whether the call is as far as it was.
+
+        Its work is done, or it made each request at which it is held, and those that are not done are held. A
+        call that is not held has to end.
+        """
         if self.ended or self._holds is None:
             return self.ended
         return self._holds.keys() <= self.requests.keys() and not self._served
 
     @property
     def at_work(self) -> bool:
-        """Whether it is not in place and may get there by itself: a decoder serves it, or it waits for
-        something else, such as a server or a thread, which takes what time it takes."""
+        """Whether it is not in place but may get there by itself.
+
+        A decoder serves it, or it waits for something else, such as a server or a thread, for as long as that
+        takes.
+        """
         stopped = not self._served and any(request.waits for request in self.requests.values())
         return not self.in_place and not stopped
 
@@ -152,5 +159,5 @@ class Call:
         return any(request.waits and not request.held for request in self.requests.values())
 
 
-current_call: ContextVar[Call | None] = ContextVar("call", default=None)  # whose requests are made now
+current_call: ContextVar[Call | None] = ContextVar("call", default=None)  # the call that makes requests now
 _BEGINNING = Hold(0, 0, 0, 1 << 30)  # last in order

@@ -1,4 +1,4 @@
-"""Prompts and forced text to checked token ids."""
+"""Turns prompts and forced text into checked token ids."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def is_chat(prompt: Prompt) -> bool:
 
 
 def question_in(prompt: Prompt) -> str | None:
-    """What the user asked: the text, or of a chat the user's last message (all messages, if none is the
-    user's). None for token ids."""
+    """Returns the user's question; None for token ids.
+
+    The question is the text or, in a chat, the user's last message (all messages if the user has none).
+    """
     if isinstance(prompt, str):
         return prompt
     if not is_chat(prompt):
@@ -28,15 +30,15 @@ def question_in(prompt: Prompt) -> str | None:
 
 
 def wrong_prompt(prompt: object, expected: str) -> TypeError:
-    """For what is no prompt; of one chat message it says what to do."""
+    """Returns the error for something that is no prompt; for a single chat message, it says what to do."""
     advice = "; put the message into a list" if isinstance(prompt, Mapping) else ""
     return TypeError(f"prompt: got {type(prompt).__name__}, expected {expected}{advice}")
 
 
 def check_messages(messages: Sequence[Any], *, name: str = "prompt", tools: bool = True) -> None:
-    """Raises TypeError or ValueError for what is no chat message with a role and a content.
+    """Raises TypeError or ValueError for anything but chat messages with a role and a content.
 
-    name: of the argument, for an error. tools: whether a message of tool calls does without a content.
+    name: of the argument, for an error. tools: whether a message of tool calls may lack a content.
     """
     for index, message in enumerate(messages):
         where = f"{name}[{index}]"
@@ -62,7 +64,7 @@ _MESSAGE = '{"role": "user", "content": text}'
 def chat_text(
     tokenizer: Any, messages: Sequence[Any], *, name: str = "prompt", add_generation_prompt: bool = True
 ) -> str:
-    """What the model's chat template makes of messages. name: of the argument, for an error."""
+    """Renders messages with the model's chat template. name: of the argument, for an error."""
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             f"{name}: got chat messages, but the tokenizer has no chat template; give text or token ids, or "
@@ -72,7 +74,7 @@ def chat_text(
         text: str = tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
         )
-    except Exception as cause:  # of a broken template, or its own refusals, such as of roles out of turn
+    except Exception as cause:  # a broken template, or its own refusal, as of roles in a wrong order
         raise ValueError(
             f"{name}: got messages that the chat template of the model refuses: {type(cause).__name__}: "
             f"{shown(str(cause))}; give others, or set tokenizer.chat_template"
@@ -81,16 +83,16 @@ def chat_text(
 
 
 class PromptReader:
-    """Makes ids of text by a tokenizer, and checks ids against a vocabulary."""
+    """Turns text into ids with a tokenizer, and checks ids against a vocabulary."""
 
     def __init__(self, tokenizer: Any, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
 
     def prompt(self, prompt: Any, ids: Sequence[int] | None = None) -> tuple[Prompt, list[int]]:
-        """The prompt in a form that later changes of the caller's object leave alone, and its ids.
+        """Returns a copy of the prompt, which later changes of the caller's object leave alone, and its ids.
 
-        ids: those to take instead of the ones that the tokenizer makes of it.
+        ids: used instead of the tokenizer's ids.
         """
         if isinstance(prompt, str):
             return prompt, self.ids(self._tokenize(prompt) if ids is None else ids)
@@ -105,7 +107,7 @@ class PromptReader:
         return [dict(message) for message in items], own
 
     def ids(self, tokens: Any) -> list[int]:
-        """Token ids of text without special tokens, or the ids given; checked."""
+        """Returns the token ids of a text without special tokens, or the given ids; checked."""
         if isinstance(tokens, str):
             tokens = self._tokenize(tokens, add_special_tokens=False)
         if not isinstance(tokens, Iterable):

@@ -1,4 +1,4 @@
-"""Running coroutines side by side: failures and cancellation."""
+"""Runs coroutines concurrently; handles failures and cancellation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Place:
-    """Where a task stands among those that `gather` started."""
+    """The place of a task among those that `gather` started."""
 
     def __init__(self, path: tuple[int, ...] = ()) -> None:
         self._path = path
@@ -43,7 +43,7 @@ def next_event() -> tuple[int, ...]:
 
 @contextmanager
 def own_place() -> Iterator[None]:
-    """The events inside are counted from the start, and those outside go on as if there had been none."""
+    """Counts the events inside from the start; to the events outside it is as if there were none."""
     before = _place.set(Place())
     try:
         yield
@@ -52,12 +52,12 @@ def own_place() -> Iterator[None]:
 
 
 class Runner:
-    """Runs searches in an event loop of their own: what every decoder offers."""
+    """Runs searches in their own event loop; every decoder offers this."""
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs one coroutine to its end in an event loop of its own.
+        """Runs one coroutine to its end in its own event loop.
 
-        Where a loop runs already, as in a notebook, await the coroutine instead.
+        If a loop is already running, as in a notebook, await the coroutine instead.
         """
         if not isinstance(coroutine, Coroutine):
             called = "; call it: run(f())" if callable(coroutine) else ""
@@ -81,7 +81,7 @@ class Runner:
         """Runs several problems in one batch; results in order.
 
         The first failure cancels the others; with return_exceptions it takes the place of its result, and the
-        others go on.
+        others continue.
         """
         coroutines = list(coroutines)
         self._refuse_running_loop("run_all", coroutines)
@@ -117,8 +117,8 @@ async def gather(awaitables: Iterable[Awaitable[T]], /) -> list[T]: ...
 async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list[Any]:
     """Waits for all and returns their results in order; takes awaitables or one iterable of them.
 
-    Like `asyncio.gather`, but when one fails or the caller is cancelled the rest are cancelled and have ended
-    before the error goes on. What they record in a search is in their order, not in the order of time.
+    Unlike `asyncio.gather`, when one fails or the caller is cancelled, the rest are cancelled and have ended
+    before the error propagates. What they record in a search follows their order, not the order in time.
     """
     if len(awaitables) == 1 and not isinstance(awaitables[0], Awaitable):
         awaitables = tuple(awaitables[0])
@@ -133,8 +133,10 @@ async def gather(*awaitables: Awaitable[Any] | Iterable[Awaitable[Any]]) -> list
 
 
 async def first_of(awaitables: Iterable[Awaitable[T]]) -> T:
-    """The result of the one that ends first; of several at once, of the first given. The others are cancelled
-    and have ended before it returns."""
+    """Returns the result of the first to end; if several end at once, of the first given.
+
+    The others are cancelled and have ended before it returns.
+    """
     tasks = _start(awaitables)
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +148,10 @@ async def first_of(awaitables: Iterable[Awaitable[T]]) -> T:
 
 
 async def in_thread(call: Callable[[], T]) -> T:
-    """`call()` in a daemon thread: those of an executor hold up the end of event loop and process."""
+    """Runs `call()` in a daemon thread.
+
+    The threads of an executor would delay the end of the event loop and the process.
+    """
     outcome: Future[T] = Future()
     outcome.set_running_or_notify_cancel()
 
@@ -161,7 +166,7 @@ async def in_thread(call: Callable[[], T]) -> T:
 
 
 def _start(awaitables: Iterable[Awaitable[T]]) -> list[asyncio.Future[T]]:
-    """A task for each, in a place of its own below the running task's."""
+    """Starts a task for each, in its own place below the running task's."""
     event = next_event()
     tasks: list[asyncio.Future[T]] = []
     for index, awaitable in enumerate(awaitables):

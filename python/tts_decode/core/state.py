@@ -1,4 +1,4 @@
-"""A branch without its KV: data that can be written to a file, and from which the branch is made again."""
+"""A branch without its KV: data that can be written to a file and used to make the branch again."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class BranchState:
-    """What `Branch.snapshot` returns and `TreeDecoder.restore` takes.
+    """The result of `Branch.snapshot`, for `TreeDecoder.restore`.
 
     Attributes:
-        prompt: what was given to `root`.
+        prompt: the argument of `root`.
         tokens: prompt and everything after it.
         prompt_length, finish_reason, seed, sampling: of the branch.
-        logprobs, entropies: one entry for each token after the prompt, NaN where unknown.
+        logprobs, entropies: one entry per token after the prompt, NaN where unknown.
         steps: (begin, end, reason) of each finished step, positions in `tokens`. Hidden states are not kept.
-        scores: one entry a scored step.
-        forks: how many `fork` calls the branch saw, from which the seeds of the next children follow.
+        scores: one entry per scored step.
+        forks: number of `fork` calls so far; the seeds of the next children follow from it.
         fork_positions: where its path was forked, ascending positions in `tokens`.
     """
 
@@ -44,10 +44,10 @@ class BranchState:
     sampling: SamplingParams
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON holds: lists, numbers, texts and None; a log-probability of NaN is None.
+        """Returns JSON values: lists, numbers, strings and None; a log-probability of NaN becomes None.
 
         Raises:
-            ValueError: the branch's constraint is of a class that is not this package's.
+            ValueError: the class of the branch's constraint is not this package's.
         """
         data = asdict(replace(self, sampling=SamplingParams())) | {"sampling": self.sampling.to_dict()}
         for name in ("logprobs", "entropies"):
@@ -58,7 +58,7 @@ class BranchState:
 
     @classmethod
     def from_dict(cls, data: object) -> BranchState:
-        """The state of a `to_dict`, also one that went through JSON.
+        """Makes the state from the result of `to_dict`, also after a round trip through JSON.
 
         Raises:
             ValueError: it is of another version, or damaged; the message says where.
@@ -105,7 +105,7 @@ class BranchState:
 
 
 def _read(data: Mapping[str, Any], name: str) -> Any:
-    """A field's value, lists as tuples; ValueError where it is missing or of another kind."""
+    """Returns a field's value, lists as tuples; raises ValueError if it is missing or of another type."""
     kind, fits = _KINDS[name]
     value = data.get(name)
     if name not in data or not fits(value):

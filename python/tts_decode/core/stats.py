@@ -1,4 +1,4 @@
-"""What a decoder has done so far, and what it holds."""
+"""Counters of a decoder's work, and the size of what it holds."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ..cost.forward import StepCost
 
 @dataclass(frozen=True)
 class DecoderStats:
-    """Counters since the decoder was made, and what its KV tree holds now.
+    """Counters since the decoder was made, and the current contents of its KV tree.
 
     Attributes:
         steps: forwards of the model.
-        forward_tokens: tokens that went through them, prompts included.
+        forward_tokens: tokens in these forwards, including prompts.
         generated_tokens: sampled tokens.
-        seconds: wall time inside the engine.
+        seconds: wall-clock time inside the engine.
         cost: flops and bytes of all forwards; `cost.combined()` is their cost in eFLOPs.
         branches: live branches.
         logical_tokens: KV tokens summed over them.
         unique_tokens: KV tokens stored.
-        pins: prefixes pinned.
-        resident_bytes, peak_bytes: KV bytes of the pages in use, now and at most.
-        offloaded_bytes: KV bytes of the pages beside the pool.
-        moved_out_bytes, moved_in_bytes: moved there and back so far.
+        pins: pinned prefixes.
+        resident_bytes, peak_bytes: KV bytes of the pages in use, now and at their peak.
+        offloaded_bytes: KV bytes of the pages offloaded from the pool.
+        moved_out_bytes, moved_in_bytes: bytes offloaded and reloaded so far.
         page_bytes: KV bytes of one page over all layers.
         page_size: tokens of a page.
     """

@@ -1,4 +1,4 @@
-"""Stop strings, found while tokens arrive."""
+"""Finds stop strings while tokens arrive."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .detokenizer import text_stream
 
 
 class StopFinder:
-    """Looks for stop strings in the text of one step, token by token; special tokens have their text."""
+    """Looks for stop strings in the text of one step, token by token; special tokens count as text."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], context: Sequence[int]) -> None:
-        """`context`: the tokens before the step."""
+        """context: the tokens before the step."""
         self._stream = text_stream(tokenizer, context, special=True)
         self._stop = stop
         self._keep = max(len(text) for text in stop) - 1  # characters that a later token may complete

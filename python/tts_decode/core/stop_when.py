@@ -1,4 +1,4 @@
-r"""Answers that are complete before their end token: predicates for `SamplingParams.stop_when`."""
+r"""Predicates for `SamplingParams.stop_when`: answers that are complete before their end token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 StopWhen = Callable[[str], bool]
-"""Whether a branch is at its end, by the text after its prompt."""
+"""Says from the text after the prompt whether a branch is at its end."""
 
 _BOX = re.compile(r"\\boxed\s{0,9}\{")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -15,7 +15,7 @@ _OBJECT = json.JSONDecoder()
 
 
 def closed_boxed(text: str) -> bool:
-    r"""Whether the last \boxed{ of the text is closed. A brace behind a backslash counts for nothing."""
+    r"""Whether the last \boxed{ of the text is closed. A brace after a backslash does not count."""
     boxes = [*_BOX.finditer(text)]
     if boxes:
         depth = 1
@@ -39,11 +39,11 @@ def closed_json(text: str) -> bool:
 
 
 READY: dict[str, StopWhen] = {"closed_boxed": closed_boxed, "closed_json": closed_json}
-"""Those that a file can name."""
+"""The predicates that a file can name."""
 
 
 def stop_when_name(stop_when: StopWhen) -> str:
-    """For `stop_when_of`; ValueError for a predicate that is none of these."""
+    """Returns the name of a predicate for `stop_when_of`; raises ValueError for any other predicate."""
     for name, ready in READY.items():
         if stop_when is ready:
             return name
@@ -54,7 +54,7 @@ def stop_when_name(stop_when: StopWhen) -> str:
 
 
 def stop_when_of(name: object) -> StopWhen:
-    """ValueError where it is no `stop_when_name`."""
+    """Returns the predicate of a `stop_when_name`; raises ValueError for anything else."""
     if not isinstance(name, str) or name not in READY:
         raise ValueError(f"stop_when: got {name!r:.80}, expected one of {', '.join(READY)}")
     return READY[name]

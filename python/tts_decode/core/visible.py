@@ -1,4 +1,4 @@
-"""Text from outside (models, files, servers, arguments) as a terminal may be given it."""
+"""Makes text from outside (models, files, servers, arguments) safe to print to a terminal."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import re
 import unicodedata
 
 _PLAIN = re.compile(r"[\n\t\x20-\x7e]*")
-_JOINERS = "\u200c\u200d"  # of Indic and Persian words and of emoji: they only choose the form of a glyph
+_JOINERS = "\u200c\u200d"  # in Indic and Persian words and emoji; they only select the form of a glyph
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def visible(text: str) -> str:
-    r"""The text with everything escaped, such as ``\x1b``, that a terminal obeys rather than shows.
+    r"""Returns the text with everything escaped, as ``\x1b``, that a terminal obeys rather than shows.
 
-    These are the control characters (C0, DEL, C1) but for newline and tab, what changes the direction of text
-    or has no width (Unicode's category Cf but for the two joiners), line and paragraph separators, and
-    surrogates, which no encoding has.
+    This covers the control characters (C0, DEL, C1) except newline and tab; characters that change the
+    direction of text or have no width (Unicode category Cf except the two joiners); line and paragraph
+    separators; and surrogates, which cannot be encoded.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -23,7 +23,7 @@ def visible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`visible` text with each run of white space as one blank."""
+    """Returns `visible` text with each run of white space as one space."""
     return visible(" ".join(text.split()))
 
 

@@ -1,17 +1,17 @@
-"""What a step and a search cost in flops and bytes, and the law that makes one number of the two.
+"""The cost of a step and of a search in flops and bytes, and the law that combines the two into one number.
 
 Kinetics (Sadhukhan et al. 2025, arXiv 2506.05333, its section on the cost model) counts
 
     eFLOPs = flops + I * bytes,   I = flops that the machine does while it reads one byte,
 
-a sum, not a maximum, because the products with the weights are bound by arithmetic and attention by memory,
-and the two do not overlap. Attention reads a shared prompt once for all branches, in the paper as here. In
-one point this module counts more: the paper takes the reading of the weights as amortised over a large
-batch; here it is counted, once a step.
+a sum, not a maximum, because the products with the weights are compute-bound and attention is memory-bound,
+and the two do not overlap. Attention reads a shared prompt once for all branches, in the paper as here. This
+module counts more in one respect: the paper treats the reading of the weights as amortised over a large
+batch; here it counts once per step.
 
-Counted are multiplications and additions of matrix products (2 for each weight or pair of elements) and bytes
-read of weights, pages and page summaries. Not counted: activations, the softmax, norms, embedding rows, and
-the writing of new keys and values. A sliding window counts as full attention.
+Included are multiplications and additions of matrix products (2 per weight or pair of elements) and bytes
+read from weights, pages and page summaries. Not included: activations, the softmax, norms, embedding rows,
+and the writing of new keys and values. A sliding window counts as full attention.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 Integers = TypeVar("Integers", int, npt.NDArray[np.int64])
 
 KINETICS_INTENSITY = 562.5 / 2
-"""Flops per byte: Kinetics takes 562.5 for each element read, on a B200, and its elements have two bytes."""
+"""Flops per byte: Kinetics uses 562.5 per element read, on a B200, and its elements have two bytes."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine does in a second at best: flops, and bytes read."""
+    """A machine's peak rates per second: flops, and bytes read."""
 
     flops: float
     bandwidth: float
@@ -50,11 +50,11 @@ class Machine:
         return self.flops / self.bandwidth
 
     def seconds(self, cost: StepCost) -> float:
-        """Time in which arithmetic and reading follow one another: eFLOPs over flops a second."""
+        """Returns the time if arithmetic and reading do not overlap: eFLOPs over flops per second."""
         return cost.combined(self.intensity) / self.flops
 
     def roofline_seconds(self, cost: StepCost) -> float:
-        """Time in which they overlap fully, in each part of the step: no machine takes less."""
+        """Returns the time if they overlap fully, in each part of the step: a lower bound for any machine."""
         return sum(max(part.flops / self.flops, part.bytes / self.bandwidth) for part in cost.parts())
 
 
@@ -70,12 +70,12 @@ _NOTHING = Work()
 
 @dataclass(frozen=True)
 class StepCost:
-    """Flops and bytes read of one step, or with `+` of many.
+    """Flops and bytes read in one step, or with `+` in many.
 
     Attributes:
         weights: products with the weights of all layers.
         attention: scores and weighted sums over the pages read.
-        selection: scores of the page summaries, where attention is sparse.
+        selection: scores of the page summaries, if attention is sparse.
         logits: products with the LM head.
     """
 
@@ -96,8 +96,10 @@ class StepCost:
         return sum(part.bytes for part in self.parts())
 
     def combined(self, intensity: float = KINETICS_INTENSITY) -> float:
-        """Kinetics' cost in eFLOPs. intensity: flops per byte; default: the paper's, so that figures of
-        different machines compare."""
+        """Returns Kinetics' cost in eFLOPs.
+
+        intensity: flops per byte; default: the paper's, so that figures of different machines are comparable.
+        """
         return self.flops + intensity * self.bytes
 
     def __add__(self, other: StepCost) -> StepCost:
@@ -105,19 +107,20 @@ class StepCost:
         return StepCost(*[Work(a.flops + b.flops, a.bytes + b.bytes) for a, b in pairs])
 
     def __sub__(self, other: StepCost) -> StepCost:
-        """What was added since `other`."""
+        """Returns what was added since `other`."""
         pairs = zip(self.parts(), other.parts(), strict=True)
         return StepCost(*[Work(a.flops - b.flops, a.bytes - b.bytes) for a, b in pairs])
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The figures of a model that its cost depends on.
+    """The figures of a model that determine its cost.
 
     Attributes:
-        num_layers, num_q_heads, num_kv_heads, head_dim, hidden, vocab: of the model; vocab 0 without LM head.
-        active_parameters: weights that one token is multiplied with: the LM head included, the embedding
-            table not.
+        num_layers, num_q_heads, num_kv_heads, head_dim, hidden, vocab: of the model; vocab is 0 without an LM
+            head.
+        active_parameters: weights that one token is multiplied with, including the LM head, not the embedding
+            table.
         parameters: the same over all experts of a mixture; equal to active_parameters without experts.
         weight_bytes, kv_bytes: bytes of a weight, and of an element of K or V.
     """
@@ -137,7 +140,7 @@ class ModelShape:
         for name, value in vars(self).items():
             if name.endswith("bytes"):
                 number(name, value, above=0)
-            else:  # kept as Python's ints, which do not overflow
+            else:  # stays a Python int, which does not overflow
                 object.__setattr__(self, name, integer(name, value, int(name != "vocab")))
         if self.num_q_heads % self.num_kv_heads:
             raise ValueError(
@@ -164,7 +167,7 @@ class ModelShape:
         weight_bytes: float = 2,
         kv_bytes: float = 2,
     ) -> ModelShape:
-        """A dense decoder with a gated MLP, as Llama, Mistral and Qwen3 are; its weights are counted."""
+        """Makes the shape of a dense decoder with a gated MLP, as in Llama; counts its weights."""
         num_layers, head_dim = integer("num_layers", num_layers, 1), integer("head_dim", head_dim, 1)
         num_q_heads, num_kv_heads = (
             integer("num_q_heads", num_q_heads, 1),
@@ -179,7 +182,7 @@ class ModelShape:
 
     @property
     def summary_bytes(self) -> float:
-        """Of an element of a page summary: stored as the pages are, but never in fewer than two bytes."""
+        """Bytes of an element of a page summary: stored like the pages, but with at least two bytes."""
         return max(2, self.kv_bytes)
 
 
@@ -188,7 +191,7 @@ class StepCounts(NamedTuple):
 
     Attributes:
         tokens: that go through the model.
-        logits: of them, those whose logits are computed.
+        logits: number of these whose logits are computed.
         pairs: (query, token) pairs of dense attention.
         columns: (query, page) pairs.
         pages: distinct pages.
@@ -204,7 +207,7 @@ class StepCounts(NamedTuple):
 
     @classmethod
     def of_plan(cls, plan: TreePlan, logits: int | None = None) -> StepCounts:
-        """The counts of a plan. logits: default: all its queries."""
+        """Returns the counts of a plan. logits: default: all its queries."""
         tokens, page_size = plan.num_queries, plan.page_size
         pairs = int(plan.query_position.sum()) + tokens
         columns = int((plan.query_position // page_size).sum()) + tokens
@@ -215,11 +218,11 @@ class SparseCounts(NamedTuple):
     """What the sparse layers of a step read.
 
     Attributes:
-        layers: how many layers are sparse.
+        layers: number of sparse layers.
         pairs: (query, page, KV head) triples read, summed over these layers.
         loads: distinct (page, KV head) pairs read, summed over these layers.
         vectors: of a summary, 1 ("mean") or 2 ("minmax", "quarters").
-        scored: False where the choice was made without the summaries.
+        scored: False if the choice was made without the summaries.
     """
 
     layers: int
@@ -230,7 +233,7 @@ class SparseCounts(NamedTuple):
 
 
 def step_cost(shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None = None) -> StepCost:
-    """The cost of one step.
+    """Returns the cost of one step.
 
     Layers that are not sparse read every page that a query sees, each distinct page once; the sparse ones
     read what `sparse` says, and the summaries of all distinct pages once.
@@ -241,7 +244,7 @@ def step_cost(shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None
     counts, sparse = _checked_counts(shape, counts, sparse)
     head = shape.hidden * shape.vocab
     body = shape.active_parameters - head
-    # Tokens of a mixture that choose different experts read that many more: at most all of them.
+    # Each token of a mixture may choose other experts, which adds reads: at most all experts are read.
     body_read = min(shape.parameters - head, counts.tokens * body)
     head_read = head if counts.logits else 0
 
@@ -269,13 +272,13 @@ def step_cost(shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None
 
 
 def attended_pairs(length: Integers, queries: Integers, page_size: int) -> tuple[Integers, Integers]:
-    """What the last `queries` tokens of a path of `length` see, summed over them: tokens, and pages."""
+    """Returns the tokens and the pages seen, summed over the last `queries` tokens of a path of `length`."""
     pairs = queries * length - queries * (queries - 1) // 2
     return pairs, _pages_up_to(length, page_size) - _pages_up_to(length - queries, page_size)
 
 
 def _pages_up_to(length: Integers, page_size: int) -> Integers:
-    """Sum of ceil(i / page_size) over i = 1 .. length."""
+    """Returns the sum of ceil(i / page_size) over i = 1 .. length."""
     full, rest = length // page_size, length % page_size
     return page_size * (full * (full + 1) // 2) + rest * (full + 1)
 
@@ -283,7 +286,7 @@ def _pages_up_to(length: Integers, page_size: int) -> Integers:
 def _checked_counts(
     shape: ModelShape, counts: StepCounts, sparse: SparseCounts | None
 ) -> tuple[StepCounts, SparseCounts | None]:
-    """The counts as Python's numbers: integers of numpy overflow."""
+    """Returns the counts as Python numbers: numpy's integers overflow."""
     instance("shape", shape, ModelShape, "make it with ModelShape.gated")
     named = instance("counts", counts, StepCounts, "StepCounts.of_plan makes them")._asdict()
     known = StepCounts(

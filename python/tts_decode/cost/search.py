@@ -1,4 +1,4 @@
-"""What a search costs, foreseen from its sizes: branches that fork from one prompt and grow side by side."""
+"""Predicts the cost of a search from its sizes: branches that fork from one prompt and grow side by side."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from tts_kernels.checks import choice, flag, instance, integer
 from .forward import ModelShape, SparseCounts, StepCost, StepCounts, attended_pairs, step_cost
 
 SHARES = ("branch", "tree")
-_MOST = 2**31 - 1  # tokens, branches: as far as block tables and slots reach
-_MOST_STEPS = 10**6  # each is counted: some ten seconds
+_MOST = 2**31 - 1  # tokens, branches: the limit of block tables and slots
+_MOST_STEPS = 10**6  # each is computed: about ten seconds
 
 
 class SparseBudget(NamedTuple):
     """How the sparse layers choose pages, as `select_pages` does with its defaults.
 
     Attributes:
-        pages: how many a query reads for each KV head; it always reads the first page of the prompt and its
-            own tail, the pages younger than the fork.
-        share: "tree", one choice among the shared pages for all branches; "branch", one each. How far the
-            choices of siblings agree is not known beforehand: they are taken as independent, which overstates
-            the pages read where siblings agree.
+        pages: how many a query reads per KV head; it always reads the first page of the prompt and its own
+            tail, the pages younger than the fork.
+        share: "tree": one choice among the shared pages for all branches; "branch": one each. How far the
+            choices of siblings agree is not known beforehand: they are treated as independent, which
+            overstates the pages read if siblings agree.
         summaries: "mean", "minmax" or "quarters".
         dense_layers: first layers that stay dense.
-        keep_tail: False where the tail is chosen from as all else is; then a branch takes the same share of
-            the shared pages and of its own.
+        keep_tail: False if the tail is chosen from like all other pages; a branch then takes the same share
+            of the shared pages and of its own.
     """
 
     pages: int
@@ -36,8 +36,7 @@ class SparseBudget(NamedTuple):
 
 
 class SearchCost(NamedTuple):
-    """prompt: its forward. decode: all steps after it. last: the last and longest of these steps. steps: how
-    many."""
+    """prompt: its forward. decode: all later steps. last: the last and longest of them. steps: how many."""
 
     prompt: StepCost
     decode: StepCost
@@ -59,15 +58,15 @@ def search_cost(
     page_size: int = 16,
     chunk: int = 512,
 ) -> SearchCost:
-    """The cost of `branches` branches that fork at the end of a prompt and all generate the same length.
+    """Returns the cost of `branches` branches that fork at the end of a prompt and generate equal lengths.
 
-    It is the sum over the steps, each counted as the decoder counts it: a step feeds one token a branch; the
-    prompt goes through once, in chunks, with dense attention. Its full pages are shared by all branches, the
-    page it ends in, if partly filled, is copied for each of several.
+    It is the sum over the steps, each counted as the decoder counts it: a step feeds one token per branch;
+    the prompt goes through once, in chunks, with dense attention. All branches share its full pages; if there
+    are several, its partly filled last page is copied for each.
 
     Args:
-        prompt, generated: tokens, >= 1; of each branch.
-        budget: None for dense attention. One that covers all pages of a step is dense for that step.
+        prompt, generated: tokens, >= 1; the latter per branch.
+        budget: None for dense attention. If it covers all pages of a step, that step is dense.
         chunk: tokens of the prompt in one forward.
 
     Raises:
@@ -91,7 +90,7 @@ def search_cost(
         counts = StepCounts(end - begin, int(end == prompt), pairs, columns, -(-end // page_size), page_size)
         prefill += step_cost(shape, counts)
     decode = last = StepCost()
-    # The prompt's logits give each branch its first token: the last one generated is never fed.
+    # The prompt's logits give each branch its first token; the last one generated is never fed.
     for length in range(prompt + 1, prompt + generated):
         last = _decode_step(shape, prompt, length, branches, budget, page_size)
         decode += last
@@ -101,7 +100,7 @@ def search_cost(
 def _decode_step(
     shape: ModelShape, prompt: int, length: int, branches: int, budget: SparseBudget | None, page_size: int
 ) -> StepCost:
-    """One token each of branches that are `length` long with it."""
+    """Returns the cost of one token for each of several branches of `length` tokens, including that one."""
     columns = -(-length // page_size)
     shared = prompt // page_size if branches > 1 else columns
     own = columns - shared
@@ -111,7 +110,7 @@ def _decode_step(
         return step_cost(shape, counts)
     own_read: float = own
     if budget.keep_tail or not own:
-        # Of the shared pages, for each branch: the first always, without own pages the last one too.
+        # Each branch always reads the first shared page, and without own pages the last one too.
         chosen: float = min(shared, max(budget.pages - own, 1 if own else 2))
     else:
         read = max(budget.pages, 2)

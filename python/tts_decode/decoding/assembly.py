@@ -1,4 +1,4 @@
-"""The parts of a decoder: which serve a model where it lies, and how they are put together."""
+"""Chooses the parts of a decoder that serve a model where it is, and assembles them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def assemble(
     check: bool,
     ranks: Ranks | None,
 ) -> tuple[Runtime, SelfCheck | None]:
-    """What `TreeDecoder` runs on, by its arguments, and what the comparison found, if there was one."""
+    """Builds what `TreeDecoder` runs on from its arguments; also returns the self-check, if there was one."""
     engine: HFEngine
     if ranks is None:
         engine, self_check = _whole_engine(model, device, pack_weights=pack_weights, check=check)
@@ -122,7 +122,7 @@ def _whole_engine(
 
 
 def _refuse_under_mesh(model: Any, given: dict[str, Any], kv_bytes: int | KVBudget | None) -> None:
-    """Raises ValueError, by name, for what ranks do not do together."""
+    """Raises ValueError, naming the argument, for what the ranks of a mesh do not support."""
     if isinstance(model, torch.nn.Module) and is_split(model):
         raise ValueError(
             "model: got one whose weights were split over ranks already, expected a whole one: load it anew"
@@ -138,5 +138,5 @@ def _refuse_under_mesh(model: Any, given: dict[str, Any], kv_bytes: int | KVBudg
 
 
 def _runs_on_host(device: torch.device) -> bool:
-    """Whether the CPU's kernels and their layout of pages serve, or those of GPUs."""
+    """Whether the CPU's kernels and page layout serve, rather than a GPU's."""
     return device.type == "cpu"

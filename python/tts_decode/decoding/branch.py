@@ -1,4 +1,4 @@
-"""Branch handles: what a search algorithm holds of one path of the tree."""
+"""Branch handles: a search algorithm's view of one path of the tree."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from .streaming import step_pieces
 
 
 class TreeBranch(LivePath):
-    """One path from a prompt to a leaf; made by `TreeDecoder.root` and `fork` only.
+    """One path from a prompt to a leaf; made only by `TreeDecoder.root` and `fork`.
 
-    See `Path` for the attributes to read. `decoder` is the owning TreeDecoder.
+    See `Path` for readable attributes. `decoder` is the owning TreeDecoder.
     """
 
     parent: TreeBranch | None
@@ -69,7 +69,7 @@ class TreeBranch(LivePath):
         budget: Budget | None,
         embeds: Mapping[int, Tensor] | None = None,
     ) -> TreeBranch:
-        """A branch that holds the tokens, computed where they were not resident.
+        """Returns a branch that holds the tokens; tokens that were not resident are computed.
 
         Args:
             embeds: [hidden], by the positions of id -1.
@@ -103,19 +103,20 @@ class TreeBranch(LivePath):
         """Generates up to the next step boundary.
 
         Args:
-            overrides: fields of `SamplingParams` for this step only; `seed` in place of the branch's own. A
+            overrides: fields of `SamplingParams` for this step only; `seed` replaces the branch's own. A
                 `constraint` begins and ends with the step; a branch that has one takes no other.
 
-        A model that ends too early is made to go on by taking its end-of-sequence token back,
-        `truncate(branch.length - 1)`, and forcing other text in its place by `extend`; so is an end-of-think
-        token among `stop_token_ids`. `suppress_token_ids` keeps such tokens from being drawn at all.
+        To make a model that ends too early continue, take its end-of-sequence token back with
+        `truncate(branch.length - 1)` and force other text in its place with `extend`. The same works for an
+        end-of-think token among `stop_token_ids`. `suppress_token_ids` keeps such tokens from being drawn at
+        all.
 
         On a finished branch it returns an empty step with the finish reason and does no work. A cancelled or
         failed step leaves the tokens generated so far in the branch.
 
         Raises:
-            OutOfPagesError: no page is left and no other branch waiting could go on either.
-            StaleKVError: the model's weights changed, before the step or in it; so too of the calls below.
+            OutOfPagesError: no page is left, and no other waiting branch can continue either.
+            StaleKVError: the model's weights changed before or during the step. The calls below raise it too.
         """
         request = await step_request(self, overrides)
         if request is None:
@@ -123,19 +124,19 @@ class TreeBranch(LivePath):
         return await self._scheduler.submit(request)
 
     def stream(self, **overrides: Any) -> AsyncGenerator[StepPiece, None]:
-        """Generates as `step` does, with its overrides and errors, and gives the tokens as they come:
-        `async for piece in branch.stream()`.
+        """Generates like `step`, with its overrides and errors, and yields tokens as they come.
 
-        The pieces add up to the step, bit for bit; the last one says the reason. Nothing happens before the
-        first one is asked for, and a slow consumer holds up no one. Whoever stops early closes the generator
-        (`contextlib.aclosing`) or is cancelled, which leaves the branch as a cancelled `step` does.
+        Use it as `async for piece in branch.stream()`. The pieces add up to the step, bit for bit; the last
+        one holds the reason. Nothing happens before the first piece is requested, and a slow consumer delays
+        nobody. To stop early, close the generator (`contextlib.aclosing`); closing or cancelling it leaves
+        the branch as a cancelled `step` does.
         """
         return step_pieces(self._scheduler, self, lambda: step_request(self, overrides))
 
     async def extend(self, tokens: str | Sequence[int]) -> Tensor:
         """Appends forced text or token ids and returns the log-probability of each token, float32 [n], nats.
 
-        A finished branch is open again afterwards. Forced tokens cost no budget; a call that fails, or is
+        A finished branch is open again afterwards. Forced tokens cost no budget. A call that fails, or is
         cancelled before all tokens are in, changes nothing.
         """
         return torch.tensor((await self.extend_listing(tokens, 0))[0], dtype=torch.float32)
@@ -143,7 +144,7 @@ class TreeBranch(LivePath):
     async def extend_listing(
         self, tokens: str | Sequence[int], top_logprobs: int
     ) -> tuple[list[float], list[TopLogprobs]]:
-        """As `extend`, with the `top_logprobs` likeliest tokens in each place, as of `Step.top_logprobs`."""
+        """Like `extend`; also lists the most probable tokens per position, as in `Step.top_logprobs`."""
         self.check_ready()
         self.require_lm_head("extend")
         forced = self.forced(tokens)
@@ -153,13 +154,13 @@ class TreeBranch(LivePath):
         return (await self._scheduler.submit(request) if forced else []), request.tops
 
     async def read(self, tokens: str | Sequence[int], rows: Sequence[int]) -> Tensor:
-        """Appends forced text or token ids and returns the model's last hidden states (after its final norm)
-        at some of them: float32 [len(rows), hidden], on the CPU.
+        """Appends forced text or token ids and returns the model's last hidden states at some of them.
 
-        Nothing is multiplied with the vocabulary, and models without LM head serve. The log-probabilities of
-        the tokens stay unknown (NaN). Afterwards the branch goes on as after `extend`; where the next token's
-        distribution is wanted, its last token is fed again. A finished branch is open again. Costs no
-        budget's tokens; a call that fails, or is cancelled before all tokens are in, changes nothing.
+        Returns the states after the final norm, float32 [len(rows), hidden], on the CPU. Nothing is
+        multiplied with the vocabulary, so models without an LM head work. The log-probabilities of the tokens
+        stay unknown (NaN). Afterwards the branch continues as after `extend`; if the next token's
+        distribution is needed, its last token is fed again. A finished branch is open again. Costs no tokens
+        of the budget. A call that fails, or is cancelled before all tokens are in, changes nothing.
 
         Args:
             rows: indices into `tokens`, ascending.
@@ -172,15 +173,15 @@ class TreeBranch(LivePath):
         return await self._scheduler.submit(ReadRequest(self, forced, indices))
 
     async def extend_embeds(self, embeds: Tensor) -> Tensor:
-        """Appends input embeddings (soft tokens) and returns the model's last hidden states (after its final
-        norm) at them: float32 [n, hidden], on the CPU.
+        """Appends input embeddings (soft tokens) and returns the model's last hidden states at them.
 
-        They take positions and KV as tokens do, but have no text: id -1 in `tokens`, left out of texts, of
-        the repetition penalty and of what later prompts can share. Otherwise as `read`. Where they come from
-        is the caller's matter, such as the last hidden state itself (Coconut, arXiv 2412.06769).
+        Returns the states after the final norm, float32 [n, hidden], on the CPU. Embeddings take positions
+        and KV like tokens, but have no text: id -1 in `tokens`; texts, the repetition penalty and sharing
+        with later prompts leave them out. Otherwise like `read`. Their source is up to the caller, for
+        example the last hidden state itself (Coconut, arXiv 2412.06769).
 
         Args:
-            embeds: float [n, hidden], what the model's embedding table would give for tokens.
+            embeds: float [n, hidden], in place of what the model's embedding table returns for tokens.
 
         Raises:
             TypeError, ValueError: `embeds` is of another kind or shape, holds NaN or inf, or exceeds the
@@ -196,11 +197,11 @@ class TreeBranch(LivePath):
         return await self._scheduler.submit(EmbedsRequest(self, kept))
 
     async def logprobs_of(self, tokens: str | Sequence[int]) -> Tensor:
-        """Log-probability of each token of a continuation that is not kept: float32 [n], nats.
+        """Returns the log-probability of each token of a continuation that is not kept: float32 [n], nats.
 
-        As by a copy that is extended and released: the branch, its random state and its pages are as before.
-        Of a finished branch whose last token ends the sequence, the continuation comes behind that token; to
-        cut it off, ask a `copy(at=length - 1)`.
+        Equivalent to extending and releasing a copy: the branch, its random state and its pages stay as
+        before. If the last token of a finished branch ends the sequence, the continuation comes after that
+        token; to cut it off, use `copy(at=length - 1)`.
         """
         self.check_computed()
         copy = self.copy()
@@ -211,8 +212,10 @@ class TreeBranch(LivePath):
                 copy.release()
 
     async def next_logprobs(self, token_ids: Sequence[int] | None = None) -> Tensor:
-        """Log-probabilities of the next token (nats, the model's own distribution): float32 [vocab], or those
-        of `token_ids` in that order."""
+        """Returns the log-probabilities of the next token: float32 [vocab], or of `token_ids` in that order.
+
+        They are in nats, of the model's own distribution.
+        """
         self.check_idle()
         self.require_lm_head("next_logprobs")
         self.runtime.follow_weights()
@@ -221,7 +224,7 @@ class TreeBranch(LivePath):
             self.drop_logits()
         if self.logits is None:
             await self._scheduler.submit(AdvanceRequest(self))
-            self.check_computed()  # still
+            self.check_computed()  # again
         assert self.logits is not None  # `advance` returned
         logprobs = self.logits.log_softmax(-1).cpu()
         if token_ids is None:
@@ -230,20 +233,20 @@ class TreeBranch(LivePath):
         return logprobs[ids]
 
     async def layer_states(self, layers: Sequence[int] | Literal["all"] = "all") -> Tensor:
-        """Hidden states of the branch's last token at chosen layers: float32 [len(layers), hidden], on the
-        CPU.
+        """Returns the hidden states of the branch's last token at chosen layers.
 
-        The last token of a step goes through the model here, which the next step then need not do; one that
-        has been is fed again. The forward of such a token runs layer by layer, and on a GPU without CUDA
-        graphs. Nothing is kept: one forward copies 4 * len(layers) * hidden bytes for each branch that asks.
+        Returns float32 [len(layers), hidden] on the CPU. A step's last token goes through the model here, and
+        the next step need not feed it; a token that already went through is fed again. The forward of such a
+        token runs layer by layer, and on a GPU without CUDA graphs. Nothing is kept: one forward copies 4 *
+        len(layers) * hidden bytes per branch that asks.
 
         Args:
-            layers: numbers as transformers gives them in `hidden_states`: 0 the embeddings as the first layer
-                takes them, i what layer i - 1 gave, and the number of layers the last hidden states, after
+            layers: numbers as in `hidden_states` of transformers: 0 is the embeddings as input to the first
+                layer, i the output of layer i - 1, and the number of layers is the last hidden states, after
                 the final norm. "all": from 0 on.
 
         Raises:
-            TypeError, ValueError: a number is none, or out of range.
+            TypeError, ValueError: an entry is no number, or out of range.
             UnsupportedModelError: the model's layers are not in a list.
         """
         self.check_idle()
@@ -254,11 +257,11 @@ class TreeBranch(LivePath):
         return await self._scheduler.submit(LayersRequest(self, chosen))
 
     async def replay(self, step: Step) -> None:
-        """Takes over a recorded step instead of generating one: tokens, log-probabilities, entropies, reason.
+        """Appends a recorded step instead of generating one: tokens, log-probabilities, entropies, reason.
 
-        The branch is then as after the step itself, its KV too, without a product with the vocabulary. The
-        step's tokens count in the budget. A call that fails, or is cancelled before all tokens are in,
-        changes nothing.
+        Afterwards the branch, including its KV, is as after the step itself, without a product with the
+        vocabulary. The step's tokens count in the budget. A call that fails, or is cancelled before all
+        tokens are in, changes nothing.
 
         Raises:
             TypeError, ValueError: `step` is no Step, its lists differ in length or do not fit the model, or
@@ -274,11 +277,11 @@ class TreeBranch(LivePath):
             self.finish_reason = step.reason
 
     async def recompute(self) -> None:
-        """Feeds all of the branch's tokens again where its KV went because the model's weights changed.
+        """Feeds all of the branch's tokens again if its KV was dropped because the model's weights changed.
 
-        Tokens, embeddings, log-probabilities, steps and scores stay as they are; pages that were evicted are
-        there again. What other branches have recomputed of its prefix is shared. The branch gets a new `id`.
-        Does nothing on a branch that is not stale; a call that fails or is cancelled changes nothing.
+        Tokens, embeddings, log-probabilities, steps and scores stay as they are; evicted pages are present
+        again. Prefixes that other branches have recomputed are shared. The branch gets a new `id`. Does
+        nothing on a branch that is not stale. A call that fails or is cancelled changes nothing.
 
         Raises:
             OutOfPagesError: other branches hold the pages that it needs.
@@ -310,7 +313,7 @@ class TreeBranch(LivePath):
     # -- tree work, immediate
 
     def snapshot(self) -> BranchState:
-        """What the branch is, as data that can be saved, for `TreeDecoder.restore`; its KV is left out.
+        """Returns the branch, without its KV, as data that can be saved, for `TreeDecoder.restore`.
 
         Raises:
             ValueError: embeddings were appended to it, which are not kept.
@@ -324,13 +327,13 @@ class TreeBranch(LivePath):
         return self.state()
 
     def fork(self, n: int = 1, at: int | None = None, seeds: Sequence[int] | None = None) -> list[TreeBranch]:
-        """Makes `n` children that share this branch's KV; at most one page a child is copied, later.
+        """Makes `n` children that share this branch's KV; at most one page per child is copied, later.
 
         Args:
             at: position in `tokens`, 1 <= at <= length: children hold `tokens[:at]`, with the steps and
-                scores that end there or earlier. Default: all. Children of an unshortened finished branch are
-                finished too.
-            seeds: one a child. Default: derived from this branch's seed, its count of `fork` calls and the
+                scores that end there or earlier. Default: all. Children of a finished branch that is not
+                shortened are finished too.
+            seeds: one per child. Default: derived from this branch's seed, its number of `fork` calls and the
                 index.
         """
         self.check_live()
@@ -343,10 +346,10 @@ class TreeBranch(LivePath):
         return children
 
     def copy(self, at: int | None = None) -> TreeBranch:
-        """A branch of `tokens[:at]` (default: all) with this one's seed, at its place in the tree.
+        """Returns a branch of `tokens[:at]` (default: all) with this one's seed, at its place in the tree.
 
-        For questions about a branch that are no part of its search, so it has no constraint. The branch does
-        not know of its copies; a `fork` counts for the seeds of later forks and for what sparse attention
+        Use it for questions about a branch that are not part of its search; it has no constraint. Copies
+        leave the branch unchanged, while a `fork` affects the seeds of later forks and what sparse attention
         reads.
         """
         self.check_live()
@@ -356,7 +359,7 @@ class TreeBranch(LivePath):
         return child
 
     def _children(self, at: int, seeds: Sequence[int], sampling: SamplingParams) -> list[TreeBranch]:
-        """One child a seed, each in this branch's place in the tree; this branch does not know of them."""
+        """Returns one child per seed, each at this branch's place in the tree; leaves this branch alone."""
         kv_length = self.kv_after_cut(at)
         ids = self.runtime.tree.fork(self.id, len(seeds), at=kv_length)
         children = []
@@ -379,11 +382,11 @@ class TreeBranch(LivePath):
         return children
 
     def truncate(self, length: int) -> None:
-        """Rolls back to `tokens[:length]`, 1 <= length <= the branch's length; pages return at once.
+        """Rolls back to `tokens[:length]`, 1 <= length <= the branch's length; frees pages at once.
 
-        Steps and scores that end beyond `length` go too; a branch that loses tokens is no longer finished.
-        In int8 pages the last page keeps the scale that counts the tokens cut from it: what follows may
-        differ in rounding from a branch that never had them.
+        Steps and scores that end beyond `length` are dropped too; a branch that loses tokens is no longer
+        finished. In int8 pages the last page keeps a scale that accounts for the tokens cut from it: later
+        tokens may round differently from those of a branch that never had them.
         """
         self.check_idle()
         length = self.position("length", length)
@@ -395,43 +398,43 @@ class TreeBranch(LivePath):
         self.prompt_length = min(self.prompt_length, length)
 
     def evict(self, keep: int, *, sink: int = 1, recent: int = 4) -> int:
-        """`TreeDecoder.evict` of this branch alone."""
+        """Runs `TreeDecoder.evict` on this branch alone."""
         self.check_live()
         return evict_columns(self.runtime, [self], keep, sink=sink, recent=recent)
 
     def compress(self, keep: int, *, sink: int = 1, recent: int = 4, observe: int = 32) -> int:
-        """Keeps `keep` pages of the branch's KV, in each layer with the tokens that matter there; CRITIC.
+        """Keeps `keep` pages of the branch's KV, filled with the tokens that matter in each layer.
 
-        Each layer keeps as many tokens, but its own: those that the branch's last tokens pay the most
-        attention to in that layer, summed over heads. What is kept moves together, so that the other pages
-        return. Tokens, text and positions stay as they are, but no fork, pin or truncation can end in what
-        was compressed, and no prompt shares it. A branch forked later shares it. `evict` drops whole pages,
-        the same in all layers, by what they drew so far.
+        Each layer keeps the same number of tokens, but its own: the tokens that the branch's last tokens
+        attend to most in that layer, summed over heads. The kept tokens are moved together, which frees the
+        other pages. Tokens, text and positions stay as they are, but no fork, pin or truncation can end in
+        the compressed part, and no prompt shares it. A branch forked later shares it. `evict` instead drops
+        whole pages, the same in all layers, by the attention they drew so far.
 
-        Only pages of the branch's own are touched, so no other branch changes: compress a prompt before it
-        is forked. Runs a forward of `observe` tokens, which takes pages for them meanwhile.
+        Only the branch's own pages change, so no other branch does: compress a prompt before forking it. Runs
+        a forward of `observe` tokens, which temporarily takes pages for them.
 
         Sagar Srinivas et al., "Scaling Test-Time Inference with Policy-Optimized, Dynamic Retrieval-Augmented
         Generation via KV Caching and Decoding", arXiv 2504.01281 (CRITIC). Departures: the importance of a
-        token is the attention of the last queries (SnapKV, arXiv 2404.14469), whatever else the paper weighs;
-        all heads of a layer keep the same tokens; sink and recent pages stay whole.
+        token is the attention of the last queries (SnapKV, arXiv 2404.14469), and nothing else that the paper
+        weighs; all heads of a layer keep the same tokens; sink and recent pages stay whole.
 
         Args:
-            keep: pages to keep, at least 1; what others share, sink and recent pages count.
+            keep: pages to keep, at least 1; includes shared, sink and recent pages.
             sink: first pages that stay as they are.
-            recent: last pages that do, at least 2, so that a last token can be fed again.
-            observe: last tokens whose queries say what matters, at least 1; fewer where those before were
+            recent: last pages that stay as they are, at least 2, so that a last token can be fed again.
+            observe: last tokens whose queries decide what matters, at least 1; fewer if earlier tokens were
                 compressed.
 
         Returns:
-            The number of pages that became free: 0 where fewer than two pages may be touched.
+            The number of pages freed; 0 if fewer than two pages may be changed.
 
         Raises:
             TypeError, ValueError: an argument is out of range, or the decoder keeps page summaries or runs on
                 a GPU.
             UnsupportedModelError: the model has sliding windows, chunks or ALiBi.
             OutOfPagesError: there are no pages for the `observe` tokens.
-            RuntimeError: the branch waits for the engine.
+            RuntimeError: the branch is waiting for the engine.
         """
         self.check_idle()
         self.runtime.follow_weights()
@@ -443,6 +446,6 @@ class TreeBranch(LivePath):
         return compress_path(self.runtime, meter, self, keep, sink=sink, recent=recent, observe=observe)
 
     def release(self) -> None:
-        """Gives up the branch's KV; pages that no other branch holds return at once. A waiting step fails."""
+        """Gives up the branch's KV and frees pages that no other branch holds. A waiting step fails."""
         self.check_live()
         self.release_kv()

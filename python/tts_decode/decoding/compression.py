@@ -1,4 +1,4 @@
-"""Compressing the KV of a branch: each layer keeps the tokens that draw the most attention in it."""
+"""Compresses the KV of a branch: each layer keeps the tokens that draw the most attention in it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .runtime import Runtime
 
 
 def refuse_compression(runtime: Runtime) -> None:
-    """Raises where attention over moved tokens would not be the attention over those tokens.
+    """Raises if attention over moved tokens would differ from attention over the tokens in place.
 
     Raises:
-        UnsupportedModelError: a layer goes by where a key lies on the path.
+        UnsupportedModelError: a layer depends on where a key lies on the path.
         ValueError: the decoder keeps summaries of pages, or runs on a GPU.
     """
     runtime.refuse_under_mesh("compress")
@@ -51,7 +51,7 @@ def refuse_compression(runtime: Runtime) -> None:
 def compress_path(
     runtime: Runtime, meter: CostMeter, path: LivePath, keep: int, *, sink: int, recent: int, observe: int
 ) -> int:
-    """What `Branch.compress` does; the number of pages that became free."""
+    """Implements `Branch.compress`; returns the number of pages freed."""
     columns, count = _compressible(runtime, path, keep, sink, recent)
     if not count:
         return 0
@@ -77,7 +77,7 @@ def compress_path(
 
 
 def compress_if_over(runtime: Runtime, meter: CostMeter, path: LivePath, config: Compression) -> None:
-    """Compresses a branch as the decoder's settings want it, after a forward."""
+    """Compresses a branch after a forward if the decoder's settings require it."""
     page = runtime.tree.page_size
     if path.kv_length <= config.budget_tokens + config.slack_tokens or path.kv_length < len(path.tokens):
         return
@@ -93,7 +93,7 @@ def compress_if_over(runtime: Runtime, meter: CostMeter, path: LivePath, config:
 def _compressible(
     runtime: Runtime, path: LivePath, keep: int, sink: int, recent: int
 ) -> tuple[npt.NDArray[np.int64], int]:
-    """Columns whose tokens may move, rising, and how many of them to give up: the first ones."""
+    """Returns the columns whose tokens may move, ascending, and how many of the first to give up."""
     holders = runtime.tree.page_holders(path.id)
     own = np.flatnonzero(holders[: max(0, len(holders) - recent)] == 1)
     own = own[own >= sink]
@@ -101,17 +101,17 @@ def _compressible(
 
 
 def _pages_to_observe(runtime: Runtime, observe: int) -> int:
-    """Pages that the last tokens take when they are fed beside the branch."""
+    """Returns the pages that the last tokens take when they are fed on a branch of their own."""
     return -(-observe // runtime.tree.page_size) + 1
 
 
 def _observed(runtime: Runtime, meter: CostMeter, path: LivePath, pages: Tensor, observe: int) -> Tensor:
-    """float32 [layers, tokens of the pages]: the attention that the last tokens pay to them.
+    """Returns float32 [layers, tokens of the pages]: the attention that the last tokens pay to them.
 
-    The tokens are fed once more, on a branch of their own that goes at once.
+    The tokens are fed once more, on a temporary branch.
 
     Raises:
-        OutOfPagesError: there are no pages for that.
+        OutOfPagesError: there are no pages for the tokens.
     """
     tree, end = runtime.tree, path.kv_length
     lost = np.flatnonzero(tree.tokens(path.id)[:: tree.page_size] < 0)
@@ -150,7 +150,7 @@ def _run(runtime: Runtime, meter: CostMeter, path: LivePath, step: StepInputs, p
         watches.append(TokenImportance(plan, pages, soft_caps))
         return watches[-1]
 
-    assert isinstance(runtime.steps, HostSteps)  # `refuse_compression` saw to it
+    assert isinstance(runtime.steps, HostSteps)  # `refuse_compression` ensures this
     output = runtime.steps.run(step, hidden=False, watch=watch)
     meter.add([path.budget], step, output.pages)
     return torch.stack(watches[0].layers)

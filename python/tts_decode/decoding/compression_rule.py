@@ -1,4 +1,4 @@
-"""When a decoder compresses the KV of its branches, and by which rule."""
+"""The rule by which a decoder compresses the KV of its branches."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from tts_kernels.checks import integer
 
 @dataclass(frozen=True)
 class Compression:
-    """When and how far branches are compressed, for `TreeDecoder(compress=...)`; see `Branch.compress`.
+    """When and how far to compress branches, for `TreeDecoder(compress=...)`; see `Branch.compress`.
 
-    A branch whose KV has more than `budget_tokens` + `slack_tokens` is brought back to `budget_tokens`, as
-    far as its own pages go: what it shares with others stays. A prompt is compressed once all of it is
-    computed. Where no page is free to look at the last tokens in, a branch stays as it is for the time being.
+    A branch with more than `budget_tokens` + `slack_tokens` of KV is reduced to `budget_tokens`, as far as
+    its own pages allow: shared pages stay. A prompt is compressed once all of it is computed. If no page is
+    free for observing the last tokens, the branch stays as it is for now.
 
-    What a branch keeps depends on who shares its pages at that moment, so the promise that a seed gives the
-    same text whatever else is in the batch does not hold beyond the first compression.
+    What a branch keeps depends on who shares its pages at that moment. So beyond the first compression, a
+    seed no longer guarantees the same text whatever else is in the batch.
 
     Attributes:
-        budget_tokens: tokens of KV, in each layer, that a branch is brought back to.
+        budget_tokens: tokens of KV, per layer, that a branch is reduced to.
         slack_tokens: tokens that it may have beyond that. Each compression costs a forward of `observe`
             tokens.
-        sink, recent, observe: as of `Branch.compress`.
+        sink, recent, observe: same as for `Branch.compress`.
     """
 
     budget_tokens: int
@@ -38,6 +38,6 @@ class Compression:
 
 
 def check_rule(sink: int, recent: int, observe: int) -> None:
-    """TypeError or ValueError for what no compression goes by."""
+    """Raises TypeError or ValueError for values that no compression can use."""
     for name, value, least in (("sink", sink, 0), ("recent", recent, 2), ("observe", observe, 1)):
         integer(name, value, least)

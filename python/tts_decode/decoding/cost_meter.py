@@ -1,4 +1,4 @@
-"""What each forward cost, and the share of it that each budget pays."""
+"""The cost of each forward, and the share that each budget pays."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from ..core.budget import Budget
 from ..cost.forward import ModelShape, SparseCounts, StepCost, StepCounts, attended_pairs, step_cost
 from ..model.host_steps import Int32Array, StepInputs
 
-_MOST_PENDING = 256  # forwards whose cost is worked out later
+_MOST_PENDING = 256  # forwards whose cost is not computed yet
 
 
 class _Forward(NamedTuple):
-    """lengths, counts: int32 [B], of its branches: tokens in all, and new ones. tokens, logits: new tokens in
-    all, and those with logits. pages: distinct ones."""
+    """One forward to account.
+
+    lengths, counts: int32 [B], total and new tokens of each branch. tokens, logits: new tokens in all, and
+    those with logits. pages: distinct ones.
+    """
 
     lengths: Int32Array
     counts: Int32Array
@@ -30,10 +33,10 @@ class _Forward(NamedTuple):
 class CostMeter:
     """Adds up the cost of forwards.
 
-    A forward is charged to the budgets of its branches, whatever it was for: prompts, forced tokens and a
-    scorer's questions cost as sampled tokens do. A branch pays for its share of the forward's tokens in the
-    weights and the logits, and for its share of the (query, page) pairs in attention and selection; so a page
-    that several read, and the weights, are paid for together.
+    A forward is charged to the budgets of its branches, whatever its purpose: prompts, forced tokens and a
+    scorer's questions cost the same as sampled tokens. For weights and logits, a branch pays by its share of
+    the forward's tokens; for attention and selection, by its share of the (query, page) pairs. So branches
+    share the cost of the weights and of the pages that several of them read.
     """
 
     def __init__(self, shape: ModelShape, page_size: int) -> None:
@@ -44,7 +47,7 @@ class CostMeter:
 
     @property
     def total(self) -> StepCost:
-        """The cost of all forwards so far."""
+        """Returns the cost of all forwards so far."""
         for forward in self._pending:
             self._total += self._cost(forward)[0]
         self._pending.clear()
@@ -57,8 +60,11 @@ class CostMeter:
         pages: int,
         sparse: SparseCounts | None = None,
     ) -> None:
-        """Accounts one forward. budgets: of its branches, in the order of the step. pages: distinct pages of
-        the step. sparse: what its sparse layers read, None if all are dense."""
+        """Accounts one forward.
+
+        budgets: of its branches, in the order of the step. pages: distinct pages of the step.
+        sparse: what its sparse layers read, None if all are dense.
+        """
         forward = _Forward(step.lengths, step.counts, len(step.tokens), len(step.rows), pages, sparse)
         if budgets.count(None) < len(budgets):
             cost, columns = self._cost(forward)
@@ -70,7 +76,7 @@ class CostMeter:
             self._pending.append(forward)
 
     def _cost(self, forward: _Forward) -> tuple[StepCost, npt.NDArray[np.int64]]:
-        """And int64 [B], the (query, page) pairs of each branch."""
+        """Returns a forward's cost, and int64 [B], the (query, page) pairs of each branch."""
         lengths, counts = forward.lengths.astype(np.int64), forward.counts.astype(np.int64)
         pairs, columns = attended_pairs(lengths, counts, self._page_size)
         sums = int(pairs.sum()), int(columns.sum())

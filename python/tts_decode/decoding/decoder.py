@@ -44,73 +44,71 @@ class TreeDecoder(Runner):
     """Decodes any number of branches of any number of prompts over one shared KV tree.
 
     Args:
-        model: a transformers causal language model on the CPU, in float32 or bfloat16, or on one GPU, there
-            in float16 too. It is set to eval mode and otherwise stays as it is. One without LM head (a bare
-            model, or one with a class head, of which the base model is run) serves `root` and `Branch.read`.
+        model: a transformers causal language model, on the CPU in float32 or bfloat16, or on one GPU, where
+            float16 works too. It is set to eval mode and otherwise not changed. A model without an LM head (a
+            bare model, or one with a class head, whose base model is run) serves `root` and `Branch.read`.
         tokenizer: its tokenizer.
         device: moves the model there first; default: where it is.
-        kv_bytes: bytes for the KV pages. On the CPU memory is taken from the system as pages are first used;
-            default: a quarter of the machine's memory, or the container's. On a GPU it is taken at once;
-            default: three quarters of what is free. A `KVBudget`, on the CPU only, bounds all decoders that
-            are given it in sum.
-        kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16,
-            at the price of a rounding of each key and value (see `tts_kernels.append_kv`).
-        kv_offload: where pages go that do not fit into `kv_bytes` while other branches run, and from where
-            they come back before their branch does. Default: they have to fit. Text is the same either way.
-        max_batch_tokens: tokens in one forward at most; longer prompts go in chunks beside the decoding
-            branches.
+        kv_bytes: bytes for the KV pages. On the CPU the system commits memory as pages are first used;
+            default: a quarter of the machine's or the container's memory. On a GPU memory is allocated at
+            once; default: three quarters of what is free. A `KVBudget`, on the CPU only, bounds the sum over
+            all decoders that share it.
+        kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16
+            but rounds each key and value (see `tts_kernels.append_kv`).
+        kv_offload: where pages go that do not fit into `kv_bytes` while other branches run; they come back
+            before their branch runs. Default: all pages must fit. The text is the same either way.
+        max_batch_tokens: maximum number of tokens in one forward; longer prompts are fed in chunks beside the
+            decoding branches.
         sampling: default parameters of `root`.
-        track_mass: keep for each branch how much attention its pages have drawn, which `evict` goes by; on
-            the CPU only.
+        track_mass: track how much attention each branch's pages have drawn, which `evict` uses; CPU only.
         sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
-            without CUDA graphs, and their cost is estimated: as if every budget were used up.
-        compress: keep the KV of each branch within a budget, as `Branch.compress` does; on the CPU only.
-        pack_weights: on the CPU, models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) run over weights in
-            the order in which the kernels read them, which makes steps faster. A model of `load_model` has no
-            others. Of another one they are a copy, which doubles the weights' memory; it is made anew where a
-            weight is replaced or written in place; writes through its `.data`, and modules put in the place
-            of others, only a new decoder sees. The model's modules are not called, so hooks that are put on
-            them later do not run. Other models, and those with adapters, quantised layers or hooks, run as
-            transformers has them, as all do with False.
-        cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few sizes of the batch,
-            at its first use.
-        check: compare the model's own plain forward of a few random tokens with the decoder's before it
-            serves: prefill in chunks, a fork, a truncation, decode steps, over packed weights too where
-            they are. A model that did not change is compared once. Modules that take the place of others
-            later are not compared: make a new decoder. No other thread may run the model by itself
-            meanwhile, as weights are substituted in its modules. False serves a model unchecked, right or
-            wrong.
-        device_mesh: of one dimension: its ranks hold the model together, and the KV of their own heads. All
-            of them make the decoder, with the same arguments; rank 0 searches, the others `follow`. The
-            model's modules then hold this rank's part for good.
-        mesh_timeout: seconds without a word from another rank after which it counts as lost.
+            without CUDA graphs, and their cost is estimated as if every budget were used up.
+        compress: keep the KV of each branch within a budget, as `Branch.compress` does; CPU only.
+        pack_weights: on the CPU, run models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) on weights in
+            the order in which the kernels read them, which makes steps faster. A model from `load_model` has
+            only these weights. For another model they are a copy, which doubles the weights' memory. The copy
+            is renewed when a weight is replaced or written in place; only a new decoder notices writes
+            through `.data` and replaced modules. The model's modules are not called, so hooks added to them
+            later do not run. Other models, and models with adapters, quantised layers or hooks, run through
+            transformers, as all do with False.
+        cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few batch sizes, at its
+            first use.
+        check: before serving, compare the model's own plain forward of a few random tokens with the
+            decoder's: chunked prefill, a fork, a truncation and decode steps, also over packed weights if
+            there are any. An unchanged model is compared once. Modules replaced later are not compared: make
+            a new decoder. During the comparison no other thread may run the model, because weights are
+            substituted in its modules. False serves a model unchecked, right or wrong.
+        device_mesh: a one-dimensional mesh whose ranks hold the model together, each with the KV of its own
+            heads. All of them make the decoder with the same arguments; rank 0 searches, the others `follow`.
+            The model's modules then hold this rank's part permanently.
+        mesh_timeout: seconds of silence after which another rank counts as lost.
 
-    The same seed gives the same text whatever else is in the batch as far as attention and the matrix
-    products do. On the CPU attention is bitwise independent of the batch, and with packed weights so is the
-    whole forward; on a GPU the order of its sums depends on the plan. A GEMM library may round a row
-    differently at another batch size. In float32 that moves a log-probability by some 1e-6 and only rarely a
-    token; in bfloat16 tokens do change. In int8 pages a token's rounding depends on the tokens of its page
-    that were computed in the same step, and after `Branch.truncate` still on those that were cut. Sparse
-    attention chooses by a branch's own history; where branches choose together (`SparseConfig.share`), by
-    those of its tree that are in the same step too.
+    The same seed gives the same text whatever else is in the batch, as far as attention and the matrix
+    products allow. On the CPU attention is bitwise independent of the batch, and with packed weights so is
+    the whole forward; on a GPU the order of its sums depends on the plan. A GEMM library may round a row
+    differently at another batch size. In float32 that moves a log-probability by about 1e-6 and rarely
+    changes a token; in bfloat16 tokens do change. In int8 pages a token's rounding depends on the tokens of
+    its page computed in the same step, and after `Branch.truncate` still on the tokens that were cut. Sparse
+    attention depends on a branch's own history; with shared choices (`SparseConfig.share`), also on the
+    branches of its tree in the same step.
 
-    The model may be trained between calls. Each step looks whether its weights were written in place, by an
-    optimizer or `load_state_dict` for example, or replaced, modules included (`weights_changed` tells of what
-    cannot be seen). What was computed before is then used no more: pins go, branches raise `StaleKVError`
-    until their `recompute`, prompts on their way start over, and a step ends with `StaleKVError` and the
-    tokens that it has. Device, dtype, vocabulary and heads must stay. Forwards are in eval mode, whatever the
-    model's is.
+    The model may be trained between calls. Each step checks whether its weights were written in place, for
+    example by an optimizer or `load_state_dict`, or replaced, modules included (report undetectable changes
+    with `weights_changed`). What was computed before is then no longer used: pins are dropped, branches raise
+    `StaleKVError` until their `recompute`, pending prompts start over, and a running step ends with
+    `StaleKVError` and keeps its tokens. Device, dtype, vocabulary and heads must not change. Forwards run in
+    eval mode, whatever the model's mode.
 
     Attributes:
-        keep_hidden: while above 0 each `Step` carries the mean of its last hidden states, at the price of
-            feeding the step's last token before the step returns. A count, to which each search that wants
-            them adds one.
-        self_check: what the comparison found, a `SelfCheck`; None with check=False.
+        keep_hidden: while above 0, each `Step` carries the mean of its last hidden states; this requires
+            feeding the step's last token before the step returns. A counter: each search that needs the
+            states adds one.
+        self_check: the result of the comparison, a `SelfCheck`; None with check=False.
 
     Raises:
-        UnsupportedModelError: the model needs something that the tree attention path does not serve, or its
+        UnsupportedModelError: the model needs something that the tree attention path does not support, or its
             own forward disagrees with the decoder's.
-        MeshError: the ranks of `device_mesh` differ, or lost each other. Calls raise it later, too.
+        MeshError: the ranks of `device_mesh` differ, or lost each other. Later calls may raise it too.
     """
 
     def __init__(
@@ -179,7 +177,7 @@ class TreeDecoder(Runner):
         pack_weights: bool = True,
         **options: Any,
     ) -> TreeDecoder:
-        """Loads a model by `load_model`: the default's name, a directory, a GGUF file or a hub id."""
+        """Loads a model with `load_model`: the default's name, a directory, a GGUF file or a hub id."""
         model, tokenizer = load_model(name, dtype, weights=weights, device=device, pack_weights=pack_weights)
         return cls(model, tokenizer, pack_weights=pack_weights, **options)
 
@@ -189,19 +187,21 @@ class TreeDecoder(Runner):
         return not isinstance(self.runtime.steps, FollowerSteps)
 
     def follow(self) -> None:
-        """Computes this rank's part of what rank 0 runs, until that closes its decoder.
+        """Computes this rank's part of what rank 0 runs, until rank 0 closes its decoder.
 
         Raises:
-            RuntimeError: this is no rank that follows.
-            MeshError: another rank is lost, or this one is no longer like the leader.
+            RuntimeError: this rank does not follow.
+            MeshError: another rank is lost, or this one no longer matches the leader.
         """
         if not isinstance(self.runtime.steps, FollowerSteps):
             raise RuntimeError("follow: got a decoder that leads, expected one of a rank above 0")
         self.runtime.steps.follow()
 
     def close(self) -> None:
-        """On rank 0 of a `device_mesh`: lets the others go; no more steps. Elsewhere nothing. The end of a
-        `with` block, and of the program, does it too."""
+        """Ends stepping and releases the other ranks, on rank 0 of a `device_mesh`; elsewhere does nothing.
+
+        The end of a `with` block, and of the program, closes the decoder too.
+        """
         if isinstance(self.runtime.steps, LeaderSteps):
             self.runtime.steps.close()
 
@@ -225,12 +225,12 @@ class TreeDecoder(Runner):
 
     @property
     def max_kv_tokens(self) -> int:
-        """Tokens that the KV pages hold together, if all are full."""
+        """Tokens that the KV pages hold in total, if all pages are full."""
         return self.runtime.pool.num_pages * self.page_size
 
     @property
     def max_offloaded_tokens(self) -> int:
-        """Tokens that the places beside the pool hold together."""
+        """Tokens that the offload places hold in total."""
         return self.runtime.tree.offload_pages * self.page_size
 
     @property
@@ -264,11 +264,11 @@ class TreeDecoder(Runner):
         self.runtime.keep_hidden = count
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
+        """Returns the ids of a text, without special tokens."""
         return self.runtime.reader.ids(text)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Ids that `root` computes for a prompt, with the special tokens that the tokenizer adds."""
+        """Returns the ids that `root` computes for a prompt, with the tokenizer's special tokens."""
         return self.runtime.reader.prompt(prompt)[1]
 
     # -- branches
@@ -276,14 +276,14 @@ class TreeDecoder(Runner):
     async def compile(self, constraint: Constraint) -> None:
         """Compiles a constraint in a worker thread, and keeps it for all branches that have an equal one.
 
-        `root`, `restore`, `step` and `stream` do so by themselves. Call it where a malformed constraint is to
-        be found before there is work in the queue; any event loop may await it. The last 32 used are kept for
-        each tokenizer, so that another branch starts with one in microseconds, as a fork does. A constraint
-        that is written in Python has nothing to compile.
+        `root`, `restore`, `step` and `stream` do so themselves. Call this to find a malformed constraint
+        before any work is queued; any event loop may await it. The 32 most recently used ones are kept per
+        tokenizer, so that another branch starts with one in microseconds, like a fork. A constraint written
+        in Python has nothing to compile.
 
         Raises:
             ConstraintError: it is malformed, or no text matches it.
-            TypeError: it is none, or the tokenizer's tokens have no bytes of their own.
+            TypeError: it is no constraint, or the tokenizer's tokens do not map to bytes.
         """
         if not callable(getattr(constraint, "start", None)):
             raise TypeError(f"constraint: got {shown(constraint)}, expected a Constraint")
@@ -297,14 +297,14 @@ class TreeDecoder(Runner):
         *,
         ids: Sequence[int] | None = None,
     ) -> TreeBranch:
-        """Computes a prompt and returns the branch at its end. What is resident of it already is shared.
+        """Computes a prompt and returns the branch at its end. Resident parts of the prompt are shared.
 
         Args:
             prompt: text, token ids, or chat messages (dicts of role and content, for the chat template).
             sampling: default: the decoder's.
             budget: shared by every branch forked from this root.
-            ids: what is computed, where that is not `prompt_ids(prompt)`: another spelling of the text, or
-                other options of the chat template. `Branch.prompt` and `question` are by `prompt` still.
+            ids: the ids to compute if they are not `prompt_ids(prompt)`: another tokenization of the text, or
+                other options of the chat template. `Branch.prompt` and `question` still come from `prompt`.
 
         Raises:
             TypeError, ValueError: an argument is of the wrong type, or the prompt is empty or has more tokens
@@ -323,18 +323,18 @@ class TreeDecoder(Runner):
         return branch
 
     async def restore(self, state: BranchState, budget: Budget | None = None) -> TreeBranch:
-        """Makes a branch again from its `Branch.snapshot`, maybe of another run or decoder of the same model.
+        """Makes a branch from its `Branch.snapshot`, possibly of another run or decoder of the same model.
 
-        What is resident of its tokens is shared, the rest is computed. Its random state is the same: it draws
-        the tokens, and its forks get the seeds, that they would have got. With sparse attention what it had
-        drawn is computed as a prompt is, so that other tokens may follow.
+        Resident tokens are shared, the rest is computed. The random state is the same: the branch draws the
+        tokens, and its forks get the seeds, that they would have got. With sparse attention the tokens it had
+        drawn are computed like a prompt, so other tokens may follow.
 
         Args:
-            budget: shared by every branch forked from this one; what was used before is not known.
+            budget: shared by every branch forked from this one; earlier use is not known to it.
 
         Raises:
-            TypeError, ValueError, OutOfPagesError: as for `root`.
-            ConstraintError: its tokens break its constraint.
+            TypeError, ValueError, OutOfPagesError: same as for `root`.
+            ConstraintError: its tokens violate its constraint.
         """
         instance("state", state, BranchState)
         tokens = self.runtime.reader.ids(state.tokens)
@@ -355,17 +355,17 @@ class TreeDecoder(Runner):
         return branch
 
     def pin(self, branch: TreeBranch, at: int | None = None) -> Pin:
-        """Keeps a prefix resident when its branches are gone: a later `root` that begins with it shares it.
+        """Keeps a prefix resident after its branches are gone; a later `root` that begins with it shares it.
 
-        Takes no page by itself. Pins last while there is room: when pages run out the one used the longest
-        ago goes first, where a use is its making or a `root` that found what it holds.
+        Takes no page by itself. Pins last while there is room: when pages run out, the least recently used
+        pin is dropped first. Making a pin and finding it in a `root` count as uses.
 
         Args:
-            at: position in `branch.tokens`, 1 <= at <= length: `tokens[:at]` are kept, less those whose KV
-                was not computed yet, such as the last token of a step. Default: all.
+            at: position in `branch.tokens`, 1 <= at <= length: `tokens[:at]` are kept, except tokens whose KV
+                is not computed yet, such as the last token of a step. Default: all.
 
         Raises:
-            TypeError, ValueError: an argument is out of range, of another decoder, or nothing is computed.
+            TypeError, ValueError: an argument is out of range or of another decoder, or nothing is computed.
             BranchReleasedError: the branch was released.
             StaleKVError: the model's weights changed since it was computed.
         """
@@ -378,14 +378,14 @@ class TreeDecoder(Runner):
         return self.runtime.kv.pin(branch.id, branch.tokens[:length])
 
     def save_kv(self, path: str | os.PathLike[str], prefixes: Sequence[TreeBranch | Pin]) -> None:
-        """Writes the KV of branches and pins to a file, each page once, in place of one that was there.
+        """Writes the KV of branches and pins to a file, each page once, replacing an existing file.
 
-        Of each what a prompt could find again: its tokens up to one that was evicted, compacted, read
-        sparsely or given as an embedding. What a branch knows beyond its KV is in `Branch.snapshot`. Needs as
-        much memory as the file has bytes.
+        For each, it saves what a prompt could find again: tokens up to the first that was evicted, compacted,
+        read sparsely or given as an embedding. `Branch.snapshot` holds what a branch knows beyond its KV.
+        Needs as much memory as the file has bytes.
 
         Raises:
-            TypeError, ValueError: a prefix is none of this decoder, is not resident, or has nothing to save.
+            TypeError, ValueError: a prefix is not this decoder's, is not resident, or has nothing to save.
             KVFileError: the file cannot be written. Nothing is left of it.
             OutOfPagesError: other branches hold the one page that the model's digest needs.
         """
@@ -402,10 +402,10 @@ class TreeDecoder(Runner):
         save_kv(self.runtime, Path(path), holders)
 
     def load_kv(self, path: str | os.PathLike[str]) -> list[Pin]:
-        """Pins what `save_kv` wrote, maybe in another process: a `root` that begins with it shares it.
+        """Pins what `save_kv` wrote, possibly in another process: a `root` that begins with it shares it.
 
-        The digest tells whether this decoder's model, and its arithmetic, would compute the same KV to the
-        bit. Pins that are loaded last push out others where there is no room for all.
+        The digest tells whether this decoder's model and arithmetic would compute the same KV, bit for bit.
+        If there is no room for all pins, those loaded last displace others.
 
         Raises:
             KVFileError: there is no such file, it is damaged, or its KV is another model's.
@@ -415,13 +415,13 @@ class TreeDecoder(Runner):
         return load_kv(self.runtime, Path(path))
 
     def evict(self, branches: Sequence[TreeBranch], keep: int, *, sink: int = 1, recent: int = 4) -> int:
-        """Drops the KV pages of the branches that have drawn the least attention; `select.evicted_columns`.
+        """Drops the branches' KV pages that have drawn the least attention; see `select.evicted_columns`.
 
-        Pages go that all of the branches hold, so pass all that share a prefix: a page stays resident while
-        any branch holds it, and it is shared only by branches that evicted the same pages before it. A
-        branch forked later inherits what its parent lacks. Tokens, text and positions stay as they are, but
+        Only pages that all of the branches hold are dropped, so pass all that share a prefix: a page stays
+        resident while any branch holds it, and only branches that evicted the same pages before it share it.
+        A branch forked later inherits what its parent lacks. Tokens, text and positions stay as they are, but
         nothing attends to the tokens of an evicted page any more, and no fork or truncation can end in one.
-        Masses count from the branch's root on: pages of a prompt that was resident already begin with none.
+        Masses count from the branch's root on: pages of a prompt that was already resident begin at zero.
 
         Args:
             keep: pages that each of the branches keeps, at least 1.
@@ -429,13 +429,13 @@ class TreeDecoder(Runner):
             recent: last pages that stay, at least 2, so that a last token can be fed again.
 
         Returns:
-            The number of pages that became free.
+            The number of pages freed.
 
         Raises:
             TypeError, ValueError: an argument is out of range, a branch is given twice or is of another
                 decoder, or a page is pinned.
             BranchReleasedError: a branch was released.
-            RuntimeError: the decoder does not track masses, or a branch waits for the engine.
+            RuntimeError: the decoder does not track masses, or a branch is waiting for the engine.
         """
         branches = list(branches)
         for branch in branches:
@@ -443,10 +443,10 @@ class TreeDecoder(Runner):
         return evict_columns(self.runtime, branches, keep, sink=sink, recent=recent)
 
     def resident_bytes(self, branches: Iterable[TreeBranch]) -> int:
-        """KV bytes of the pages that the branches hold, offloaded ones too, each page counted once.
+        """Returns the KV bytes of the branches' pages, including offloaded ones, each counted once.
 
         Raises:
-            TypeError, ValueError: a branch is none, or of another decoder.
+            TypeError, ValueError: an entry is no branch, or of another decoder.
             BranchReleasedError: a branch was released.
         """
         branches = list(branches)
@@ -461,14 +461,17 @@ class TreeDecoder(Runner):
 
     @property
     def weights_epoch(self) -> int:
-        """A number that is another one after each change of the model's weights. Reading it looks for one."""
+        """A number that differs after each change of the model's weights. Reading it checks for a change."""
         self.runtime.follow_weights()
         return self.runtime.weights_epoch
 
     def weights_changed(self) -> None:
-        """Tells that weights changed where nothing shows it: writes through `.data`, as `param.data.copy_`,
-        into inference tensors, or through another library's view of their memory. Also of what is no tensor
-        but changes the numbers, such as an adapter that was switched off."""
+        """Reports a weight change that cannot be detected.
+
+        Such changes are writes through `.data`, as `param.data.copy_`, writes into inference tensors, and
+        writes through another library's view of their memory. Also report a change of the numbers outside
+        tensors, such as an adapter that was switched off.
+        """
         self.runtime.engine.weights.changed()
         self.runtime.follow_weights()
 

@@ -1,4 +1,4 @@
-"""Dropping the pages that have drawn the least attention."""
+"""Drops the pages that have drawn the least attention."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .runtime import Runtime
 
 
 def evict_columns(runtime: Runtime, paths: Sequence[LivePath], keep: int, *, sink: int, recent: int) -> int:
-    """What `TreeDecoder.evict` does, of paths of one runtime; the number of pages that became free."""
+    """Implements `TreeDecoder.evict` for paths of one runtime; returns the number of pages freed."""
     if not runtime.track_mass:
         raise RuntimeError(
             "evict needs attention masses, which this decoder does not keep: make it with track_mass=True"

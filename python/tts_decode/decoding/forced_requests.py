@@ -1,4 +1,4 @@
-"""Requests that append what is given: text, embeddings, recorded steps."""
+"""Requests that append given tokens: text, embeddings, recorded steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class AppendRequest(Request[T]):
     """Forced tokens. The path's own token list grows only when all of them are in.
 
-    A single token is read as one that was sampled: whoever decodes by hand forces them one by one.
+    A single token is read like a sampled one: a caller that decodes by hand forces tokens one by one.
     """
 
     def __init__(self, path: LivePath, tokens: list[int]) -> None:
@@ -36,7 +36,7 @@ class AppendRequest(Request[T]):
         return self._tokens[self.path.kv_length :]
 
     def finish(self, logits: Tensor | None, result: T) -> None:
-        """All is in. logits: after the last token, where they were computed."""
+        """Called when all tokens are in. logits: after the last token, if they were computed."""
         path = self.path
         path.tokens = self._tokens
         path.logprobs += self._logprobs
@@ -55,7 +55,7 @@ class ExtendRequest(AppendRequest[list[float]]):
     """Forced tokens and their log-probabilities.
 
     Attributes:
-        tops: the `top_logprobs` most probable tokens in the place of each, where there are to be any.
+        tops: the `top_logprobs` most probable tokens at each position, if requested.
     """
 
     def __init__(self, path: LivePath, tokens: list[int], top_logprobs: int = 0) -> None:
@@ -67,7 +67,7 @@ class ExtendRequest(AppendRequest[list[float]]):
 
     def begin_tick(self) -> None:
         single = len(self._tokens) == len(self.path.tokens) + 1
-        if single and self._scored == len(self._tokens):  # its logits were there: it is fed when needed
+        if single and self._scored == len(self._tokens):  # its logits were known: it is fed when needed
             self.finish(None, self._logprobs)
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
@@ -138,8 +138,10 @@ class EmbedsRequest(ReadRequest):
 
 
 class ReplayRequest(AppendRequest[Step]):
-    """A recorded step: its tokens are fed as when they were sampled, all of them where their hidden states
-    were kept, else all but the last."""
+    """A recorded step, whose tokens are fed as when they were sampled.
+
+    All of them are fed if their hidden states were kept, else all but the last.
+    """
 
     def __init__(self, path: LivePath, step: Step) -> None:
         super().__init__(path, list(step.tokens))
@@ -156,7 +158,7 @@ class ReplayRequest(AppendRequest[Step]):
         return self._tokens[self.path.kv_length : self._end]
 
     def logit_rows(self, count: int) -> range:
-        last = len(self._tokens) - 1 - self.path.kv_length  # fed where hidden states were kept
+        last = len(self._tokens) - 1 - self.path.kv_length  # fed if hidden states were kept
         return range(last, count)
 
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""One forward of the model for what the requests of a batch feed."""
+"""One forward of the model over what the requests of a batch feed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .sparse_batch import reads_of
 
 
 class Forwards:
-    """Runs batches, and counts what they were.
+    """Runs batches and counts them.
 
     Attributes:
-        steps: forwards so far. tokens: fed in them. meter: what they cost.
+        steps: forwards so far. tokens: fed in them. meter: their cost.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -32,7 +32,7 @@ class Forwards:
         self.meter = CostMeter(shape, runtime.pool.page_size)
 
     def run(self, batch: list[Feed]) -> Tensor:
-        """One forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
+        """Runs one forward for all feeds; hands out its rows, returns all logits (float32 [rows, vocab])."""
         runtime = self._runtime
         tree = runtime.tree
         paths: list[LivePath] = []
@@ -52,7 +52,7 @@ class Forwards:
             tokens: list[int] = []
             positions: list[int] = []
             embeds: list[Tensor] = []
-            rows: list[int] = []  # tokens whose logits are wanted
+            rows: list[int] = []  # tokens whose logits are needed
             hidden = False
             kept_rows: list[int] = []
             kept_layers: set[int] = set()
@@ -111,10 +111,10 @@ class Forwards:
 
 
 def _tree_tokens(batch: list[Feed], reads: SparseReads | None) -> list[list[int]]:
-    """Ids under which the tree keeps the tokens of each feed.
+    """Returns the ids under which the tree keeps the tokens of each feed.
 
-    No prompt matches embeddings, nor tokens that read only part of the pages: in a prompt they would get
-    other keys and values.
+    No prompt matches embeddings, or tokens that read only part of the pages: in a prompt they would get other
+    keys and values.
     """
     if reads is None:
         return [

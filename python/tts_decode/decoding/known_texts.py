@@ -1,4 +1,4 @@
-"""Texts whose tokens are known, found by how they begin."""
+"""Texts with known tokens, found by their prefixes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, eq=False)
 class KnownText:
-    """text: as a client sees it, special tokens included. tokens: all ids.
+    """A text and its tokens.
 
-    begin: index of the first token whose end in the text is known. ends: of those from there on, ascending.
+    text: as a client sees it, special tokens included. tokens: all ids.
+    begin: index of the first token whose end in the text is known. ends: of the tokens from there on,
+    ascending.
     """
 
     text: str
@@ -22,20 +24,20 @@ class KnownText:
 
     @property
     def first(self) -> int:
-        """Characters that a text has to share for anything to be known of it."""
+        """Characters that a text has to share before any of its tokens are known."""
         return self.ends[0]
 
     def tokens_in(self, characters: int) -> int:
-        """How many of the tokens end in the first `characters` characters, which are `first` or more."""
+        """Returns how many tokens end in the first `characters` characters, which are at least `first`."""
         return self.begin + bisect_right(self.ends, characters)
 
     def end_of(self, count: int) -> int:
-        """Where the first `count` tokens end in the text."""
+        """Returns the position in the text where the first `count` tokens end."""
         return self.ends[count - 1 - self.begin]
 
 
 class TextIndex:
-    """Known texts in alphabetical order: those that share most with a text stand next to its place."""
+    """Known texts in alphabetical order: those that share most with a text are next to its place."""
 
     def __init__(self) -> None:
         self._texts: list[KnownText] = []
@@ -50,7 +52,7 @@ class TextIndex:
         del self._texts[place]
 
     def best(self, text: str) -> tuple[KnownText | None, int]:
-        """The one that shares the longest beginning with a text, and how many tokens that is."""
+        """Returns the known text with the longest common prefix, and how many tokens that is."""
         place = self._place(text)
         sides = (
             self._nearest(text, range(place - 1, -1, -1)),
@@ -60,8 +62,10 @@ class TextIndex:
         return (None, 0) if found is None else (found, found.tokens_in(common(found.text, text)))
 
     def _nearest(self, text: str, places: Iterable[int]) -> tuple[int, KnownText | None]:
-        """Characters shared with the first one that shares its own first ones. What stands further away
-        shares no more, so that most are passed over by a number."""
+        """Returns the first text that shares its own `first` characters, and how many it shares.
+
+        Texts further away share no more, so one number rules out most of them.
+        """
         limit: int | None = None
         for place in places:
             known = self._texts[place]
@@ -79,7 +83,7 @@ class TextIndex:
 
 
 def common(one: Sequence[object], other: Sequence[object]) -> int:
-    """Length of the common beginning of two texts, or of two lists."""
+    """Returns the length of the common prefix of two texts, or of two lists."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2

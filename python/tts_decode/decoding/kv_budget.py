@@ -1,4 +1,4 @@
-"""The bytes of KV pages that decoders may hold together, and the pinned prefixes that fill what is left."""
+"""The bytes of KV pages that decoders may hold together, and the pinned prefixes that fill unused pages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .offload import Offload
 
 
 class KVBudget:
-    """Bytes of KV pages for several decoders: what all of them have in use never exceeds it in sum.
+    """Bytes of KV pages for several decoders; the total that they have in use never exceeds it.
 
-    Hand the same object to each as `kv_bytes`; a decoder may then grow into what the others leave. For
-    decoders on the CPU, where memory is taken as pages are first used. The system's memory that a page once
-    took stays with its decoder when the page is free again.
+    Pass one object to each as `kv_bytes`; a decoder may then grow into what the others leave unused. For
+    decoders on the CPU, where the system commits memory as pages are first used. Freed pages are not returned
+    to the system; the decoder keeps them for reuse.
 
     Attributes:
-        total: the bytes. resident: those in use now. peak: those in use at most so far.
+        total: the limit in bytes. resident: bytes in use now. peak: most bytes in use so far.
     """
 
     def __init__(self, total: int) -> None:
@@ -40,11 +40,11 @@ class KVBudget:
 
     @property
     def decoders(self) -> int:
-        """How many live decoders draw on it."""
+        """The number of live decoders that use it."""
         return len(self._shares)
 
     def _drop_pin(self) -> bool:
-        """Drops the pin that was used the longest ago; False where there is none."""
+        """Drops the least recently used pin; returns False if there is none."""
         oldest = [next(iter(share.pins.values())) for share in self._shares if share.pins]
         if oldest:
             min(oldest, key=lambda pin: pin.last_use).release()
@@ -52,8 +52,10 @@ class KVBudget:
 
 
 class KVShare:
-    """What one decoder has of a budget. pins: by id, the one used the longest ago first. offload: of what
-    does not fit; None: it has to."""
+    """One decoder's part of a budget.
+
+    pins: by id, least recently used first. offload: for pages that do not fit; None: all must fit.
+    """
 
     def __init__(
         self, budget: KVBudget, tree: KVTree, page_bytes: int, offload: Offload | None = None
@@ -63,7 +65,7 @@ class KVShare:
         self.page_bytes = page_bytes
         self.offload = offload
         self.pins: dict[int, Pin] = {}
-        # The event loop in which requests are served that are not out of pages; None: there are none.
+        # The event loop that serves requests that are not out of pages; None: there are none.
         self.serving: asyncio.AbstractEventLoop | None = None
         budget._shares.add(self)
 
@@ -73,7 +75,7 @@ class KVShare:
 
     @property
     def free_pages(self) -> int:
-        """Pages that the decoder can take, pins left alone."""
+        """Pages that the decoder can take without dropping pins."""
         free = self.tree.free_pages
         if self._shared:
             return min(free, (self.budget.total - self.budget.resident) // self.page_bytes)
@@ -84,7 +86,7 @@ class KVShare:
         return len(self.budget._shares) > 1
 
     def others_serve(self, loop: asyncio.AbstractEventLoop | None) -> bool:
-        """Whether another decoder on the budget goes on in this loop, which may free pages."""
+        """Whether another decoder on the budget is running in this loop, which may free pages."""
         return any(share.serving is loop for share in self.budget._shares if share is not self)
 
     def make_room(
@@ -98,17 +100,17 @@ class KVShare:
     ) -> int:
         """Frees the pages that a forward of `tokens` tokens of a branch takes.
 
-        Pages of other branches and of pins go beside the pool, those that are needed last, and where the
-        budget is what lacks, those of decoders on it that serve nobody. Then pins are dropped, of other
-        decoders on the budget too, unless only the branches of `keep` are in the way.
+        Pages of other branches and of pins are offloaded, those needed last first. If the budget is short, so
+        are pages of decoders on it that serve nobody. Then pins are dropped, including those of other
+        decoders on the budget, unless only the branches of `keep` are in the way.
 
         Args:
             reserved: free pages that are left to others.
             keep: branches whose pages stay.
-            coming: those that wait for a forward, the next one first.
+            coming: branches that wait for a forward, the next one first.
 
         Returns:
-            0, or how many pages the branch needs where they cannot be had.
+            0, or how many pages the branch needs if they are not available.
         """
         while (needed := self.pages_needed(branch_id, tokens)) > self.free_pages - reserved:
             lacking = needed - self.free_pages + reserved
@@ -123,14 +125,17 @@ class KVShare:
             if self._shared:
                 if needed <= self.tree.free_pages - reserved and self._others_offload(lacking):
                     continue
-                crowded = False  # pins of the others may be
+                crowded = False  # because of the others' pins, perhaps
             if crowded or not self.budget._drop_pin():
                 return needed
         return 0
 
     def _exchange(self, branch_id: int, pages: npt.NDArray[np.int64], reserved: int) -> bool:
-        """Offloads these pages; where the free places do not take all, some of the branch's pages come back
-        into the room that there is, and leave theirs. Whether any moved."""
+        """Offloads these pages; returns whether any moved.
+
+        If the free places do not take all, some of the branch's pages are reloaded into the free room, which
+        vacates their places.
+        """
         assert self.offload is not None
         moved = self.offload.offload(pages)
         if moved < len(pages):
@@ -138,8 +143,7 @@ class KVShare:
         return bool(moved)
 
     def _others_offload(self, pages: int) -> bool:
-        """Has a decoder on the budget that serves nobody offload enough to make room for `pages` pages of
-        this one. Whether any moved."""
+        """Makes an idle decoder on the budget offload to free `pages` pages; returns whether any moved."""
         for share in self.budget._shares:
             if share is not self and share.offload is not None and share.serving is None:
                 movable = share.offload.movable(share.pins, (), ())
@@ -148,16 +152,16 @@ class KVShare:
         return False
 
     def reload(self, branch_id: int) -> bool:
-        """Brings the offloaded pages of a branch back, for which there is room. Whether there were any."""
+        """Reloads a branch's offloaded pages, for which there is room; returns whether there were any."""
         return self.offload is not None and self.offload.reload(branch_id)
 
     def pages_needed(self, branch_id: int, tokens: int) -> int:
-        """The most pages that a forward of `tokens` tokens of a branch takes: its offloaded and new ones."""
+        """Returns the most pages, offloaded and new, that a forward of a branch's `tokens` tokens takes."""
         offloaded = 0 if self.offload is None else self.offload.missing(branch_id)
         return offloaded + self.tree.pages_needed(branch_id, tokens)
 
     def read_pages(self, pool: KVPool, pages: npt.NDArray[np.int32]) -> Tensor:
-        """uint8 [M, page_bytes] in the host's memory, of resident and offloaded pages [M]."""
+        """Returns uint8 [M, page_bytes] in host memory, the content of resident and offloaded pages [M]."""
         rows = torch.empty((len(pages), self.page_bytes), dtype=torch.uint8)
         resident = torch.from_numpy(pages < self.tree.num_pages)
         rows[resident] = pool.read_pages(torch.from_numpy(pages)[resident]).cpu()
@@ -166,7 +170,7 @@ class KVShare:
         return rows
 
     def out_of_pages(self, branch_id: int, needed: int) -> OutOfPagesError:
-        """The error for a branch that needs more pages than can be had."""
+        """Returns the error for a branch that needs more pages than are available."""
         pages, size, budget = self.tree.num_pages, self.page_bytes, self.budget
         limit = f"(kv_bytes = {pages * size}): raise kv_bytes"
         if budget.decoders > 1:
@@ -185,12 +189,12 @@ class KVShare:
         )
 
     def drop_pins(self) -> None:
-        """Drops all pins of the decoder, as when the model's weights changed."""
+        """Drops all pins of the decoder, for example when the model's weights changed."""
         for pin in list(self.pins.values()):
             pin.release()
 
     def note_peak(self) -> None:
-        """To be called after pages were taken."""
+        """Updates the peak; call it after taking pages."""
         resident = self.budget.resident if self._shared else self.resident
         self.budget.peak = max(self.budget.peak, resident)
 
@@ -201,8 +205,7 @@ class KVShare:
         return pin
 
     def used(self, tokens: Sequence[int]) -> None:
-        """A prompt found these tokens resident: pins that begin with them, or that they begin with, were
-        used."""
+        """Marks pins as used when a prompt found these tokens resident: pins that share them as a prefix."""
         for pin in list(self.pins.values()):
             shared = min(len(tokens), len(pin.tokens))
             if pin.tokens[:shared] == tokens[:shared]:
@@ -218,8 +221,8 @@ class KVShare:
 class Pin:
     """A prefix that stays resident without a branch; made by `TreeDecoder.pin`.
 
-    It ends by `release`, at the end of a `with` block, when its pages are needed, or when the model's weights
-    change.
+    It ends with `release`, at the end of a `with` block, when its pages are needed, or when the model's
+    weights change.
 
     Attributes:
         tokens: ids of the prefix, -1 for embeddings.
@@ -233,11 +236,11 @@ class Pin:
 
     @property
     def resident(self) -> bool:
-        """Whether it is still there."""
+        """Whether it is still resident."""
         return self.id in self._share.pins
 
     def release(self) -> None:
-        """Gives the prefix up; pages that nobody else holds are free at once. Again, it does nothing."""
+        """Gives up the prefix; pages that nobody else holds are free at once. A second call does nothing."""
         if self._share.pins.pop(self.id, None) is not None:
             self._share.tree.unpin(self.id)
 

@@ -1,11 +1,11 @@
 """KV of pins and branches in a file, for later processes with the same model.
 
-The file is in the safetensors format. A page that several prefixes hold is in it once.
+The file is in the safetensors format. A page that several prefixes hold is stored once.
 
-    pages    uint8 [pages, page_bytes], as `KVPool.read_pages` gives them
-    tokens   int32, of all prefixes, one behind the other
+    pages    uint8 [pages, page_bytes], as `KVPool.read_pages` returns them
+    tokens   int32, the tokens of all prefixes, concatenated
     lengths  int32 [prefixes], in tokens
-    columns  int32, the pages of all prefixes, one behind the other, by their rows in `pages`
+    columns  int32, the pages of all prefixes, concatenated, as rows of `pages`
 
 Its metadata has `format`, `model` (see `_model_digest`) and `digest`, the SHA-256 of these four.
 """
@@ -36,13 +36,13 @@ _PROBE = 16  # tokens
 
 
 def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
-    """What `TreeDecoder.save_kv` does. holders: branches and pins in the tree."""
+    """Implements `TreeDecoder.save_kv`. holders: branches and pins in the tree."""
     runtime.refuse_under_mesh("save_kv")
     if not holders:
         raise ValueError("prefixes: got none, expected at least one Branch or Pin")
     tree = runtime.tree
     tokens = [_matchable(runtime, holder) for holder in holders]
-    rows: dict[int, int] = {}  # of `pages`, by a page's number in the tree
+    rows: dict[int, int] = {}  # row of `pages`, by a page's number in the tree
     columns: list[int] = []
     for holder, own in zip(holders, tokens, strict=True):
         table = tree.block_tables([holder])[0][0, : -(-len(own) // tree.page_size)]
@@ -63,12 +63,12 @@ def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
     except (OSError, SafetensorError) as cause:
         raise KVFileError(f"{path} cannot be written: {cause}") from cause
     finally:
-        with suppress(OSError):  # it has its name by now, or never came to be
+        with suppress(OSError):  # it was renamed already, or never created
             beside.unlink()
 
 
 def load_kv(runtime: Runtime, path: Path) -> list[Pin]:
-    """What `TreeDecoder.load_kv` does."""
+    """Implements `TreeDecoder.load_kv`."""
     runtime.refuse_under_mesh("load_kv")
     tensors, model = _read(path)
     if not _fits(tensors, runtime):
@@ -93,7 +93,7 @@ def load_kv(runtime: Runtime, path: Path) -> list[Pin]:
 
 
 def _place(runtime: Runtime, tokens: list[int], rows: Tensor) -> Pin:
-    """Pins a prefix. rows: uint8 [pages, page_bytes], all of its pages. What is resident of it is shared."""
+    """Pins a prefix; shares what is resident of it. rows: uint8 [pages, page_bytes], all of its pages."""
     tree, kv = runtime.tree, runtime.kv
     found = tree.match(tokens)
     full = 0 if found is None else found[1] // tree.page_size
@@ -112,8 +112,10 @@ def _place(runtime: Runtime, tokens: list[int], rows: Tensor) -> Pin:
 
 
 def _matchable(runtime: Runtime, holder: int) -> list[int]:
-    """The first tokens of a branch or pin: those that a prompt finds, up to what was evicted, compacted, read
-    sparsely or given as embeddings."""
+    """Returns the first tokens of a branch or pin, as far as a prompt finds them.
+
+    They end before the first token that was evicted, compacted, read sparsely or given as an embedding.
+    """
     tokens = runtime.tree.tokens(holder)
     ends = np.flatnonzero((tokens < 0) | (tokens == UNMATCHED))
     own: list[int] = tokens[: ends[0] if len(ends) else None].tolist()
@@ -123,7 +125,7 @@ def _matchable(runtime: Runtime, holder: int) -> list[int]:
 
 
 def _fits(tensors: dict[str, Tensor], runtime: Runtime) -> bool:
-    """Whether what a file says of itself can be used as it is."""
+    """Whether the tensors of a file fit this decoder as they are."""
     pages, tokens, lengths, columns = (tensors[name] for name in _NAMES)
     numbers = (tokens, lengths, columns)
     if pages.dtype != torch.uint8 or pages.ndim != 2 or pages.shape[1] != runtime.pool.page_bytes:
@@ -138,7 +140,7 @@ def _fits(tensors: dict[str, Tensor], runtime: Runtime) -> bool:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file, checked, and the digest of its model."""
+    """Returns the checked tensors of a file, and the digest of its model."""
     try:
         with safe_open(path, "pt") as file:
             told = file.metadata() or {}
@@ -155,7 +157,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _prefixes(tensors: dict[str, Tensor], page_size: int) -> Iterator[tuple[list[int], Tensor]]:
-    """Tokens and rows of `pages` of each prefix."""
+    """Yields the tokens and rows of `pages` of each prefix."""
     lengths = tensors["lengths"].tolist()
     tokens = torch.split(tensors["tokens"], lengths)
     columns = torch.split(tensors["columns"], [-(-length // page_size) for length in lengths])
@@ -173,8 +175,10 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _model_digest(runtime: Runtime) -> str:
-    """SHA-256 of the K and V of fixed tokens as this decoder computes them: what every layer but the end of
-    the last one, and the arithmetic, come to."""
+    """Returns the SHA-256 of the K and V of fixed tokens as this decoder computes them.
+
+    It covers the arithmetic and every layer except the end of the last one.
+    """
     tree, pool = runtime.tree, runtime.pool
     branch = tree.create()
     try:

@@ -1,4 +1,4 @@
-"""A path whose KV lies in the tree: what requests and the scheduler know of a branch, and its text."""
+"""A path whose KV is in the tree: what requests and the scheduler know of a branch, and its text."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class LivePath(Path):
         runtime: what it runs on.
         lineage: where its path was forked.
         cached_tokens: tokens of its prompt that were resident when it was made.
-        last_use: the forward that read its KV last, as `Forwards` counts them.
-        kv_length: tokens in the KV tree: at most all of them, but for forced ones on their way in.
+        last_use: the forward that last read its KV, as `Forwards` counts them.
+        kv_length: tokens in the KV tree: at most all of them, except for forced ones being fed.
         embeds: [hidden], by the positions of id -1.
         logits: float32 [vocab] after the last token; None while its KV is missing.
-        guide: where it stands in its constraint, after some or all of its tokens; None: see `guided`.
-        mass: float32 [columns], attention drawn by each page of the KV, in tokens. Entries behind the last
-            page mean nothing. Empty where the decoder does not track it.
+        guide: its position in its constraint, after some or all of its tokens; None: see `guided`.
+        mass: float32 [columns], attention drawn by each page of the KV, in tokens. Entries after the last
+            page are meaningless. Empty if the decoder does not track it.
     """
 
     def __init__(
@@ -74,40 +74,45 @@ class LivePath(Path):
 
     @property
     def tokenizer(self) -> Any:
-        """The decoder's, which its texts are made by."""
+        """The decoder's tokenizer, which makes its texts."""
         return self.runtime.tokenizer
 
     @property
     def text(self) -> str:
-        """Text after the prompt, special tokens left out: the texts of its steps and of what was forced
-        between them, joined. A character whose last bytes are missing is not shown yet."""
+        """Text after the prompt, without special tokens.
+
+        It joins the texts of its steps and of the forced text between them. A character whose last bytes are
+        missing is left out.
+        """
         return self.text_from(self.prompt_length)
 
     @property
     def full_text(self) -> str:
-        """Text of prompt and continuation, special tokens included; without an incomplete last character."""
+        """Text of prompt and continuation, with special tokens; without an incomplete last character."""
         return continuation(self.runtime.tokenizer, self.tokens, 0, special=True)
 
     @property
     def question(self) -> str:
-        """What the user asked: the prompt's text, or of a chat the user's last message."""
+        """The user's question: the prompt's text or, in a chat, the user's last message."""
         asked = question_in(self.prompt)
         if asked is None:
             asked = continuation(self.runtime.tokenizer, self.tokens[: self.prompt_length], 0)
         return asked
 
     def text_from(self, position: int, *, special: bool = False) -> str:
-        """Text that `tokens[position:]` add: the characters that end in them. Special tokens are left out,
-        unless `special`."""
+        """Returns the text that `tokens[position:]` add: the characters that end in them.
+
+        Special tokens are left out unless `special` is set.
+        """
         return continuation(self.runtime.tokenizer, self.tokens, position, special=special)
 
     def text_ends(self, position: int) -> list[int]:
-        """How many characters of `text_from(position)` there are up to the end of each token from there."""
+        """Returns the characters of `text_from(position)` up to the end of each token from there on."""
         stream = text_stream(self.runtime.tokenizer, self.tokens[:position], special=False)
         return list(accumulate(len(stream.add((token,))) for token in self.tokens[position:]))
 
     def text_of(self, tokens: Sequence[int]) -> str:
-        """Text that these tokens would add, special tokens left out."""
+        """Returns the text that these tokens would add, without special tokens."""
         return continuation(self.runtime.tokenizer, [*self.tokens, *tokens], len(self.tokens))
 
     # -- KV
@@ -117,11 +122,11 @@ class LivePath(Path):
         self.kv_length = kv_length
 
     def kv_after_cut(self, length: int) -> int:
-        """KV to keep under `tokens[:length]`: the last token of a cut is left out, to be fed again."""
+        """Returns the KV to keep for `tokens[:length]`, without the last token, which is fed again."""
         return min(self.kv_length, length if length == len(self.tokens) else length - 1)
 
     def drop_logits(self) -> None:
-        """Has the last token fed again before the next one is drawn."""
+        """Makes the last token be fed again before the next one is drawn."""
         self.logits = None
         if self.kv_length == len(self.tokens):
             self.truncate_kv(self.kv_length - 1)
@@ -132,7 +137,7 @@ class LivePath(Path):
         self.runtime.tree.release(self.id)
 
     def lose_kv(self) -> None:
-        """The model's weights changed: nothing that was computed with the old ones is to be used."""
+        """Drops everything computed with the old weights, after the model's weights changed."""
         if not self.released and (self.kv_length or self.logits is not None):
             self.stale = True
             self.logits = None
@@ -149,20 +154,20 @@ class LivePath(Path):
         return -(-kv_length // self.runtime.tree.page_size)
 
     def masses(self) -> npt.NDArray[np.float32]:
-        """float32 [columns], a copy: attention drawn by each page of the KV that is there now."""
+        """Returns a copy of the attention drawn by each page of the present KV, float32 [columns]."""
         masses = np.zeros(self.columns(self.kv_length), np.float32)
         known = self.mass[: len(masses)]
         masses[: len(known)] = known
         return masses
 
     def add_mass(self, mass: npt.NDArray[np.float32]) -> None:
-        """Before `kv_length` moves on. mass: float32 [P] of the tokens fed, their own pages included."""
+        """Adds attention before `kv_length` advances. mass: float32 [P], with the fed tokens' own pages."""
         known = self.masses()
         self.mass = mass.copy()
         self.mass[: len(known)] += known
 
     def move_mass(self, columns: npt.NDArray[np.int64], stay: npt.NDArray[np.int64]) -> None:
-        """Has the pages that stay share what all these columns drew, as their tokens were mixed."""
+        """Distributes what all these columns drew over the pages that stay, as their tokens were mixed."""
         masses = self.masses()
         if len(self.mass):
             masses[stay], masses[np.setdiff1d(columns, stay)] = masses[columns].sum() / len(stay), 0
@@ -171,7 +176,7 @@ class LivePath(Path):
     # -- what it takes over
 
     def inherit(self, other: LivePath, length: int, kv_length: int) -> None:
-        """Takes over what `other` knows about its first `length` tokens."""
+        """Copies what `other` knows about its first `length` tokens."""
         self.copy_history(other, length)
         self.embeds = {at: embeds for at, embeds in other.embeds.items() if at < length}
         self.logits = other.logits if length == len(other.tokens) else None
@@ -181,7 +186,7 @@ class LivePath(Path):
         self.mass = other.masses()[: self.columns(kv_length)]
 
     def restore(self, state: BranchState) -> None:
-        """Takes over what `state` says beyond what the path was made from."""
+        """Takes from `state` what the path was not already made from."""
         self.logprobs, self.entropies = list(state.logprobs), list(state.entropies)
         self.scores = list(state.scores)
         self.finish_reason = state.finish_reason
@@ -201,7 +206,7 @@ class LivePath(Path):
             self.step_ends.append(end)
 
     def state(self) -> BranchState:
-        """Everything but KV and embeddings."""
+        """Returns everything except KV and embeddings."""
         steps = zip(self.steps, self.step_ends, strict=True)
         return BranchState(
             prompt=self.prompt,
@@ -221,17 +226,17 @@ class LivePath(Path):
     # -- arguments
 
     def check_ready(self) -> None:
-        """Raises where no call that asks the model may begin."""
+        """Raises unless a call that uses the model may begin."""
         if self.released or self.busy or self.stale:
             self.check_idle()
             self.check_computed()
 
     def forced(self, tokens: str | Sequence[int]) -> list[int]:
-        """Ids of text or ids to append.
+        """Returns the ids of text or ids to append.
 
         Raises:
             PromptTooLongError: they exceed the model's positions.
-            ConstraintError: they break the branch's constraint.
+            ConstraintError: they violate the branch's constraint.
         """
         forced = self.runtime.reader.ids(tokens)
         self.check_positions(len(forced))
@@ -239,12 +244,12 @@ class LivePath(Path):
         return forced
 
     def check_constraint(self, forced: Sequence[int]) -> None:
-        """ConstraintError where tokens to append break the constraint."""
+        """Raises ConstraintError if tokens to append violate the constraint."""
         if (guide := self.guided()) is not None:
             guide.check(forced)
 
     def step_guide(self, constraint: Constraint | None) -> Guide | None:
-        """Where a step stands in its constraint: the branch's, or one that begins with the step."""
+        """Returns a step's position in its constraint: the branch's, or one that begins with the step."""
         own = self.sampling.constraint
         if own is None:
             return self.runtime.guide(constraint)
@@ -256,8 +261,8 @@ class LivePath(Path):
         return self.guided()
 
     def guided(self) -> Guide | None:
-        """Where it stands in its constraint after its last token; None: it has none."""
-        guide, self.guide = self.guide, None  # which stays so if it fails: its place is not known then
+        """Returns its position in its constraint after its last token; None without a constraint."""
+        guide, self.guide = self.guide, None  # stays None on failure: its position is then unknown
         if guide is None:
             guide = self.runtime.guide(self.sampling.constraint)
         if guide is not None:
@@ -273,11 +278,11 @@ class LivePath(Path):
             )
 
     def position(self, name: str, value: int | None) -> int:
-        """A position in `tokens`, at least 1; None: behind the last."""
+        """Returns a position in `tokens`, at least 1; None means after the last token."""
         return len(self.tokens) if value is None else integer(name, value, 1, len(self.tokens))
 
     def require_lm_head(self, call: str) -> None:
-        """TypeError where the model predicts no tokens."""
+        """Raises TypeError if the model predicts no tokens."""
         if not self.runtime.engine.has_lm_head:
             model = type(self.runtime.engine.model).__name__
             raise TypeError(

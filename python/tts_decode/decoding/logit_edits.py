@@ -1,4 +1,4 @@
-"""What changes the logits of single branches before a token is drawn."""
+"""Changes to the logits of single branches before a token is drawn."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ Array = npt.NDArray[Any]
 
 
 class LogitEdits:
-    """Changes of one branch's logits in one step: `SamplingParams` says which, and in what order. A token
-    changes one entry of them when it is taken, however long the text is.
+    """Changes of one branch's logits in one step, in the order given by `SamplingParams`.
+
+    A token changes one entry when it is taken, however long the text is.
 
     Args:
         tokens: of the branch, -1 for embeddings. prompt_length: how many of them are the prompt.
-        guide: where the step stands in its constraint; it is advanced by each token drawn.
+        guide: the step's position in its constraint; each drawn token advances it.
         vocab: size of the vocabulary.
 
     Attributes:
-        repetition_penalty: of the entries that are `seen`. filters: what is left to do behind the edits.
-        blocked: the reason for which the branch is finished, as no token may be drawn; None while one may.
+        repetition_penalty: for the entries that are `seen`. filters: what remains to do after the edits.
+        blocked: the reason that finishes the branch, because no token may be drawn; None while one may.
         suppressed: int64, tokens that are never drawn.
         forbidden: bool [vocab], these and what the constraint does not allow; None: no constraint.
 
@@ -72,14 +73,15 @@ class LogitEdits:
 
     @property
     def entries(self) -> Array:
-        """`ENTRY` [n], of the tokens whose logits change."""
+        """Returns `ENTRY` [n], the tokens whose logits change."""
         return self._table.entries
 
     def take(self, token: int) -> None:
-        """A token was drawn.
+        """Updates the edits after a token was drawn.
 
         Raises:
-            ConstraintError: the constraint needs more than its limits allow; this serves no more.
+            ConstraintError: the constraint needs more than its limits allow; this object cannot be used
+                further.
         """
         if self._guide is not None:
             self._guide.advance(token)
@@ -94,7 +96,7 @@ class LogitEdits:
                 entries["penalty"][place] = -(count * self._frequency + self._presence)
 
     def _look_ahead(self) -> None:
-        """What the constraint forbids next."""
+        """Computes what the constraint forbids next."""
         if self._guide is None:
             return
         allowed = self._guide.allowed(self._vocab)
@@ -105,10 +107,11 @@ class LogitEdits:
 
 
 def changed_logits(logits: Tensor, rows: Sequence[tuple[int, LogitEdits]]) -> tuple[Array, Tensor]:
-    """What the edits of some rows make of logits (float32 [rows, vocab]), suppressed tokens aside.
+    """Applies the edits of some rows to logits (float32 [rows, vocab]), except suppressed tokens.
 
     Returns:
-        index: int64 [2, n], row and token, rows as they come. values: float32 [n], on the logits' device.
+        index: int64 [2, n], row and token, rows in the given order. values: float32 [n], on the logits'
+            device.
     """
     entries = np.concatenate([edits.entries for _, edits in rows])
     counts = [len(edits.entries) for _, edits in rows]
@@ -125,19 +128,21 @@ def changed_logits(logits: Tensor, rows: Sequence[tuple[int, LogitEdits]]) -> tu
 
 
 def penalised(logits: Tensor, penalty: float) -> Tensor:
-    """By the repetition penalty."""
+    """Applies the repetition penalty."""
     changed = torch.where(logits < 0, logits * penalty, logits / penalty)
-    return changed.nan_to_num()  # an extreme penalty leaves float32: 0 / 0 stays 0
+    return changed.nan_to_num()  # an extreme penalty overflows float32: 0 / 0 stays 0
 
 
 def suppress(scores: Tensor, tokens: Array) -> None:
-    """Sets logits of a row (float32 [vocab]) to -inf, in place, and only those at the tokens (ids, or True in
-    bool [vocab]): a row always keeps one to draw."""
+    """Sets the logits of these tokens in a row (float32 [vocab]) to -inf, in place.
+
+    tokens: ids, or True in bool [vocab]. A row always keeps one token to draw.
+    """
     if len(tokens):
         scores.clamp_(min=torch.finfo(scores.dtype).min)
         scores[_sent(tokens, scores)] = -math.inf
 
 
 def _sent(values: Array, like: Tensor) -> Tensor:
-    """To the device of another tensor."""
+    """Copies values to the device of another tensor."""
     return to_device(torch.from_numpy(np.ascontiguousarray(values)), like.device)

@@ -1,4 +1,4 @@
-"""KV pages that do not fit the pool: kept beside it, in the host's memory or a file, until they are read."""
+"""KV pages that do not fit the pool: kept beside it, in host memory or a file, until they are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tts_kernels import KVPool, KVTree
 from tts_kernels.checks import integer, shown
 from tts_kernels.machine_memory import memory_bytes
 
-_CHUNK = 32  # pages that are copied at once: what is gathered on the way stays small
+_CHUNK = 32  # pages copied at once: keeps the temporary copy small
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class KVOffload:
     """Where a decoder keeps KV pages that its pool has no room for.
 
     Attributes:
-        bytes: for pages, beside those of `kv_bytes`.
-        folder: of a file that is mapped and that goes with the decoder; its space is taken at once. None: the
-            host's memory on a GPU, and on the CPU, where that is what the pool lies in, the folder for
-            temporary files.
+        bytes: for pages, in addition to `kv_bytes`.
+        folder: of a mapped file that is deleted with the decoder; its space is allocated at once. None: on a
+            GPU, host memory; on the CPU, whose pool already is in host memory, the folder for temporary
+            files.
     """
 
     bytes: int
@@ -43,11 +43,11 @@ class KVOffload:
 
 
 class KVHolder(Protocol):
-    """Whoever holds KV that was computed with the model's weights.
+    """A holder of KV that was computed with the model's weights.
 
     Attributes:
         id: of its branch in the tree.
-        last_use: number of the forward that read its KV last.
+        last_use: number of the forward that last read its KV.
     """
 
     id: int
@@ -58,10 +58,10 @@ class KVHolder(Protocol):
 
 
 class Offload:
-    """The pages of one decoder beside its pool.
+    """The offloaded pages of one decoder.
 
     Attributes:
-        moved_out, moved_in: pages that went there, and that came back, so far.
+        moved_out, moved_in: pages offloaded and reloaded so far.
     """
 
     def __init__(self, tree: KVTree, pool: KVPool, places: Tensor, holders: WeakSet[KVHolder]) -> None:
@@ -73,13 +73,13 @@ class Offload:
         return self._tree.offload_pages - self._tree.offloaded_pages
 
     def missing(self, branch_id: int) -> int:
-        """How many pages of a branch are offloaded."""
+        """Returns how many pages of a branch are offloaded."""
         if not self._tree.offloaded_pages:
             return 0
         return int((self._tree.block_tables([branch_id])[0] >= self._tree.num_pages).sum())
 
     def reload(self, branch_id: int) -> bool:
-        """Brings the pages of a branch back, for which there is room. Whether there were any."""
+        """Reloads a branch's pages, for which there is room; returns whether there were any."""
         if not self.missing(branch_id):
             return False
         moves = self._tree.reload([branch_id])
@@ -89,23 +89,23 @@ class Offload:
         return True
 
     def read(self, pages: Tensor) -> Tensor:
-        """uint8 [M, page_bytes] of offloaded pages [M]."""
+        """Returns uint8 [M, page_bytes] for offloaded pages [M]."""
         return self._places[pages.long() - self._tree.num_pages]
 
     def movable(
         self, pins: Iterable[int], coming: Sequence[int], keep: Sequence[int]
     ) -> npt.NDArray[np.int64]:
-        """Pages of the pool that may be offloaded, those first that are needed last.
+        """Returns pages of the pool that may be offloaded, those needed last first.
 
         Args:
-            pins: that nobody is using, the one used the longest ago first.
+            pins: pins that nobody is using, least recently used first.
             coming: branches that wait for a forward, the next one first.
-            keep: whose pages stay.
+            keep: branches whose pages stay.
         """
         return self._needed_last([*pins, *self._idle({*coming, *keep}), *reversed(coming)], keep)
 
     def offload(self, pages: npt.NDArray[np.int64]) -> int:
-        """Offloads the first of these pages of the pool, as places are free. How many."""
+        """Offloads the first of these pages of the pool, as far as places are free; returns how many."""
         pages = pages[: self.free_pages]
         if len(pages):
             moves = self._tree.offload(pages)
@@ -115,12 +115,14 @@ class Offload:
         return len(pages)
 
     def reload_first(self, branch_id: int, room: int) -> int:
-        """Brings the first pages of a branch back, at most `room`. Returns how many: their places are free
-        for what has to go for the rest."""
+        """Reloads the first pages of a branch, at most `room`; returns how many.
+
+        Their places are then free for what has to be offloaded for the rest.
+        """
         table = self._tree.block_tables([branch_id])[0][0]
         counts = np.cumsum(table >= self._tree.num_pages)
         for columns in range(int(np.searchsorted(counts, room, "right")), 0, -1):
-            try:  # a prefix of its own, as long as that takes; none ends in a page that was evicted
+            try:  # a separate prefix of that length; no prefix ends in an evicted page
                 (prefix,) = self._tree.fork(branch_id, 1, at=columns * self._tree.page_size)
             except ValueError:
                 continue
@@ -132,15 +134,17 @@ class Offload:
         return 0
 
     def _idle(self, others: set[int]) -> list[int]:
-        """Branches that wait for nothing, the one whose KV was read the longest ago first."""
+        """Returns the branches that wait for nothing, the one whose KV was read longest ago first."""
         live = [holder for holder in self._holders if not holder.released and holder.id not in others]
         return [holder.id for holder in sorted(live, key=lambda holder: (holder.last_use, holder.id))]
 
     def _needed_last(self, order: Sequence[int], keep: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Pages of the pool that these hold, the last needed first, without those of `keep`. order: branches
-        and pins, the last needed first. A page is needed when the first one that holds it is, and of one
-        branch's pages its last ones, which fewest others hold, go first."""
-        needed = np.full(self._tree.num_pages, -1, np.int64)  # by page: its holder's place in `order`
+        """Returns pages of the pool that these hold, the last needed first, without those of `keep`.
+
+        order: branches and pins, the last needed first. A page is needed when its first holder is. Of one
+        branch's pages, the last ones, which the fewest others hold, come first.
+        """
+        needed = np.full(self._tree.num_pages, -1, np.int64)  # per page, its holder's index in `order`
         column = np.zeros(self._tree.num_pages, np.int64)
         for place, pages in enumerate(self._resident([*order, *keep])):
             needed[pages] = place
@@ -155,16 +159,16 @@ class Offload:
 
 
 def _chunks(moves: npt.NDArray[np.int32]) -> Iterator[tuple[Tensor, ...]]:
-    """moves: [M, 2]. Its columns, int64."""
+    """Yields the columns of moves [M, 2], int64, in chunks."""
     for chunk in torch.split(torch.from_numpy(moves).long(), _CHUNK):
         yield chunk[:, 0], chunk[:, 1]
 
 
 def make_places(pool: KVPool, settings: KVOffload) -> Tensor:
-    """uint8 [places, pool.page_bytes] for as many of the pool's pages as the settings' bytes hold.
+    """Allocates uint8 [places, pool.page_bytes] for as many of the pool's pages as the settings' bytes hold.
 
     Raises:
-        ValueError: there is not so much memory or space, or the bytes hold no page.
+        ValueError: there is not enough memory or space, or the bytes hold no page.
     """
     count, size = settings.bytes // pool.page_bytes, pool.page_bytes
     if not count:
@@ -182,7 +186,7 @@ def make_places(pool: KVPool, settings: KVOffload) -> Tensor:
 
 
 def _mapped(folder: Path, size: int) -> Tensor:
-    """uint8 [size], of a file without a name, whose space is taken: writing to it cannot fail later."""
+    """Maps uint8 [size] of an unnamed file whose space is allocated: writing to it cannot fail later."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix="tts-kv-") as file:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -1,4 +1,4 @@
-"""The KV pool of a model: its size, dtype and layout."""
+"""Sizes a model's KV pool, and chooses its dtype and layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..model.hf import HFEngine
 from ..model.parallel.ranks import Ranks
 from .kv_budget import KVBudget
 
-_PAGE_SIZE = 16  # tokens; what the CPU kernels serve
+_PAGE_SIZE = 16  # tokens; the only size that the CPU kernels support
 _MOST_PAGES = (2**31 - 1) // _PAGE_SIZE  # slots are int32
 
 
@@ -25,16 +25,17 @@ def make_pool(
     on_host: bool,
     ranks: Ranks | None = None,
 ) -> KVPool:
-    """A pool for the engine's model, of as many pages on all of its ranks.
+    """Makes a pool for the engine's model, with the same number of pages on all of its ranks.
 
     Args:
-        kv_bytes, kv_dtype: as `TreeDecoder` takes them.
-        summaries: of pages, as `KVPool` takes them.
+        kv_bytes, kv_dtype: same as for `TreeDecoder`.
+        summaries: of pages, same as for `KVPool`.
         on_host: whether the CPU's kernels serve.
-        ranks: that hold the model together. `kv_bytes` is of each; by default those of a machine share it.
+        ranks: that hold the model together. `kv_bytes` is per rank; by default the ranks of a machine share
+            it.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, not served, or more than there is.
+        TypeError, ValueError: an argument is out of range, unsupported, or more than is available.
     """
     if isinstance(kv_bytes, KVBudget):
         if not on_host:

@@ -1,4 +1,4 @@
-"""Gives back the branches of a call, whichever way it ended."""
+"""Releases the branches of a call, however it ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .branch import TreeBranch
 
 
 def release_all(branches: Iterable[TreeBranch]) -> None:
-    """Those that are released already stay so."""
+    """Releases the branches; those already released stay so."""
     for branch in branches:
         if not branch.released:
             branch.release()

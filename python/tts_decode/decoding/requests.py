@@ -1,4 +1,4 @@
-"""What waits for the engine: each request knows the tokens it lacks and when it is done."""
+"""Requests that wait for the engine: each knows the tokens it lacks and when it is done."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Feed:
 
     request: Request[Any]
     tokens: list[int]
-    rows_end: int = 0  # its rows of the logits end here; they begin where those of the feed before end
+    rows_end: int = 0  # end of its rows of the logits; they begin where the previous feed's end
     tokens_end: int = 0  # the same for the forward's tokens
 
 
@@ -32,19 +32,19 @@ class Request(ABC, Generic[T]):
     """A call that waits for the engine. `future` carries its result; `path` is set once it is admitted."""
 
     needs_hidden = False  # whether `fed` must be given hidden states
-    layers: tuple[int, ...] = ()  # whose hidden states of the last token that is fed `take_layers` is given
-    # Position from which on the missing tokens are forced text, which sparse attention reads whole. Those
-    # before, if any, are read as when they were sampled, and fed one by one.
+    layers: tuple[int, ...] = ()  # `take_layers` is given their hidden states of the last token fed
+    # From this position on, the missing tokens are forced text, for which sparse attention reads every page.
+    # Earlier ones, if any, read what they read when they were sampled, and are fed one by one.
     forced_from = sys.maxsize
-    starts_over = False  # whether it goes on where the path lost its KV
-    undone_late = False  # whether it is undone too when it is done, but its caller was cancelled meanwhile
-    call: Call | None = None  # the call of a search that it belongs to
-    hold: Hold | None = None  # where it stops until its search goes on
-    share_limit: int | None = None  # tokens at most that a prompt shares; None: what is resident
+    starts_over = False  # whether it continues if the path lost its KV
+    undone_late = False  # whether it is undone even when done, if its caller was cancelled meanwhile
+    call: Call | None = None  # the search's call that it belongs to
+    hold: Hold | None = None  # where it stops until its search continues
+    share_limit: int | None = None  # most tokens that a prompt shares; None: all resident ones
     shared = 0  # tokens that a prompt shares
-    order = 0  # its place among those that wait
+    order = 0  # its place among the waiting requests
     seen = False  # by a tick
-    served = False  # in the last tick that it waited for with others
+    served = False  # in the last tick that it and others waited for
     path: LivePath
     future: asyncio.Future[T]
 
@@ -59,8 +59,11 @@ class Request(ABC, Generic[T]):
 
     @property
     def held(self) -> bool:
-        """Whether it stops where it is. It feeds no token beyond its hold, so one that has to feed to get
-        further is held there, whatever the hold says of tokens."""
+        """Whether it stops where it is.
+
+        It feeds no token beyond its hold. So a request that would have to feed to advance is held there,
+        whatever the hold says of tokens.
+        """
         if self.hold is None:
             return False
         if not self.admitted:
@@ -69,7 +72,7 @@ class Request(ABC, Generic[T]):
 
     @property
     def progress(self) -> Hold:
-        """Where to hold the same request in another process, so that it is as far."""
+        """Where to hold the same request in another process to reach the same place."""
         if not self.admitted:
             return Hold(0, 0, 0, self.order)
         return Hold(len(self.path.tokens), self.path.kv_length, self.shared, self.order)
@@ -82,15 +85,15 @@ class Request(ABC, Generic[T]):
         """Called before each tick: the request may close without the model."""
 
     def missing(self) -> list[int]:
-        """Tokens to feed next, in order; empty when the logits after the path's last token are there."""
+        """Returns the tokens to feed next; empty if the logits after the path's last token are known."""
         return self.path.tokens[self.path.kv_length :]
 
     def logit_rows(self, count: int) -> range:
-        """Which of the first `count` missing tokens need logits: the path's last token and all after it."""
+        """Returns which of the first `count` missing tokens need logits: the path's last one and later."""
         return range(max(0, len(self.path.tokens) - 1 - self.path.kv_length), count)
 
     def embeds(self, position: int) -> Tensor:
-        """Input [hidden] of a missing token of id -1, at its position in the path."""
+        """Returns the input [hidden] of a missing token of id -1, at its position in the path."""
         return self.path.embeds[position]
 
     def take_layers(self, states: Tensor) -> None:
@@ -98,7 +101,7 @@ class Request(ABC, Generic[T]):
 
     @abstractmethod
     def fed(self, count: int, logits: Tensor, hidden: Tensor | None) -> None:
-        """The first `count` missing tokens are in the tree.
+        """Called when the first `count` missing tokens are in the tree.
 
         logits: of `logit_rows`, float32. hidden: rows of all, float32.
         """
@@ -114,7 +117,7 @@ class Request(ABC, Generic[T]):
             self.future.set_exception(error)
 
     def undo(self) -> None:
-        """The call failed or was cancelled."""
+        """Called when the call failed or was cancelled."""
         self.path.busy = False
 
 
@@ -130,8 +133,10 @@ class AdvanceRequest(Request[LivePath]):
 
 
 class LayersRequest(Request[Tensor]):
-    """The hidden states of the path's last token at some layers, float32 [len(layers), hidden] on the CPU,
-    and the logits after it."""
+    """Computes the hidden states of the path's last token at some layers, and the logits after it.
+
+    The states are float32 [len(layers), hidden] on the CPU.
+    """
 
     def __init__(self, path: LivePath, layers: tuple[int, ...]) -> None:
         super().__init__(path)
@@ -151,18 +156,18 @@ class LayersRequest(Request[Tensor]):
 
 
 class RootRequest(Request[P]):
-    """A prompt's way into the tree. Its result is the path that `make` builds once it is admitted, over what
-    is resident, as far as `share_limit` says. Where the model's weights change meanwhile it starts over.
+    """Puts a prompt into the tree. Its result is the path that `make` builds once it is admitted.
 
-    Without LM head (`needs_logits` False) no logits are computed, and what is resident whole is not fed at
-    all.
+    The path starts from what is resident, as far as `share_limit` allows. If the model's weights change
+    meanwhile, the request starts over. Without an LM head (`needs_logits` False) no logits are computed, and
+    a prompt that is wholly resident is not fed at all.
 
     Args:
         tokens: of the prompt, up to its first embedding: what others may share. length: of the whole prompt.
         page_size: of the tree.
 
     Attributes:
-        page_hashes: [pages + 1] of the tokens before each page.
+        page_hashes: [pages + 1], hashes of the tokens before each page.
     """
 
     forced_from = 0
@@ -188,7 +193,7 @@ class RootRequest(Request[P]):
         self._needs_logits = needs_logits
 
     def start(self) -> None:
-        """There is no path yet."""
+        """Does nothing: there is no path yet."""
 
     def admit(self) -> None:
         self.path = self._make(self.share_limit)
@@ -197,8 +202,10 @@ class RootRequest(Request[P]):
         self.admitted = True
 
     def has(self, other: RootRequest[Any], page: int, tokens: list[int]) -> bool:
-        """Whether this prompt begins as another one does up to a page, and has there `tokens`, which are
-        of that page. It goes by hashes: where two are equal by chance, a prompt waits for nothing."""
+        """Whether this prompt equals another one up to a page, and has `tokens` in that page.
+
+        The comparison uses hashes: on a chance collision, a prompt waits for nothing.
+        """
         if page >= len(self.page_hashes) or self.page_hashes[page] != other.page_hashes[page]:
             return False
         begin = page * self._page_size

@@ -1,8 +1,8 @@
-"""Finished texts that are kept, so that a request which goes on with one computes only what is new.
+"""Keeps finished texts, so that a request that continues one computes only what is new.
 
-A client sends the text that it got back, not the ids that were sampled, and a tokenizer may cut that text in
-another way. So the ids are kept beside the text. The KV is kept by pins of the decoder, which give way as
-soon as pages are needed.
+A client sends back the text it received, not the sampled ids, and a tokenizer may split that text
+differently. So the ids are kept beside the text. The decoder's pins keep the KV; they give way as soon as
+pages are needed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .decoder import TreeDecoder
 from .known_texts import KnownText, TextIndex, common
 from .kv_budget import Pin
 
-_PAGE = 16  # tokens that another tokenization of a known text may lose
+_PAGE = 16  # tokens of a known text that another tokenization may lose
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What was kept for an owner. known: None where only a prompt of ids finds it."""
+    """What was kept for an owner. known: None if only a prompt of ids finds it."""
 
     owner: OwnTexts
     tokens: array[int]
@@ -35,7 +35,7 @@ class _Entry:
     pin: Pin
 
     def holds(self, other: _Entry) -> bool:
-        """Whether all of another one is in this one."""
+        """Whether this entry contains all of another one."""
         count = len(other.tokens)
         if other.owner is not self.owner or count > len(self.tokens):
             return False
@@ -45,30 +45,30 @@ class _Entry:
 
 
 class RetainedTexts:
-    """Finished texts of some owners. For the decoder's own thread.
+    """Finished texts of several owners. For the decoder's own thread.
 
-    Where they become too many, the owner who has the most loses the one that was used the longest ago: no
-    owner pushes out those of another one who has less.
+    If they become too many, the owner with the most loses the least recently used one: no owner displaces the
+    texts of another who has fewer.
 
     Args:
-        texts, tokens: how many are kept at most, and of how many tokens in all.
+        texts, tokens: maximum number of texts kept, and of their tokens in total.
     """
 
     def __init__(self, decoder: TreeDecoder, texts: int, tokens: int) -> None:
         self.decoder = decoder
         self._texts, self._tokens = texts, tokens
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()  # by the ids of pins
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()  # by pin id
         self._owners: WeakValueDictionary[str, OwnTexts] = WeakValueDictionary()
         self._size = 0
         self._special = _special_ids(decoder.tokenizer)
 
     def __len__(self) -> int:
-        """How many are resident."""
+        """The number of resident texts."""
         self._drop_lost()
         return len(self._entries)
 
     def of(self, owner: str) -> OwnTexts:
-        """Those of one owner, such as an API key: no other's decide what ids a text gets."""
+        """Returns one owner's texts; an owner, such as an API key, never affects the ids of another's."""
         own = self._owners.get(owner)
         if own is None:
             own = self._owners[owner] = OwnTexts(self, self._special)
@@ -94,7 +94,7 @@ class RetainedTexts:
             self.drop(self._next_to_go())
 
     def used(self, owner: OwnTexts, ids: Sequence[int]) -> None:
-        """A prompt has these ids: the owner's text that shares most with them was used, if it is a page."""
+        """Marks the owner's text that shares most with a prompt's ids, and at least a page, as used."""
         given, best, most = array("q", ids), None, _PAGE - 1
         for entry in self._entries.values():
             if entry.owner is owner and (shared := common(entry.tokens, given)) > most:
@@ -113,7 +113,7 @@ class RetainedTexts:
         return len(self._entries) > self._texts
 
     def _next_to_go(self) -> _Entry:
-        """Of the owner who has most of what there is too much of."""
+        """Returns an entry of the owner who has most of whatever exceeds its limit."""
         held: Counter[OwnTexts] = Counter()
         for entry in self._entries.values():
             held[entry.owner] += 1 if self._crowded else len(entry.tokens)
@@ -121,17 +121,17 @@ class RetainedTexts:
         return next(entry for entry in self._entries.values() if held[entry.owner] == most)
 
     def _drop_lost(self) -> None:
-        """Those whose pages were needed."""
+        """Drops the texts whose pages were needed."""
         for entry in list(self._entries.values()):
             if not entry.pin.resident:
                 self.drop(entry)
 
 
 class OwnTexts:
-    """What is kept for one owner; made by `RetainedTexts.of`.
+    """The texts kept for one owner; made by `RetainedTexts.of`.
 
     Args:
-        special: tokens that no others may stand for, nor they for plain text.
+        special: tokens that no others may replace, and that may not replace plain text.
     """
 
     def __init__(self, store: RetainedTexts, special: frozenset[int]) -> None:
@@ -140,8 +140,11 @@ class OwnTexts:
         self._entries: dict[KnownText, _Entry] = {}
 
     def ids(self, text: str | None, canonical: list[int]) -> list[int]:
-        """Ids for a prompt of this text: those of the tokenizer, `canonical`, unless they part from known
-        ones more than a page before the end of the known text. text: None: the prompt is of ids."""
+        """Returns the ids for a prompt of this text: the tokenizer's, `canonical`, or known ones.
+
+        Known ids are used if the canonical ones differ from them more than a page before the end of the known
+        text. text: None: the prompt is of ids.
+        """
         ids = canonical if text is None else self._as_known(text, canonical)
         self._store.used(self, ids)
         return ids
@@ -157,7 +160,7 @@ class OwnTexts:
         return ids if self._controls(ids[same:]) == self._controls(canonical[same:]) else canonical
 
     def known_text(self, text: str | None, ids: list[int], sampling: SamplingParams) -> str | None:
-        """Of a prompt, for `keep`; None where a client chose how it, or its answer, is spelled in tokens.
+        """Returns a prompt's text, for `keep`; None if a client chose the tokens of it or of its answer.
 
         text: None: the prompt is of ids.
         """
@@ -166,8 +169,11 @@ class OwnTexts:
         return self.text_of(ids) if text is None else text
 
     def text_of(self, ids: list[int]) -> str | None:
-        """The text of ids that a client gave, where it would get these anyway; None: others may not get them
-        for it, as one client could then choose the ids of another one's text."""
+        """Returns the text of a client's ids if the text would get these ids anyway; None otherwise.
+
+        Otherwise nobody else may get these ids for the text: one client could then choose the ids of
+        another's text.
+        """
         decoder = self._store.decoder
         for special in (True, False):
             text = text_stream(decoder.tokenizer, [], special=special).add(ids)
@@ -179,14 +185,14 @@ class OwnTexts:
         """Keeps what is computed of a branch.
 
         Args:
-            prompt_length: its tokens that are the request's prompt. prompt: their text; None: later prompts
-                find them by their ids only, as they do where not all of them are there.
+            prompt_length: number of its tokens that are the request's prompt. prompt: their text; None: later
+                prompts find them by their ids only, as they also do if not all of them are resident.
         """
         if branch.kv_length and not branch.stale and self._store.has_room(branch.length):
             self.take(self._store.decoder.pin(branch), branch.tokens, prompt_length, prompt)
 
     def take(self, pin: Pin, tokens: Sequence[int], prompt_length: int, prompt: str | None) -> None:
-        """As `keep`, of tokens that a pin holds. The pin is given up with them."""
+        """Like `keep`, for tokens that a pin holds. The pin is given up with them."""
         if not pin.resident or not self._store.has_room(len(tokens)):
             pin.release()
             return
@@ -200,7 +206,7 @@ class OwnTexts:
         self._store.add(entry)
 
     def forget(self, entry: _Entry) -> None:
-        """For the store."""
+        """Removes an entry; called by the store."""
         if entry.known is not None:
             self._index.remove(entry.known)
             del self._entries[entry.known]
@@ -224,19 +230,19 @@ class OwnTexts:
         return KnownText(text + grown, array("q", tokens), begin, ends)
 
     def _continued(self, known: KnownText, count: int, text: str, canonical: list[int]) -> list[int]:
-        """The known tokens, and those of the rest of the text."""
+        """Returns the known tokens, followed by those of the rest of the text."""
         decoder = self._store.decoder
         tokens, rest = known.tokens[:count].tolist(), text[known.end_of(count) :]
         added = decoder.token_ids(rest)
         if text_stream(decoder.tokenizer, tokens, special=True).add(added) == rest:
             return tokens + added
-        # Some tokenizers add to a text's start. Their ids of the whole text go on where both have a boundary.
+        # Some tokenizers add to a text's start. Their ids of the whole text take over at a common boundary.
         ends = array("q", [0])
         spelled = len(self._spelled([], canonical, ends))
         for kept in range(count, max(count - _PAGE, known.begin), -1):
             end = (
                 known.end_of(kept) + spelled - len(text)
-            )  # a first token may have text that the client has not
+            )  # a first token may have text that the client did not send
             place = bisect_right(ends, end)
             if place and ends[place - 1] == end:
                 return tokens[:kept] + canonical[place - 1 :]
@@ -246,8 +252,11 @@ class OwnTexts:
         return [token for token in ids if token in self._special]
 
     def _spelled(self, before: Sequence[int], tokens: Sequence[int], ends: array[int]) -> str:
-        """Text of tokens behind others. Their ends are added to `ends`, whose last is where they begin. One
-        that ends inside a character ends, as seen from the text, with it."""
+        """Returns the text of tokens after others, and adds their ends to `ends`.
+
+        The last entry of `ends` is where they begin. A token that ends inside a character counts as ending
+        with it.
+        """
         stream = text_stream(self._store.decoder.tokenizer, before, special=True)
         pieces, length = [], ends[-1]
         for token in tokens:
@@ -258,8 +267,11 @@ class OwnTexts:
 
 
 def _special_ids(tokenizer: Any) -> frozenset[int]:
-    """Tokens that stand for themselves in a text: special ones, and those that were added to the vocabulary,
-    but for runs of blanks, which some have among them."""
+    """Returns the tokens that represent themselves in a text.
+
+    These are special tokens and tokens added to the vocabulary, except runs of spaces, which some tokenizers
+    add.
+    """
     added = getattr(tokenizer, "added_tokens_decoder", {})
     controls = [token for token, told in added.items() if told.special or told.content.strip()]
     return frozenset([*getattr(tokenizer, "all_special_ids", ()), *controls])

@@ -1,4 +1,4 @@
-"""What the branches of one decoder run on."""
+"""The parts of one decoder that its branches run on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .offload import KVHolder
 
 _log = logging.getLogger(__name__)
 
-# Id in the tree of a token that no prompt is to match: above every vocabulary, within int32.
+# Id in the tree of a token that no prompt may match: above every vocabulary, within int32.
 UNMATCHED = 2**31 - 1
 
 
@@ -35,11 +35,11 @@ class Runtime:
     """The parts of a decoder, made by `TreeDecoder`.
 
     Attributes:
-        engine: the model's forward. steps: runs it for a batch. tree, pool: KV and where it lies.
-        kv: what the decoder has of its budget. reader: text to token ids. sparse: None: attention is dense.
-        max_batch_tokens: tokens in one forward at most. max_positions: None: no limit is known.
-        track_mass, compress, eos_token_ids, keep_hidden: as of `TreeDecoder`; the last two may be set.
-        holders: the branches, as long as they live. weights_epoch: of the weights that their KV comes from.
+        engine: the model's forward. steps: runs it for a batch. tree, pool: the KV tree and its storage.
+        kv: the decoder's share of its budget. reader: text to token ids. sparse: None: attention is dense.
+        max_batch_tokens: maximum number of tokens in one forward. max_positions: None: no limit is known.
+        track_mass, compress, eos_token_ids, keep_hidden: same as for `TreeDecoder`; the last two may be set.
+        holders: the live branches. weights_epoch: of the weights that computed their KV.
     """
 
     engine: HFEngine
@@ -60,7 +60,7 @@ class Runtime:
     holders: WeakSet[KVHolder] = field(default_factory=WeakSet)
 
     def follow_weights(self) -> None:
-        """Gives up what was computed with weights that are no longer the model's."""
+        """Drops everything computed with weights that are no longer the model's."""
         epoch = self.engine.weights.check()
         if epoch != self.weights_epoch:
             self.weights_epoch = epoch
@@ -70,7 +70,7 @@ class Runtime:
                 holder.lose_kv()
 
     def refuse_under_mesh(self, what: str) -> None:
-        """Raises ValueError where ranks hold the model together, which do not do this."""
+        """Raises ValueError if ranks hold the model together: they do not support this."""
         if isinstance(self.steps, LeaderSteps | FollowerSteps):
             raise ValueError(
                 f"{what}: got a decoder with device_mesh, expected one without: each rank holds the KV "
@@ -78,10 +78,10 @@ class Runtime:
             )
 
     def guide(self, constraint: Constraint | None, tokens: Sequence[int] = ()) -> Guide | None:
-        """Where a path stands in the constraint after those tokens behind its prompt; None: without one.
+        """Returns a path's position in the constraint after these tokens after its prompt; None without one.
 
         Raises:
-            ConstraintError: it is malformed, or the tokens break it.
+            ConstraintError: it is malformed, or the tokens violate it.
         """
         if constraint is None:
             return None
@@ -90,10 +90,10 @@ class Runtime:
         return guide
 
     def place(self, tokens: list[int], length: int, share_limit: int | None) -> tuple[int, int]:
-        """A new branch of the tree for a prompt, and how many of its tokens are resident already.
+        """Makes a branch of the tree for a prompt; also returns how many of its tokens are already resident.
 
-        tokens: the prompt, up to its first embedding. length: of the whole prompt. share_limit: how many
-        tokens are shared at most.
+        tokens: the prompt, up to its first embedding. length: of the whole prompt. share_limit: maximum
+        number of shared tokens.
         """
         found = self.tree.match(self.shareable(tokens, length)[:share_limit])
         if found is None:
@@ -103,12 +103,15 @@ class Runtime:
         return branch_id, found[1]
 
     def shareable(self, tokens: list[int], length: int) -> list[int]:
-        """What a prompt may take from others: not its last token, which is fed for its logits where there is
-        an LM head. tokens, length: as of `place`."""
+        """Returns the tokens that a prompt may share with others.
+
+        With an LM head they exclude its last token, which is fed for its logits. tokens, length: same as for
+        `place`.
+        """
         return tokens[: length - 1] if self.engine.has_lm_head else tokens
 
     def positions_left(self, length: int) -> float:
-        """How many tokens the model takes behind `length` tokens; inf: no limit is known."""
+        """Returns how many tokens the model takes after `length` tokens; inf: no limit is known."""
         return math.inf if self.max_positions is None else self.max_positions - length
 
     def check_prompt(self, tokens: list[int]) -> None:

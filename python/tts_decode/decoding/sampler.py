@@ -22,8 +22,11 @@ _TOP_P_WIDTH = 128  # most probable tokens that top-p ranks at first
 
 
 class Sampled(NamedTuple):
-    """One token a row. Log-probability and entropy (nats) are of the model's own distribution: temperature 1,
-    before penalties and filters. log_sums: the log-sum-exp of the logits."""
+    """One token per row.
+
+    Log-probability and entropy (nats) describe the model's own distribution: temperature 1, before penalties
+    and filters. log_sums: the log-sum-exp of the logits.
+    """
 
     tokens: list[int]
     logprobs: list[float]
@@ -35,8 +38,11 @@ _NONE: Array = np.empty(0, np.int64)
 
 
 class Draw(NamedTuple):
-    """What a row is drawn by. uniform: in [0, 1). seen: int64, the distinct tokens of the branch, where the
-    repetition penalty asks for them. edits: what else changes the logits, if anything."""
+    """What decides a row's draw.
+
+    uniform: in [0, 1). seen: int64, the distinct tokens of the branch, if the repetition penalty needs them.
+    edits: other changes of the logits, if any.
+    """
 
     params: SamplingParams
     uniform: float
@@ -45,8 +51,9 @@ class Draw(NamedTuple):
 
 
 def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
-    """Draws one token for each row of `logits` (float32 [rows, vocab], left unchanged), by its entry of
-    `draws` alone.
+    """Draws one token for each row of `logits` (float32 [rows, vocab]), by its entry of `draws` alone.
+
+    The logits are left unchanged.
 
     Raises:
         ValueError: a row holds NaN, +inf or no finite logit.
@@ -55,15 +62,17 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
 
 
 def top_logprobs(logits: Tensor, count: int, log_sums: Sequence[float]) -> list[TopLogprobs]:
-    """The `count` most probable tokens of each row (float32 [rows, vocab]) of those log-sum-exps, of equals
-    the lowest ids; nats."""
+    """Returns the `count` most probable tokens per row; among equals the lowest ids come first.
+
+    logits: float32 [rows, vocab]. Log-probabilities are in nats. log_sums: the rows' log-sum-exp.
+    """
     vocab = logits.shape[1]
     best = logits.topk(min(count + 1, vocab), -1)
     values, ids = best.values.tolist(), best.indices.tolist()
     tops: list[TopLogprobs] = []
     for row, log_sum in enumerate(log_sums):
         pairs = list(zip(ids[row], values[row], strict=True))
-        if count < vocab and pairs[-1][1] == pairs[-2][1]:  # which of them topk took is not said
+        if count < vocab and pairs[-1][1] == pairs[-2][1]:  # topk does not define which of equals it takes
             cut = pairs[-1][1]
             tied = (logits[row] == cut).nonzero()[:, 0].tolist()
             pairs = [pair for pair in pairs if pair[1] > cut] + [(token, cut) for token in tied]
@@ -73,9 +82,11 @@ def top_logprobs(logits: Tensor, count: int, log_sums: Sequence[float]) -> list[
 
 
 def self_certainties(logits: Tensor, log_sums: Sequence[float]) -> list[float]:
-    """KL divergence of each row's distribution (logits float32 [rows, vocab]) from the uniform one, nats:
-    mean over the vocabulary of -log p, less log(vocab) (Kang et al., arXiv 2502.18581). log_sums: the rows'
-    log-sum-exp. Infinite where a logit is -inf."""
+    """Returns the KL divergence of each row's distribution from the uniform one, nats.
+
+    That is the mean over the vocabulary of -log p, minus log(vocab) (Kang et al., arXiv 2502.18581). Infinite
+    if a logit is -inf. logits: float32 [rows, vocab]. log_sums: the rows' log-sum-exp.
+    """
     if logits.is_cpu:  # row by row and in one thread, so that the bits do not depend on the batch
         means = [float(row.mean(dtype=np.float64)) for row in logits.numpy()]
     else:
@@ -85,7 +96,7 @@ def self_certainties(logits: Tensor, log_sums: Sequence[float]) -> list[float]:
 
 
 def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
-    """By the kernel, which reads the logits where they lie."""
+    """Samples with the kernel, which reads the logits in place."""
     numbers: list[tuple[float, ...]] = []
     seen: list[tuple[int, Array]] = []
     suppressed: list[tuple[int, Array]] = []
@@ -95,7 +106,7 @@ def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
         if edits is not None:
             edited.append((row, edits))
             suppressed.append((row, edits.suppressed))
-            penalty = 1.0  # it is in the edits
+            penalty = 1.0  # the edits include it
         else:
             if penalty != 1.0:
                 seen.append((row, tokens))
@@ -105,7 +116,7 @@ def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
     changed = values = forbidden = None
     if edited:
         index, values = changed_logits(logits, edited)
-        values = values.nan_to_num(0.0, 0.0, -math.inf)  # of rows that are refused below
+        values = values.nan_to_num(0.0, 0.0, -math.inf)  # for rows that are refused below
         changed = torch.from_numpy(np.ascontiguousarray(index.T, np.int32))
         forbidden = _forbidden(edited, logits)
     chosen, (logprobs, entropies, lse) = sample_tokens(
@@ -123,7 +134,7 @@ def _sample_on_cpu(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
 
 
 def _row_tokens(rows: Sequence[tuple[int, Array]]) -> Tensor | None:
-    """int32 [n, 2] of (row, token); None: there are none."""
+    """Returns int32 [n, 2] of (row, token); None if there are none."""
     count = sum(len(tokens) for _, tokens in rows)
     if not count:
         return None
@@ -134,7 +145,7 @@ def _row_tokens(rows: Sequence[tuple[int, Array]]) -> Tensor | None:
 
 
 def _forbidden(edited: Sequence[tuple[int, LogitEdits]], logits: Tensor) -> Tensor | None:
-    """bool [rows, vocab], what the constraints of some rows forbid; None: there are none."""
+    """Returns bool [rows, vocab], what the constraints of some rows forbid; None if there are none."""
     if all(edits.forbidden is None for _, edits in edited):
         return None
     forbidden = np.zeros(tuple(logits.shape), np.bool_)
@@ -145,7 +156,7 @@ def _forbidden(edited: Sequence[tuple[int, LogitEdits]], logits: Tensor) -> Tens
 
 
 def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
-    """In torch, for any device."""
+    """Samples in torch, on any device."""
     params = [draw.params for draw in draws]
     shifted, weights, lse, entropies = _weigh(logits)
     scores, masses = shifted, weights
@@ -169,7 +180,7 @@ def _sample_on_device(logits: Tensor, draws: Sequence[Draw]) -> Sampled:
 
 
 def _edited(logits: Tensor, draws: Sequence[Draw], edited: Sequence[tuple[int, LogitEdits]]) -> Tensor:
-    """A copy of the logits, changed by what their draws ask for before temperature and filters."""
+    """Returns a copy of the logits with all changes that come before temperature and filters."""
     scores = logits.clone(memory_format=torch.contiguous_format)
     if edited:
         index, values = changed_logits(logits, edited)
@@ -187,7 +198,7 @@ def _edited(logits: Tensor, draws: Sequence[Draw], edited: Sequence[tuple[int, L
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Log-probability of `tokens[i]` under row i of `logits` (float32 [rows, vocab]), and entropy; nats."""
+    """Returns the log-probability of `tokens[i]` in row i (float32 [rows, vocab]), and entropies; nats."""
     if logits.is_cpu:
         params = torch.tensor([(0.0, 0.0, 1.0, 0.0, 1.0, 0.0)], dtype=torch.float64).repeat(len(tokens), 1)
         _, (logprobs, entropies, lse) = sample_tokens(logits, params, given=torch.tensor(tokens))
@@ -198,7 +209,7 @@ def token_logprobs(logits: Tensor, tokens: Sequence[int]) -> tuple[list[float], 
 
 
 def _read(logits: Tensor, tokens: Tensor, lse: Tensor, entropies: Tensor) -> Sampled:
-    """Tokens, their log-probabilities and the entropies on the host: the one wait for the device."""
+    """Copies tokens, log-probabilities and entropies to the host: the only wait for the device."""
     logprobs = logits.gather(-1, tokens[:, None])[:, 0].double() - lse
     columns: list[list[float]] = torch.stack([tokens.double(), logprobs, entropies, lse]).tolist()
     _check_finite(columns[3])
@@ -217,15 +228,15 @@ def _check_finite(lse: Sequence[float]) -> None:
 def _tensor(
     values: Sequence[float] | Sequence[Sequence[float]], like: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """The values on the device of `like`, in its dtype or another."""
+    """Returns the values on the device of `like`, in its dtype or another."""
     return to_device(torch.tensor(values, dtype=dtype or like.dtype), like.device)
 
 
 def _weigh(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Logits less the row's maximum, their exponentials, the row's log-sum-exp and its entropy.
+    """Returns logits minus the row's maximum, their exponentials, the row's log-sum-exp and its entropy.
 
-    Sums run in float32, which torch adds pairwise (relative error some 1e-7); asked for float64 it is many
-    times slower.
+    Sums run in float32, which torch adds pairwise (relative error about 1e-7); float64 would be many times
+    slower.
     """
     peak = logits.amax(-1, keepdim=True)
     shifted = (logits - peak).clamp_(min=-1e30)  # -inf would give 0 * -inf in the entropy
@@ -236,7 +247,7 @@ def _weigh(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """First of the greatest in each row. Torch does not say which of equals its argmax takes; numpy does."""
+    """Returns the first maximum of each row. Torch's argmax leaves open which of equals it takes."""
     if scores.is_cpu:
         return torch.from_numpy(scores.numpy().argmax(-1))
     vocab = scores.shape[-1]
@@ -245,7 +256,7 @@ def _argmax(scores: Tensor) -> Tensor:
 
 
 def _filter(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """The masses, 0 where a row's top-k, top-p or min-p leaves a token out.
+    """Returns the masses, 0 where a row's top-k, top-p or min-p leaves a token out.
 
     `scores` have row maximum 0 and `masses` are their exponentials.
     """
@@ -259,7 +270,7 @@ def _filter(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) ->
     # The lowest score that stays, and how many of the tokens tied at it do not.
     floor = _tensor([math.log(p.min_p) if p.min_p else -math.inf for p in params], scores)
     dropped = torch.zeros(len(params), dtype=torch.long, device=scores.device)
-    # To find that the best few do not suffice the host would wait for a GPU, which rather ranks all at once.
+    # A GPU ranks all at once: to learn that the best few do not suffice, the host would have to wait for it.
     width = _TOP_P_WIDTH if scores.is_cpu else vocab
     for top_k, rows in groups.items():
         top_p = _tensor([params[row].top_p for row in rows], scores, torch.float64)
@@ -279,7 +290,7 @@ def _filter(scores: Tensor, masses: Tensor, params: Sequence[SamplingParams]) ->
 def _ranked_cut(
     scores: Tensor, masses: Tensor, top_k: int, top_p: Tensor, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, and the count of tokens kept.
+    """Returns the lowest score that top-k (0: all) and then top-p (float64 [rows]) keep, and the number kept.
 
     Without top-k only the `width` best scores are ranked at first, and more for rows that need more.
     """
@@ -307,10 +318,11 @@ def _ranked_cut(
 
 
 def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """First token whose cumulative weight, in vocabulary order, exceeds uniform * total; int64 [rows].
+    """Returns, per row, the first token whose cumulative weight exceeds uniform * total; int64 [rows].
 
-    Two levels: cumulative sums of blocks of `_BLOCK` neighbouring tokens choose the block, a walk inside it
-    the token, both in float64. A token of weight 0 is never taken.
+    Weights accumulate in vocabulary order and in two levels, both in float64: cumulative sums over blocks of
+    `_BLOCK` neighbouring tokens choose the block, and a walk inside it chooses the token. A token of weight 0
+    is never taken.
     """
     rows, vocab = weights.shape
     if vocab % _BLOCK:
@@ -327,7 +339,10 @@ def _inverse_cdf(weights: Tensor, uniforms: Sequence[float]) -> Tensor:
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First index with cumulative > target ([rows, 1]); if rounding left none, the last that adds weight."""
+    """Returns the first index with cumulative > target ([rows, 1]).
+
+    If rounding left none, it is the last index that adds weight.
+    """
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
     last.clamp_(max=cumulative.shape[-1] - 1)  # a row of NaN
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)

@@ -1,9 +1,9 @@
-"""Batches what the waiting branches ask for into single forwards of the model.
+"""Batches what the waiting branches request into single forwards of the model.
 
-Requests of any number of coroutines wait here. When the event loop has nothing else to do the scheduler
-takes one tick: it feeds the tokens that lack KV (one for a branch that decodes, a chunk for a prompt) in one
-forward, samples for all branches that are in a step, and resolves the requests that are done. There is no
-barrier: each request leaves when it is done and new ones join at the next tick.
+Requests of any number of coroutines wait here. When the event loop has nothing else to do, the scheduler
+takes one tick: it feeds the tokens that lack KV (one per decoding branch, a chunk per prompt) in one forward,
+samples for all branches that are in a step, and resolves the requests that are done. There is no barrier:
+each request leaves when it is done, and new ones join at the next tick.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .step_request import StepRequest
 T = TypeVar("T")
 
 # Loop cycles without a new request before a tick. A resolved future needs a few cycles to wake a strategy
-# behind `gather` and to come back as new requests; a cycle costs microseconds, a tick milliseconds.
+# through `gather` and to return as new requests; a cycle costs microseconds, a tick milliseconds.
 _QUIET_CYCLES = 6
-_IDLE = 0.001  # seconds between ticks while all that wait are held
+_IDLE = 0.001  # seconds between ticks while all waiting requests are held
 
 
 class Scheduler:
@@ -45,16 +45,16 @@ class Scheduler:
         self.seconds = 0.0
         self._waiting: list[Request[Any]] = []
         self._arrivals = 0
-        self._short_of_pages = False  # in the last tick: a request was left out for want of pages
-        self._stays = False  # who was served in the last tick goes on in this one
-        self._stuck_alone = False  # at the last tick: out of pages, and nobody else at work to free some
+        self._short_of_pages = False  # whether the last tick left out a request for lack of pages
+        self._stays = False  # requests served in the last tick continue in this one
+        self._stuck_alone = False  # the last tick was out of pages, with nobody else running to free some
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
     # -- requests
 
     async def submit(self, request: Request[T]) -> T:
-        """Queues a request and waits for its result. A call that is cancelled is undone."""
+        """Queues a request and waits for its result. A cancelled call is undone."""
         self.enqueue(request)
         try:
             return await request.future
@@ -74,7 +74,7 @@ class Scheduler:
         self._note_arrival()
         self.runtime.kv.serving = loop
         if self._task is None or self._task.done():
-            # Not by a task factory: what that makes of a caller's tasks does not concern the decoder's.
+            # Bypasses the loop's task factory, which is meant for the caller's tasks, not the decoder's.
             self._task = asyncio.Task(self._serve(), loop=loop)
 
     def withdraw(self, request: Request[Any]) -> None:
@@ -83,11 +83,11 @@ class Scheduler:
         request.undo()
 
     def _note_arrival(self) -> None:
-        """The next tick waits for those that come with it."""
+        """Makes the next tick wait for requests that arrive together with this one."""
         self._arrivals += 1
 
     def _join(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Serves from this loop from now on. What another one left waiting when it was closed is given up."""
+        """Serves from this loop from now on; drops what a loop left waiting when it was closed."""
         if self._loop is loop:
             return
         if self._loop is not None and self._loop.is_running() and self._waiting:
@@ -113,13 +113,13 @@ class Scheduler:
                 if self._waiting and all(request.held for request in self._waiting):
                     await asyncio.sleep(_IDLE)
         except Exception as error:
-            self._fail(self._waiting, error)  # nobody may wait for a task that ended
+            self._fail(self._waiting, error)  # nothing may wait for a task that ended
             raise
         finally:
             self.runtime.kv.serving = None
 
     def _tick(self) -> None:
-        """One forward, or less, for those that are not held."""
+        """Runs at most one forward for the requests that are not held."""
         started = time.perf_counter()
         held: list[Request[Any]] = []
         going: list[Request[Any]] = []
@@ -153,7 +153,7 @@ class Scheduler:
         turn = self._turn()
         batch = self._begin(turn)
         if not batch and self._wants_pages(turn):
-            turn = self._waiting  # whoever can goes on
+            turn = self._waiting  # whoever can continues
             batch = self._begin(turn)
         try:
             logits = self.forwards.run(batch) if batch else None
@@ -167,8 +167,8 @@ class Scheduler:
             had_turn, served = {id(request) for request in turn}, {id(feed.request) for feed in batch}
             for request in self._waiting:
                 request.served = id(request) in served
-            # Next time those come first that were not served, and before them those that had no turn. Where
-            # these lack pages, those who have theirs go on to the end of what they were asked.
+            # Next time, requests without a turn come first, then those not served. If these lack pages, those
+            # that have theirs run to their end.
             self._stays = self._lacks_pages()
             if self._stays:
                 self._waiting.sort(key=lambda request: not request.served)
@@ -178,7 +178,7 @@ class Scheduler:
             request.order = order
 
     def _lacks_pages(self) -> bool:
-        """Whether a request that was not served waits for pages that are offloaded, or for room."""
+        """Whether a request that was not served waits for offloaded pages, or for room."""
         offload = self.runtime.kv.offload
         return offload is not None and (
             self._short_of_pages
@@ -212,8 +212,10 @@ class Scheduler:
         self._waiting = [request for request in self._waiting if not request.future.done()]
 
     def _admit_roots(self) -> None:
-        """Gives waiting prompts their path. A prompt whose next page is being computed for another prompt
-        waits for that one, to share it."""
+        """Gives waiting prompts their path.
+
+        A prompt whose next page is being computed for another prompt waits for that one, to share it.
+        """
         roots = [request for request in self._waiting if isinstance(request, RootRequest)]
         running = [root for root in roots if root.admitted]
         for root in roots:
@@ -222,8 +224,10 @@ class Scheduler:
                 running.append(root)
 
     def _awaits_page(self, root: RootRequest[Any], running: list[RootRequest[Any]]) -> bool:
-        """Whether one of the prompts that are being computed will have a page of this one, or the rest that
-        fills none, that is not resident yet."""
+        """Whether a prompt being computed will have a page of this one that is not resident yet.
+
+        The rest of a prompt that fills no page counts too.
+        """
         tree = self.runtime.tree
         shared = self.runtime.shareable(root.tokens, root.length)[: root.share_limit]
         alike = [other for other in running if other.has(root, 0, shared[: tree.page_size])]
@@ -234,7 +238,7 @@ class Scheduler:
         return len(shared) > resident and any(other.has(root, page, needed) for other in alike)
 
     def _turn(self) -> list[Request[Any]]:
-        """Requests that go on in this tick."""
+        """Returns the requests that continue in this tick."""
         if not self._sparse_together:
             return self._waiting
         return whole_trees(self._waiting, self._next_tokens, self.runtime.max_batch_tokens)
@@ -246,7 +250,7 @@ class Scheduler:
         return sparse is not None and sparse.share != "branch"
 
     def _wants_pages(self, turn: list[Request[Any]]) -> bool:
-        """Whether a turn of some of the requests, which fed nothing, did so for want of pages."""
+        """Whether a turn of some of the requests fed nothing for lack of pages."""
         waiting = [request for request in turn if not request.future.done()]
         return len(waiting) < len(self._waiting) and any(request.missing() for request in waiting)
 
@@ -258,14 +262,14 @@ class Scheduler:
         return self._choose_batch(turn)
 
     def _choose_batch(self, turn: list[Request[Any]]) -> list[Feed]:
-        """Tokens to feed in this tick: single ones first, then runs in chunks; as rows and pages go."""
+        """Chooses the tokens to feed in this tick, as rows and pages allow: single ones, then chunks."""
         tree, kv = self.runtime.tree, self.runtime.kv
         rows, free, reserved = self.runtime.max_batch_tokens, kv.free_pages, 0
         batch: list[Feed] = []
         blocked: tuple[Request[Any], int] | None = None
         singles: list[tuple[Request[Any], list[int]]] = []
         runs: list[tuple[Request[Any], list[int]]] = []
-        others = len(self._waiting)  # who have no turn
+        others = len(self._waiting)  # requests without a turn
         for request in turn:
             if request.future.done():
                 continue
@@ -275,8 +279,8 @@ class Scheduler:
                 (runs if len(tokens) > 1 else singles).append((request, tokens))
         queue = [*singles, *runs]
         if self._stays:
-            # Who has pages goes on, then who has waited the longest: a run too, which would never have its
-            # turn beside single tokens that push its pages out.
+            # Requests with pages continue first, then the one that has waited longest. It may be a run, which
+            # would never get a turn beside single tokens that displace its pages.
             queue.sort(key=lambda entry: 0 if entry[0].served else 1 + entry[0].order)
         for place, (request, tokens) in enumerate(queue):
             count = min(len(tokens), rows)
@@ -291,7 +295,7 @@ class Scheduler:
                 if needed:
                     blocked = blocked or (request, needed)
                     if kv.offload is not None and batch:
-                        break  # the next room is this one's: later ones, which need less, would take it
+                        break  # the next room is reserved for this one: smaller later ones would take it
                     continue
             if kv.reload(path_id):
                 free = kv.free_pages
@@ -300,22 +304,25 @@ class Scheduler:
             batch.append(Feed(request, tokens[:count]))
         self._short_of_pages = blocked is not None
         if blocked and self._sparse_together:
-            # All of a tree or none of it, as in `whole_trees`, where others can go on meanwhile.
+            # All of a tree or none of it, as in `whole_trees`, if others can continue meanwhile.
             tree_id = blocked[0].path.lineage.tree
             batch = [feed for feed in batch if feed.request.path.lineage.tree != tree_id] or batch
         if not batch and others:
-            return batch  # they may go on
+            return batch  # the others may continue
         stuck = blocked is not None and not batch and all(tokens for _, tokens in singles)
         kv.serving = None if stuck else self._loop
         alone = stuck and not kv.others_serve(self._loop)
-        if blocked and alone and self._stuck_alone:  # twice: who got its answer just now may release branches
+        if blocked and alone and self._stuck_alone:  # twice: a caller just served may release branches
             self._fail([blocked[0]], kv.out_of_pages(blocked[0].path.id, blocked[1]))
         self._stuck_alone = alone
         return batch
 
     def _next_tokens(self, request: Request[Any]) -> list[int]:
-        """Missing tokens that one forward may take. A token that reads sparsely goes alone: a page's summary
-        counts all that is written in it, later tokens of the forward too."""
+        """Returns the missing tokens that one forward may take.
+
+        A token that reads sparsely is fed alone: a page's summary includes all that is written to it, also
+        later tokens of the forward.
+        """
         tokens = request.missing()
         if request.hold is not None:
             tokens = tokens[: max(0, request.hold.resident - request.path.kv_length)]
@@ -323,7 +330,7 @@ class Scheduler:
         return tokens[:1] if alone else tokens
 
     def _compress(self, batch: list[Feed]) -> None:
-        """Brings the paths that were fed back within the budget of the decoder's settings."""
+        """Compresses the fed paths to the budget of the decoder's settings."""
         config = self.runtime.compress
         if config is None:
             return
@@ -332,7 +339,7 @@ class Scheduler:
                 compress_if_over(self.runtime, self.forwards.meter, feed.request.path, config)
 
     def _sample(self, turn: list[Request[Any]], batch: list[Feed], fresh: Tensor | None) -> None:
-        """Draws a token for every path in a step whose logits are there. fresh: the logits of `batch`."""
+        """Draws a token for every path in a step whose logits are known. fresh: the logits of `batch`."""
         stepping: list[StepRequest] = []
         draws: list[Draw] = []
         for request in turn:
@@ -366,7 +373,10 @@ class Scheduler:
     def _fail_unsampled(
         self, stepping: list[StepRequest], draws: list[Draw], logits: Tensor, error: ValueError
     ) -> None:
-        """Fails those whose own row cannot be sampled; all, where each can alone: a tick must not repeat."""
+        """Fails the requests whose own row cannot be sampled, or all if each row can.
+
+        A tick must not repeat.
+        """
         failed: list[tuple[StepRequest, ValueError]] = []
         for row, request in enumerate(stepping):
             try:
@@ -379,8 +389,8 @@ class Scheduler:
 
 
 def _listed(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) -> dict[int, TopLogprobs]:
-    """By row of the logits, the most probable tokens of those who asked for them."""
-    rows: dict[int, list[int]] = {}  # those of each count, so that each group is ranked at once
+    """Returns, by row of the logits, the most probable tokens for requests that asked for them."""
+    rows: dict[int, list[int]] = {}  # rows by count, so that each group is ranked at once
     for row, request in enumerate(stepping):
         if request.params.top_logprobs:
             rows.setdefault(request.params.top_logprobs, []).append(row)
@@ -392,7 +402,7 @@ def _listed(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) 
 
 
 def _certain(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) -> dict[int, float]:
-    """By row of the logits, the self-certainty of those who asked for it."""
+    """Returns, by row of the logits, the self-certainty for requests that asked for it."""
     rows = [row for row, request in enumerate(stepping) if request.params.self_certainty]
     if not rows:
         return {}
@@ -401,6 +411,5 @@ def _certain(stepping: list[StepRequest], logits: Tensor, log_sums: list[float])
 
 
 def _held_order(request: Request[Any]) -> int:
-    """Requests that are held come to wait in the order in which they waited when their search was
-    interrupted."""
+    """Sorts held requests into the order in which they waited when their search was interrupted."""
     return request.order if request.hold is None else request.hold.order

@@ -1,4 +1,4 @@
-"""What sparse attention asks of a batch: who goes into it together, and what its tokens read."""
+"""The rules of sparse attention for a batch: who goes into it together, and what its tokens read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .requests import Feed, Request
 def whole_trees(
     waiting: Sequence[Request[Any]], next_tokens: Callable[[Request[Any]], list[int]], max_rows: int
 ) -> list[Request[Any]]:
-    """Requests that go on in a tick where the branches of a tree choose pages together.
+    """Returns the requests that continue in a tick if the branches of a tree choose pages together.
 
-    It is all of a tree or none of it, as far as it fits into a forward of `max_rows` tokens: what else is in
-    the batch does not tell who chooses with whom. A run that waits alone in its tree goes on in chunks.
+    It takes all of a tree or none of it, as far as it fits into a forward of `max_rows` tokens, so who
+    chooses together does not depend on the rest of the batch. A run that waits alone in its tree continues in
+    chunks.
     """
     trees: dict[int, list[Request[Any]]] = {}
     for request in waiting:
@@ -37,7 +38,7 @@ def whole_trees(
 
 
 def reads_of(batch: Sequence[Feed], sparse: SparseConfig, page_size: int) -> SparseReads | None:
-    """What each token of a forward reads; None: everything."""
+    """Returns what each token of a forward reads; None: everything."""
     paths = [feed.request.path for feed in batch]
     begins = np.array([path.kv_length for path in paths])
     counts = np.array([len(feed.tokens) for feed in batch])

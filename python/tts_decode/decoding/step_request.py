@@ -1,4 +1,4 @@
-"""The request of a step: tokens are drawn up to its boundary."""
+"""The request of a step: draws tokens up to the step's boundary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .token_table import TokenTable
 
 
 async def step_request(path: LivePath, overrides: Mapping[str, Any]) -> StepRequest | None:
-    """A request for the next step with other fields of `SamplingParams`; None: the branch is finished."""
+    """Returns a request for the next step with fields overridden; None if the branch is finished."""
     if "constraint" in overrides:
         await compile_aside(overrides["constraint"], path.runtime.tokenizer)
     if path.finish_reason is None:
@@ -48,10 +48,10 @@ class StepRequest(Request[Step]):
     """Generates up to the next step boundary.
 
     Attributes:
-        params, seed: what it draws by. begin: length of the path at its beginning.
+        params, seed: what it draws with. begin: length of the path at its beginning.
         edits: what changes its logits; None: nothing does.
-        tops, certainties: the most probable tokens in the place of each token, and the self-certainty there,
-            where they are asked for.
+        tops, certainties: the most probable tokens and the self-certainty at each token's position, if
+            requested.
         on_token: called for each token that was taken.
     """
 
@@ -61,7 +61,7 @@ class StepRequest(Request[Step]):
         self.seed = seed
         self.begin = len(path.tokens)
         self.edits: LogitEdits | None = None
-        self._seen: TokenTable | None = None  # where the repetition penalty is all there is
+        self._seen: TokenTable | None = None  # used if the repetition penalty is the only change
         if params.frequency_penalty or params.presence_penalty or params.logit_bias or guide is not None:
             vocab = path.runtime.engine.config.vocab_size
             self.edits = LogitEdits(params, path.tokens, path.prompt_length, guide, vocab)
@@ -71,9 +71,9 @@ class StepRequest(Request[Step]):
         self.certainties: list[float] = []
         self.on_token: Callable[[], None] | None = None
         self._reason: str | None = None
-        self.needs_hidden = path.runtime.keep_hidden > 0  # for the whole step, whoever else begins or ends
+        self.needs_hidden = path.runtime.keep_hidden > 0  # fixed for the whole step
         self._stops = StopFinder(path.runtime.tokenizer, params.stop, path.tokens) if params.stop else None
-        self._text = ""  # after the prompt; kept where `stop_when` asks for it
+        self._text = ""  # after the prompt; kept if `stop_when` needs it
         if params.stop_when is not None:
             self._text = path.text
             self._stream = text_stream(path.runtime.tokenizer, path.tokens, special=False)
@@ -81,7 +81,7 @@ class StepRequest(Request[Step]):
 
     @property
     def samples(self) -> bool:
-        """Whether it waits for a token and the logits are there."""
+        """Whether it waits for a token whose logits are known."""
         return self._reason is None and self.path.logits is not None
 
     @property
@@ -91,7 +91,7 @@ class StepRequest(Request[Step]):
 
     @property
     def held(self) -> bool:
-        """As of all requests, and it has sampled what it can and may."""
+        """Same as in `Request`, and it has sampled all that it can and may."""
         may_sample = self.hold is not None and len(self.path.tokens) < self.hold.tokens and self.samples
         return super().held and not may_sample
 
@@ -111,7 +111,7 @@ class StepRequest(Request[Step]):
             self._close(self._reason)
 
     def draw(self) -> Draw:
-        """What its next token is drawn by."""
+        """Returns what decides the draw of its next token."""
         u = uniform(self.seed, len(self.path.tokens))
         if self._seen is None:
             return Draw(self.params, u, edits=self.edits)
@@ -125,10 +125,10 @@ class StepRequest(Request[Step]):
         top: TopLogprobs | None,
         certainty: float | None,
     ) -> int:
-        """Appends a sampled token; returns how many were taken: 0 when another path used up the budget.
+        """Appends a sampled token; returns how many were taken: 0 if another path used up the budget.
 
         Raises:
-            ConstraintError: the constraint cannot go on behind it; it is not appended.
+            ConstraintError: the constraint cannot continue after the token, which is not appended.
         """
         path = self.path
         if path.budget is not None and path.budget.exhausted:
@@ -138,7 +138,7 @@ class StepRequest(Request[Step]):
             try:
                 self.edits.take(token)
             except Exception:
-                path.guide = None  # it may stand behind the token; made again when it is asked for
+                path.guide = None  # it may be past the token; rebuilt on demand
                 raise
         path.tokens.append(token)
         path.logprobs.append(logprob)
@@ -164,7 +164,7 @@ class StepRequest(Request[Step]):
             self.path.logits = self.path.logits.clone()  # not a view, which would keep the whole batch's
 
     def _limit(self) -> str | None:
-        """Why no further token may be sampled, whatever it would be."""
+        """Returns why no further token may be sampled, whatever it would be."""
         path = self.path
         if path.finish_reason is not None:
             return path.finish_reason
@@ -177,7 +177,7 @@ class StepRequest(Request[Step]):
         return None if self.edits is None else self.edits.blocked
 
     def _boundary(self, token: int) -> str | None:
-        """Why the step ends after `token`, if it does."""
+        """Returns why the step ends after `token`, if it does."""
         path = self.path
         if token in path.runtime.eos_token_ids:
             return "eos"
@@ -194,7 +194,7 @@ class StepRequest(Request[Step]):
         return "max_step_tokens" if len(path.tokens) - self.begin >= self.params.max_step_tokens else None
 
     def _close(self, reason: str) -> None:
-        """Ends the step; when hidden states are kept, only after its last token went through the model."""
+        """Ends the step; if hidden states are kept, only after its last token went through the model."""
         path = self.path
         self._reason = reason
         count = len(path.tokens) - self.begin

@@ -1,4 +1,4 @@
-"""Where a text ends at a stop string."""
+"""Cuts a text at a stop string."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def cut_at_stop(text: str, last: int, stops: Sequence[str], *, include: bool) -> tuple[str, str | None]:
-    """The text up to its stop string, or to the end of it, and the string.
+    """Returns the text up to its stop string, or to the end of that string, and the string.
 
-    A stop string ends in the last `last` characters, which are those of the last token. Of several the one
-    that ends first counts, then the longest. Where there is none the text stays whole.
+    A stop string ends in the last `last` characters, which belong to the last token. If there are several,
+    the one that ends first counts, then the longest. Without one the text stays whole.
     """
     found: tuple[int, int, str] | None = None
     for stop in stops:

@@ -1,4 +1,4 @@
-"""The pieces of a step, as its tokens come."""
+"""Yields a step in pieces, as its tokens come."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .step_request import StepRequest
 async def step_pieces(
     scheduler: Scheduler, path: LivePath, make: Callable[[], Awaitable[StepRequest | None]]
 ) -> AsyncGenerator[StepPiece, None]:
-    """Makes a request (None: the path is finished), and gives what it generates.
+    """Makes a request (None: the path is finished) and yields what it generates.
 
-    The request is withdrawn where the generator ends before it.
+    The request is withdrawn if the generator ends first.
     """
     request = await make()
     if request is None:
@@ -40,7 +40,7 @@ async def step_pieces(
         if future.cancel():
             scheduler.withdraw(request)
         elif not future.cancelled():
-            future.exception()  # which nobody else asks for
+            future.exception()  # nobody else retrieves it
 
 
 class _Cutter:
@@ -49,14 +49,14 @@ class _Cutter:
     def __init__(self, path: LivePath, request: StepRequest) -> None:
         tokenizer = path.runtime.tokenizer
         self._path, self._request = path, request
-        self._out = self._read = request.begin  # positions up to which tokens are out, and were looked at
+        self._out = self._read = request.begin  # ends of the tokens already yielded, and already examined
         self._text = text_stream(tokenizer, path.tokens, special=False)
         self._stops: Sequence[str] = request.params.stop
         self._whole = text_stream(tokenizer, path.tokens, special=True)
-        self._held: list[str] = []  # texts of the tokens that are not out, special ones included
+        self._held: list[str] = []  # texts of the tokens not yielded yet, special ones included
 
     def next_piece(self) -> StepPiece | None:
-        """What no stop string can begin in."""
+        """Returns the text in which no stop string can begin."""
         tokens = self._path.tokens
         if not self._stops:
             return self._piece(len(tokens)) if len(tokens) > self._out else None
@@ -72,7 +72,7 @@ class _Cutter:
         return self._piece(self._out + count) if count else None
 
     def last_piece(self, step: Step) -> StepPiece:
-        """What is not out of the step. The branch may have changed since it was done."""
+        """Returns the rest of the step. The branch may have changed since the step was done."""
         out = self._out - self._request.begin
         return StepPiece(
             text=self._text.add(step.tokens[out:]),
@@ -85,7 +85,7 @@ class _Cutter:
         )
 
     def _piece(self, end: int) -> StepPiece:
-        """What the path has up to a position."""
+        """Returns what the path holds up to a position."""
         path, begin, first = self._path, self._out, self._request.begin
         self._out = end
         numbers = slice(begin - path.prompt_length, end - path.prompt_length)
@@ -101,7 +101,7 @@ class _Cutter:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of the text that a stop string begins with, short of all of it."""
+    """Returns the length of the longest suffix of the text that is a proper prefix of the stop string."""
     return next(
         (length for length in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:length])), 0
     )

@@ -1,4 +1,4 @@
-"""The distinct tokens of a text that grows, with what changes the logit of each."""
+"""The distinct tokens of a growing text, with what changes the logit of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# seen: whether the repetition penalty is its own. count: how often frequency and presence penalty count it.
+# seen: whether the repetition penalty applies. count: how often frequency and presence penalty count it.
 # bias, penalty: float32, added to its logit before and after the repetition penalty.
 ENTRY = np.dtype(
     [
@@ -23,10 +23,10 @@ ENTRY = np.dtype(
 
 
 class TokenTable:
-    """An entry for each token, all zero at first, in one array: a token more changes one place of it.
+    """One entry per token, zero at first, in one array: an added token changes one entry.
 
     Args:
-        tokens: the first ones; -1, which stands for an embedding, has no entry.
+        tokens: the first ones; -1, which represents an embedding, has no entry.
     """
 
     def __init__(self, tokens: Iterable[int]) -> None:
@@ -38,11 +38,11 @@ class TokenTable:
 
     @property
     def entries(self) -> npt.NDArray[Any]:
-        """ENTRY [distinct], in the order in which the tokens came; a view, to write to as well."""
+        """Returns ENTRY [distinct], in the order in which the tokens first came; a writable view."""
         return self._entries[: len(self._places)]
 
     def place(self, token: int) -> int:
-        """The place of its entry, which is made if there is none."""
+        """Returns the index of a token's entry, which is created if missing."""
         place = self._places.setdefault(token, len(self._places))
         if place == len(self._entries):
             self._entries = np.concatenate([self._entries, np.zeros_like(self._entries)])

@@ -1,4 +1,4 @@
-"""Whether two answers mean the same.
+"""Decides whether two answers mean the same.
 
 Plain numbers and words are compared here; mathematics by math-verify, in a process with limits of time and
 memory.
@@ -18,22 +18,22 @@ from .structure import Parts, interval, named, parts, variables
 from .values import close, number, same_value
 from .words import is_words
 
-_LONGEST = 2000  # characters of an answer that is compared by more than its text
-_LINE = 100  # characters of a text that may be nothing but the answer
+_LONGEST = 2000  # characters of an answer; longer ones are compared as text only
+_LINE = 100  # characters of a text that may consist of the answer alone
 _DEEPEST = 40  # nested brackets
 _NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()")  # (x,y) = (1,2)
 _MOST_PAIRS = 400  # values compared for one pair of answers
 
 
 def same_answer(answer: str, expected: str) -> bool:
-    r"""Whether two answers, as `extract_answer` gives them, mean the same.
+    r"""Whether two answers, as `extract_answer` returns them, mean the same.
 
-    Numbers are equal as numbers, words without regard to case. LaTeX, fractions, sets, intervals and
-    equations are compared by math-verify: one that takes too long is not equal, and `unjudged` counts it. A
-    unit counts where both have one. Sets and lists have no order; tuples do. A decimal of six significant
-    digits or more stands for the exact number that it rounds.
+    Numbers are equal as numbers, words regardless of case. LaTeX, fractions, sets, intervals and equations
+    are compared by math-verify; a comparison that takes too long counts as not equal, and in `unjudged`. A
+    unit counts if both have one. Sets and lists have no order; tuples do. A decimal of six significant digits
+    or more equals the exact number that it rounds.
 
-    Raises MissingExtraError where only mathematics can tell and math-verify is not installed.
+    Raises MissingExtraError if only mathematics can tell and math-verify is not installed.
     """
     if answer.strip() == expected.strip():
         return bool(answer.strip())
@@ -52,9 +52,9 @@ def same_answer(answer: str, expected: str) -> bool:
 def is_correct(text: str, expected: str) -> bool:
     r"""Whether the final answer of a text is the expected one.
 
-    What `\boxed{}` holds has to be the answer; of a sentence behind "answer is", or of a text without either,
-    the last number or expression may be it as well, unless the words around it change it: `at least 5`, `5 or
-    6`, another unit. Raises as `same_answer`.
+    The content of `\boxed{}` has to be the answer. In a sentence after "answer is", or a text without either,
+    the last number or expression may be it too, unless the words around it change it: `at least 5`, `5 or 6`,
+    another unit. Raises the errors of `same_answer`.
     """
     boxed, stated = last_boxed(text), stated_answer(text)
     answer = text.strip() if boxed is None and stated is None else extract_answer(text)
@@ -75,7 +75,7 @@ def comparable(answer: str) -> bool:
 
 
 def needs_mathematics(answer: str) -> bool:
-    """Whether a comparison with this answer may need math-verify: it is neither a number nor words."""
+    """Whether comparing this answer may need math-verify: it is neither a number nor words."""
     if not comparable(answer) or plain_number(answer) is not None:
         return False
     found = parts(normalised(answer))
@@ -83,13 +83,15 @@ def needs_mathematics(answer: str) -> bool:
 
 
 def unjudged() -> dict[str, int]:
-    """Comparisons that counted as not equal because a limit ended them: "time", "memory", "crash" ->
-    count."""
+    """Counts the comparisons that a limit ended, by limit: "time", "memory", "crash".
+
+    They counted as not equal.
+    """
     return dict(MATHEMATICS.unjudged)
 
 
 class _Comparison:
-    """Of two answers' parts; sets may need many pairs."""
+    """A comparison of two answers' parts; sets may need many pairs."""
 
     def __init__(self) -> None:
         self._left = _MOST_PAIRS
@@ -122,7 +124,7 @@ class _Comparison:
         return self._matched(first.items, second.items)
 
     def _matched(self, first: Sequence[str], second: Sequence[str]) -> bool:
-        """Whether each value has one of the other side for its own, in any order."""
+        """Whether the values of the two sides can be paired so that each pair is equal, in any order."""
         left = list(second)
         for value in first:
             at = next((i for i, other in enumerate(left) if self.same(value, other)), None)
@@ -139,7 +141,7 @@ def _as_interval(one: Parts, other: Parts) -> Parts:
 
 
 def _depth(text: str) -> int:
-    """Of nested brackets."""
+    """Returns the depth of nested brackets."""
     depth = deepest = 0
     for mark in text:
         depth += (mark in "({[") - (mark in ")}]")

@@ -1,4 +1,4 @@
-"""Which of many answers mean the same."""
+"""Groups answers that mean the same."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from ..errors import MissingExtraError
 from .equality import comparable, needs_mathematics, same_answer
 from .notation import normalised, spelling
 
-_SECONDS = 20.0  # of one grouping: after that mathematics is compared by its spelling alone
+_SECONDS = 20.0  # per grouping; after that, mathematics is compared by its spelling alone
 _logger = logging.getLogger("tts_decode")
 
 
 def group(answers: Sequence[str | None]) -> list[int | None]:
-    """For each answer the index of the first that means the same (`same_answer`); None for None, which
-    abstains.
+    """Returns, for each answer, the index of the first that means the same (`same_answer`).
 
-    An answer joins the first group whose first answer means the same, or which has one of its spelling: where
-    A is B and B is C but A is not C, the order decides. Without math-verify, and where a grouping takes
-    longer than 20 seconds, mathematics is compared by its notation only; a warning of the logger `tts_decode`
-    says so.
+    None, which abstains, gives None. An answer joins the first group whose first answer means the same, or
+    which has one with its spelling: if A is B and B is C but A is not C, the order decides. Without
+    math-verify, and if a grouping takes longer than 20 seconds, mathematics is compared by its notation only;
+    a warning of the logger `tts_decode` says so.
     """
     groups = _Groups()
     return [None if answer is None else groups.first(answer, index) for index, answer in enumerate(answers)]
@@ -30,12 +29,12 @@ def group(answers: Sequence[str | None]) -> list[int | None]:
 
 class _Groups:
     def __init__(self) -> None:
-        self._spelled: dict[str, int] = {}  # text or spelling -> index of the first of its group
+        self._spelled: dict[str, int] = {}  # text or spelling -> index of its group's first answer
         self._leaders: list[tuple[int, str]] = []  # the first of each group: index and answer
         self._deadline = time.monotonic() + _SECONDS
 
     def first(self, answer: str, index: int) -> int:
-        """The index of the first answer of the group that this one belongs to."""
+        """Returns the index of the first answer of the group that this one belongs to."""
         if answer not in self._spelled:
             written = normalised(answer) if comparable(answer) else ""
             spelled = spelling(written) or answer

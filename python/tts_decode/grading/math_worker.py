@@ -1,9 +1,10 @@
-"""The process that compares mathematics. Run as a file, not imported: it loads nothing of this package.
+"""The process that compares mathematics. It is run as a file, not imported: it loads nothing of this package.
 
-Arguments: bytes of memory, seconds for a request, and the folders of modules as JSON. Each line of standard
-input is a JSON list, "equal" and two formulas, "rounds", a decimal and a formula, or "marks" and a formula;
-each line of output is true, false, the marks or the name of what went wrong. Before the first request it says
-"ready". It reads text from a model: nothing of it is evaluated, and what could leave the process is refused.
+Arguments: bytes of memory, seconds per request, and the folders of modules as JSON. Each line of standard
+input is a JSON list: "equal" and two formulas, "rounds", a decimal and a formula, or "marks" and a formula.
+Each line of output is true, false, the marks or the name of what went wrong. Before the first request it
+prints "ready". It reads text from a model: nothing of it is evaluated, and whatever could leave the process
+is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 # What SymPy compiles: numbers and names, which it reads by evaluating them one by one, and products of
-# monomials, from templates of its own. Nothing else passes.
+# monomials, from its own templates. Nothing else passes.
 _COMPILED = re.compile(
     r"from sympy import \*|\s*[-+]?\s*(?:Integer|Float)\s*\(\s*'?[\d.eE+-]{1,4000}'?\s*\)\s*"
     r"|Symbol\s*\('\w{1,40}'\s*\)\s*"
@@ -34,8 +35,8 @@ def main() -> None:
     memory, seconds, folders = int(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
     sys.path[:] = folders
     requests, replies = sys.stdin, os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no reply
-    with suppress(ValueError, OSError):  # macOS knows no such limit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library's output is no reply
+    with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
@@ -43,7 +44,7 @@ def main() -> None:
     sys.addaudithook(refuse)
     print(json.dumps("ready"), file=replies, flush=True)
     for line in requests:
-        signal.setitimer(signal.ITIMER_REAL, 2 * seconds)  # for one whose parent is gone: it ends the process
+        signal.setitimer(signal.ITIMER_REAL, 2 * seconds)  # ends the process if its parent is gone
         question, *formulas = json.loads(line)
         try:
             reply: Any = questions[question](*formulas)
@@ -56,8 +57,7 @@ def main() -> None:
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Ends a call that evaluates text, opens a file to write, or reaches for another process or the
-    network."""
+    """Blocks calls that evaluate text, open a file to write, or reach another process or the network."""
     if event == "open":
         mode, flags = arguments[1], arguments[2]
         written = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -75,7 +75,7 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def comparison() -> dict[str, Callable[..., Any]]:
-    """Loads the algebra. Its functions raise ValueError for what cannot be read."""
+    """Loads the algebra. Its functions raise ValueError for text that cannot be read."""
     import sympy.physics.units  # noqa: F401  # simplify loads it late, and evaluates names for it
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
@@ -103,7 +103,7 @@ def comparison() -> dict[str, Callable[..., Any]]:
         return value.xreplace(exact) if exact else value
 
     def side(value: Any, other: Any) -> Any:
-        """The right side of `x = ...` beside what is no equation."""
+        """Returns the right side of `x = ...` when compared with something that is no equation."""
         if isinstance(value, Eq) and not isinstance(other, Relational):
             return value.rhs if value.lhs.is_Symbol or value.lhs.is_Function else value
         return value
@@ -131,7 +131,7 @@ def comparison() -> dict[str, Callable[..., Any]]:
                 return False
         if not verify(a, b, float_rounding=30, timeout_seconds=None):
             return False
-        return not numbers or bool((a.doit() - b.doit()).equals(0))  # verify looks at 15 digits
+        return not numbers or bool((a.doit() - b.doit()).equals(0))  # verify compares 15 digits
 
     def rounds(decimal: str, formula: str) -> bool:
         value, last = read(formula), Rational(10) ** -len(decimal.partition(".")[2])
@@ -142,8 +142,10 @@ def comparison() -> dict[str, Callable[..., Any]]:
         return bool(abs(exact - given) <= last / 2 or cut)
 
     def at(value: Expr, letter: str) -> complex | None:
-        """An expression's value where each variable is a number between 1 and 2, drawn from its name and
-        `letter`; None if it is too large."""
+        """Returns an expression's value at pseudorandom variables; None if it is too large.
+
+        Each variable is a number between 1 and 2, drawn from its name and `letter`.
+        """
         points = {
             symbol: 1 + Rational(zlib.crc32(f"{letter}{symbol}".encode()) % 9973, 9973)
             for symbol in value.free_symbols
@@ -152,14 +154,14 @@ def comparison() -> dict[str, Callable[..., Any]]:
         return found if abs(found) < 1e100 else None
 
     def marks(text: str) -> list[list[float] | None]:
-        """As `mathematics.Marks` says: value and ratio, each real and imaginary part."""
+        """Returns value and ratio, as in `mathematics.Marks`, each as real and imaginary part."""
         formula = read(text)
         value = ratio = None
         if isinstance(formula, Eq):
             first, second = (at(formula.lhs - formula.rhs, letter) for letter in "xy")
             ratio = first / second if first and second else None
         named = side(formula, S.Zero)
-        if isinstance(named, MatrixBase):  # a vector has one mark, lying or standing
+        if isinstance(named, MatrixBase):  # row and column vectors share one mark
             named = Add(*(entry / (i + 3) for i, entry in enumerate(named)))
         if isinstance(named, Expr) and (ratio is not None or not isinstance(formula, Eq)):
             value = at(named, "x")

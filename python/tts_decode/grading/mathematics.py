@@ -1,5 +1,4 @@
-"""The process that compares mathematics, seen from outside: its limits, its replacement, what it could not
-do."""
+"""Runs the process that compares mathematics: its limits, its replacement, and its failures."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from ..extras import installed, require
 from ..select import plain_number
 
 _WORKER = Path(__file__).with_name("math_worker.py")
-_START_SECONDS = 60.0  # for importing SymPy on a busy machine
+_START_SECONDS = 60.0  # to import SymPy on a busy machine
 Reply = bool | str | list[list[float] | None]
 
 
-_LARGEST = 1e100  # value of a plain number that is a mark
-_APART = 1e-9  # relative difference of marks, float64, that no two spellings of one formula have
+_LARGEST = 1e100  # largest plain number used as a mark
+_APART = 1e-9  # relative difference of float64 marks beyond any two spellings of one formula
 
 
 class UnjudgedError(TTSError):
@@ -34,11 +33,11 @@ class UnjudgedError(TTSError):
 
 
 class Marks(NamedTuple):
-    """Numbers that equal formulas share, so that those which differ in one need no comparison; None: unknown.
+    """Numbers that equal formulas share, so formulas that differ in one need no comparison; None: unknown.
 
-    value: of an expression, or of the right side of `x = ...`, where every variable is a number that is drawn
-        from its name. ratio: of an equation, between the differences of its sides at two such points, which
-        no multiple changes.
+    value: of an expression, or of the right side of `x = ...`, where every variable is a number drawn from
+    its name. ratio: for an equation, between the differences of its sides at two such points, which no factor
+    changes.
     """
 
     value: complex | None = None
@@ -51,35 +50,37 @@ class Marks(NamedTuple):
 
 
 class Mathematics:
-    """Compares formulas with math-verify in a process of its own, from any thread.
+    """Compares formulas with math-verify in its own process, from any thread.
 
-    seconds, memory: of one comparison. One that takes more ends its process, counts as not equal and is
-    counted in `unjudged`; the next one gets a new process.
+    seconds, memory: limits of one comparison. A comparison that exceeds them ends its process, counts as not
+    equal and in `unjudged`; the next one gets a new process.
     """
 
     def __init__(self, seconds: float = 5.0, memory: int = 1 << 30) -> None:
         self._seconds, self._memory = seconds, memory
         self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # process that started it: a fork of this one starts its own
+        self._owner = 0  # process that started it: a forked process starts its own
         self._lock = threading.Lock()
         self.unjudged: Counter[str] = Counter()
-        """Why comparisons came to no end, and how often: "time", "memory", "crash"."""
+        """How often a limit ended a comparison, by limit: "time", "memory", "crash"."""
         self._known = lru_cache(maxsize=1 << 14)(self._ask)
         self._marks = lru_cache(maxsize=1 << 12)(self._read)
         atexit.register(self.close)
 
     def equal(self, first: str, second: str) -> bool:
-        """Whether two formulas, LaTeX, are equal; False if one cannot be read. Raises UnjudgedError.
+        """Whether two LaTeX formulas are equal; False if one cannot be read. Raises UnjudgedError.
 
-        Formulas are read once each, for their marks; two are compared only where these agree.
+        Each formula is read once for its marks; two are compared only if these agree.
         """
         if first == second:
             return True
         return not self._marks(first).apart(self._marks(second)) and self._judged("equal", first, second)
 
     def rounds(self, decimal: str, formula: str) -> bool:
-        """Whether a decimal is the value of a formula, rounded or cut at its last digit. Raises
-        UnjudgedError."""
+        """Whether a decimal is the value of a formula, rounded or truncated at its last digit.
+
+        Raises UnjudgedError.
+        """
         value, last = self._marks(formula).value, 10.0 ** -len(decimal.partition(".")[2])
         if value is not None and abs(value - float(decimal)) > 2 * last + _APART * abs(value):
             return False
@@ -106,7 +107,7 @@ class Mathematics:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, where one runs."""
+        """The process id, if one is running."""
         return None if self._process is None else self._process.pid
 
     def close(self) -> None:
@@ -115,8 +116,8 @@ class Mathematics:
             self._end()
 
     def _ask(self, *question: str) -> Reply:
-        """The answer, or which limit ended it. Raises MissingExtraError without math-verify."""
-        if not installed("math_verify"):  # else it is imported by the process that compares alone
+        """Returns the answer, or which limit ended it. Raises MissingExtraError without math-verify."""
+        if not installed("math_verify"):  # only the comparing process imports it
             require("math_verify")
         with self._lock:
             if self._owner != os.getpid():
@@ -128,7 +129,7 @@ class Mathematics:
                 return reply
             reason = {"MemoryError": "memory"}.get(reply, reply)
             if reason not in ("time", "memory", "crash"):
-                return False  # what the formula is not read by
+                return False  # the formula cannot be read
             self._end()
             self.unjudged[reason] += 1
             return reason
@@ -152,7 +153,7 @@ class Mathematics:
         return self._process
 
     def _reply(self, request: str | None, seconds: float) -> Reply:
-        """What the process says within `seconds` seconds, else "time" or "crash"."""
+        """Returns what the process says within `seconds` seconds, else "time" or "crash"."""
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -193,4 +194,4 @@ def _apart(one: complex | None, other: complex | None) -> bool:
 
 
 MATHEMATICS = Mathematics()
-"""What this process compares with; nothing runs before the first comparison."""
+"""The comparer of this process; nothing runs before the first comparison."""

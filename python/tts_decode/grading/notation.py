@@ -1,6 +1,6 @@
-r"""One spelling for what LaTeX, Unicode and plain text write in many: `\dfrac`, `\left(`, spaces, `√3`, `<=`.
+r"""One spelling for what LaTeX, Unicode and plain text write differently: `\dfrac`, `\left(`, `√3`, `<=`.
 
-Answers are short when they come here; `equality` bounds their length.
+Answers are short by the time they get here; `equality` bounds their length.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 CACHED = 2048
-"""Answers of which each of these rules remembers what it made: in a vote each is compared with many."""
+"""Answers whose results each of these rules caches: in a vote each is compared with many."""
 
 _SIGNS = {
     **{
@@ -39,7 +39,7 @@ _THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?!\d)")
 
 
 def _ungrouped(text: re.Match[str]) -> str:
-    """Numbers without separators of thousands. Inside brackets a comma separates values."""
+    """Removes thousands separators from numbers. Inside brackets a comma separates values."""
     return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text[1])
 
 
@@ -54,14 +54,14 @@ _SCALED = (
 
 
 def _counted(text: re.Match[str]) -> str:
-    """Words behind a number that multiply it: 3 million."""
+    """Replaces words after a number that multiply it: 3 million."""
     value = Decimal(text[1])
     for word in text[3].split():
         value *= _SCALES[word]
     return f"{value:f}{text[2] or ' '}"
 
 
-_TOKEN = r"(?:\d|[a-zA-Z]|\\pi(?![a-zA-Z]))"  # what \\frac takes for an argument without braces
+_TOKEN = r"(?:\d|[a-zA-Z]|\\pi(?![a-zA-Z]))"  # an argument of \\frac without braces
 
 _SAME: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(pattern), replacement)
@@ -116,14 +116,14 @@ _SAME: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         (r"(?<=[\d)])\s+factorial\s*$", "!"),
     )
 ]
-_LAST_SPACE = re.compile(r"(?<!\\)\\$")  # of "3\\ ", once what is behind the backslash is stripped
+_LAST_SPACE = re.compile(r"(?<!\\)\\$")  # in "3\\ ", once the space after the backslash is stripped
 _REPEATING = re.compile(r"\\repeating\{(-?)(\d*)\}\{(\d*)\}\{(\d+)\}")
 _MATH_MARKS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
 @lru_cache(maxsize=CACHED)
 def normalised(text: str) -> str:
-    r"""The answer in one notation: without marks of mathematics around it, `\boxed` and a final full stop."""
+    r"""Returns the answer in one notation: without surrounding math marks, `\boxed` and a final full stop."""
     text = text.strip()
     before = None
     while text != before:
@@ -146,14 +146,16 @@ def normalised(text: str) -> str:
 
 @lru_cache(maxsize=CACHED)
 def spelling(text: str) -> str:
-    r"""What two normalised answers are the same by, whatever they mean: spaces count only between letters of
-    words, or between a command and a letter."""
+    r"""Returns a key that is equal for two normalised answers with the same spelling, whatever they mean.
+
+    Spaces count only between letters of words, or between a command and a letter.
+    """
     text = re.sub(r"\s+(?![a-zA-Z0-9])|(?<![a-zA-Z0-9])\s+", "", text)
     return re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
 
 
 def _fraction(decimal: re.Match[str]) -> str:
-    """A repeating decimal as a fraction: 0.1(6) is (16 - 1) / 90."""
+    """Returns a repeating decimal as a fraction: 0.1(6) is (16 - 1) / 90."""
     sign, whole, fixed, repeated = decimal.groups()
     top = int(whole + fixed + repeated) - int(whole + fixed or "0")
     return f"{sign}\\frac{{{top}}}{{{'9' * len(repeated) + '0' * len(fixed)}}}"

@@ -1,4 +1,4 @@
-"""The value that a sentence ends with, unless the words around it make it another one."""
+"""The value that a sentence ends with, unless the words around it change it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..select import last_value, unit_behind, unit_named
 from .notation import normalised, spelling
 from .units import currency_before, measured
 
-_REACH = 60  # characters on either side of the value that are looked at
+_REACH = 60  # characters examined on either side of the value
 _OPEN = r"[\s$(*]*(?:[a-zA-Z]\s*=\s*)?[$(*]*$"
 _CHANGED_BEFORE = re.compile(
     r"(?:\b(?:not|minus|negative|than|least|most|under|over|below|above|times|plus|root of|log|ln|sin|cos|tan"
@@ -31,9 +31,11 @@ _NAME_BEFORE = re.compile(r"(?:^|[\s$(])([a-zA-Z]|\([a-zA-Z](?:\s*,\s*[a-zA-Z])+
 
 
 def values_in_prose(sentence: str, expected: str) -> list[str]:
-    """The values that a sentence ends with, all of which have to be the expected one: `5 or 6` ends with
-    both. None where it has no value, or says something of it, as `at least 5` does, or gives it another unit
-    than `expected` has."""
+    """Returns the values that a sentence ends with, all of which have to equal the expected one.
+
+    `5 or 6` ends with both. Empty if it has no value, qualifies it, as `at least 5` does, or gives it another
+    unit than `expected` has.
+    """
     value = last_value(sentence)
     if value is None:
         return []
@@ -63,7 +65,7 @@ def values_in_prose(sentence: str, expected: str) -> list[str]:
 
 
 def _other_name(before: str, expected: str) -> bool:
-    """Whether a value is said of another variable than the expected one is: `y = 3` for `x = 3`."""
+    """Whether a value belongs to another variable than the expected one: `y = 3` for `x = 3`."""
     said, asked = _NAME_BEFORE.search(before), _NAME.match(normalised(expected))
     return bool(said and asked and spelling(said[1]) != spelling(asked[1]))
 
@@ -75,14 +77,14 @@ def _other_letters(value: str, behind: str) -> bool:
 
 
 def _other_currency(before: str, behind: str, expected: str) -> bool:
-    if behind.lstrip().startswith("$"):  # a mark of mathematics
+    if behind.lstrip().startswith("$"):  # a math delimiter
         before = before.rstrip("$ ")
     said, unit = currency_before(before), measured(normalised(expected)).unit
     return "" not in (said, unit) and said != unit
 
 
 def _apart(behind: str, expected: str) -> bool:
-    """Whether a word behind the value is another unit than the expected answer's."""
+    """Whether a word after the value is another unit than the expected answer's."""
     unit, word, told = measured(normalised(expected)).unit, _WORD.match(behind), unit_behind(behind)
     if unit and told:
         return measured(f"1 {told}").unit != unit and unit_named(unit.rstrip("23")) is not None

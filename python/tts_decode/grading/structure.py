@@ -1,4 +1,4 @@
-r"""What an answer consists of: one value, or values in brackets, braces, a list, a union.
+r"""The parts of an answer: one value, or values in brackets, braces, a list, a union.
 
 Brackets and commas are compared here; only single values go to the algebra, which takes `(1,2)` for an
 interval, `\{1,2\}` for the same, and loses the order.
@@ -49,7 +49,7 @@ class Parts(NamedTuple):
 
 @lru_cache(maxsize=CACHED)
 def parts(text: str) -> Parts:
-    """Of a normalised answer. Brackets that do not match leave it one value."""
+    """Returns the parts of a normalised answer. If brackets do not match, it is one value."""
     text = _MEMBER.sub("", text.strip())
     if text in ("\\emptyset", "\\{\\}", "\\{ \\}"):
         return Parts("{}", ())
@@ -59,10 +59,10 @@ def parts(text: str) -> Parts:
     kind, inner = _brackets(text)
     if kind:
         items = _split(inner, ",")
-        if len(items) == 1 and (kind == "()" or text[0] == "{"):  # {3}: braces that LaTeX does not show
+        if len(items) == 1 and (kind == "()" or text[0] == "{"):  # {3}: LaTeX does not print these braces
             return parts(inner)
         if "\\mid" in inner or (re.search(r"(?<!\|)\|(?!\|)[^|]*$", inner) and kind == "{}"):
-            return Parts("", (text,))  # a set by its condition
+            return Parts("", (text,))  # a set given by its condition
         return Parts(kind, tuple(expanded for item in items for expanded in _signs(item)))
     both = _both(text)
     if both:
@@ -73,7 +73,7 @@ def parts(text: str) -> Parts:
 
 @lru_cache(maxsize=CACHED)
 def interval(text: str) -> Parts | None:
-    """The interval that an inequality in one variable says, or a name of the real numbers."""
+    """Returns the interval given by an inequality in one variable, or by a name of the real numbers."""
     if text in _REALS:
         return Parts("()", ("-\\infty", "\\infty"))
     between, above, below = _BETWEEN.match(text), _ABOVE.match(text), _BELOW.match(text)
@@ -94,20 +94,24 @@ def interval(text: str) -> Parts | None:
 
 
 def variables(text: str) -> list[str]:
-    """Single letters."""
+    """Returns the single letters."""
     return _VARIABLE.findall(_BOTH.sub(" ", text))
 
 
 def named(values: Parts) -> bool:
-    """Whether each value says of which variable it is, a different one each: `x=1, y=2`, which has an order
-    beside a list that has no names."""
+    """Whether each value names its variable, each a different one: `x=1, y=2`.
+
+    Such values have an order when compared with a list without names.
+    """
     names = [found[1] for value in values.items if (found := _ASSIGNED.match(value))]
     return 1 < len(names) == len(values.items) == len(set(names))
 
 
 def _both(text: str) -> str:
-    """Two inequalities that have to hold at once, as one: `1<x<3` for `x>1 and x<3`; what cannot be joined so
-    as it stands, and "" for anything else."""
+    """Joins two inequalities that must both hold: `1<x<3` for `x>1 and x<3`; "" for anything else.
+
+    Inequalities that cannot be joined are left as they are.
+    """
     sides = [side for part in _BOTH.split(text) if (side := interval(part.strip()))]
     if len(sides) != 2 or len(_BOTH.findall(text)) != 1:
         return ""
@@ -120,8 +124,7 @@ def _both(text: str) -> str:
 
 
 def _brackets(text: str) -> tuple[str, str]:
-    """The kind of the brackets around the whole text and what is inside; "" and the text if there are
-    none."""
+    """Returns the kind of the brackets around the whole text and their content; "" and the text without."""
     tokens = _TOKEN.findall(text)
     if len(tokens) < 2 or tokens[0] not in _OPENERS or tokens[-1] not in _OPENERS.values():
         return "", text
@@ -134,7 +137,7 @@ def _brackets(text: str) -> tuple[str, str]:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """At each mark outside of brackets."""
+    """Splits at each mark outside of brackets."""
     found, depth, current = [], 0, list[str]()
     for token in _TOKEN.findall(text):
         depth += (token in _OPEN) - (token in _CLOSE)
@@ -147,7 +150,7 @@ def _split(text: str, mark: str) -> list[str]:
 
 
 def _signs(item: str) -> list[str]:
-    r"""Both values of one that has a single \pm."""
+    r"""Returns both values of an item with a single \pm."""
     if len(re.findall(r"\\pm(?![a-zA-Z])", item)) != 1:
         return [item]
     return [re.sub(r"\\pm(?![a-zA-Z])\s*", sign, item) for sign in "+-"]

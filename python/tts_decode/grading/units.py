@@ -12,7 +12,7 @@ from .notation import CACHED
 _SHORT = r"cm|mm|km|kg|mg|ft|in|lb|lbs|oz|hr|hrs|ml|mL|mph|am|pm|AM|PM|a\.m|p\.m|yd|mi|dm"
 _POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[23])\s*\}?)?"
 _BEHIND = re.compile(rf"\\text\{{\s*(?P<text>[^{{}}\\]*)\}}{_POWER}\s*$")
-# Words behind a number: of three letters or more, so that no variable is taken for a unit.
+# Words after a number: three letters or more, so that no variable is taken for a unit.
 _WORDS = re.compile(
     rf"(?<=[\d)}}])\s*(?P<text>(?:{_SHORT})(?![a-zA-Z])|(?<=\s)[a-zA-Z]{{3,}}[a-zA-Z ./-]*){_POWER}\s*$"
 )
@@ -24,7 +24,7 @@ _CURRENCIES = {None: "$", "\u20ac": "euro", "\u00a3": "gbp"}
 
 
 class Measured(NamedTuple):
-    """A value, and the unit behind it in one spelling, "" for none."""
+    """A value, and the unit after it in one spelling, "" for none."""
 
     value: str
     unit: str
@@ -32,7 +32,7 @@ class Measured(NamedTuple):
 
 @lru_cache(maxsize=CACHED)
 def measured(text: str) -> Measured:
-    r"""Takes the unit off a normalised answer. The text inside `\text{}` is a unit only behind a value."""
+    r"""Takes the unit off a normalised answer. The text inside `\text{}` is a unit only after a value."""
     money = _CURRENCY.match(text)
     if money:
         return Measured(money[1] + text[money.end() :], _CURRENCIES[money[2]])
@@ -49,14 +49,16 @@ def measured(text: str) -> Measured:
 
 
 def currency_before(text: str) -> str:
-    """The currency whose sign a text ends with, as a unit; "" for none."""
+    """Returns the currency whose sign a text ends with, as a unit; "" for none."""
     sign = text.rstrip()[-1:]
     return _CURRENCIES.get(None if sign == "$" else sign or "none", "")
 
 
 def measured_in(text: str, unit: str) -> Measured | None:
-    """A number with a unit that `measured` takes for variables, as in `5 m^2` and `60 km/h`; None unless it
-    is this unit."""
+    """Returns a number with this unit if `measured` takes the unit for variables; None otherwise.
+
+    Examples are `5 m^2` and `60 km/h`.
+    """
     found = _NUMBER.match(text)
     if not found or not text[found.end() :].strip():
         return None

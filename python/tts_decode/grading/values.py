@@ -1,4 +1,4 @@
-"""Single values: numbers, measures, words; and what is left to the algebra."""
+"""Single values: numbers, measures, words; the rest is left to the algebra."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .notation import CACHED, spelling
 from .units import measured, measured_in
 from .words import algebra_knows, is_words, words
 
-_CLOSE = Decimal("1e-9")  # relative, of two numbers that are not both integers: they may come out of float64
+_CLOSE = Decimal("1e-9")  # relative, for two numbers that are not both integers: they may come from float64
 _DIGITS = 6  # significant digits of a decimal that may stand for an exact number
-_LONGEST = 300  # digits of a number that the algebra sees
+_LONGEST = 300  # most digits of a number passed to the algebra
 _COUNTED = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"),
     *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
@@ -23,7 +23,10 @@ _NAMED = re.compile(r"^([a-zA-Z][a-zA-Z ]*?)\s*=(?!.*=)")  # x = 5
 
 
 def same_value(first: str, second: str) -> bool:
-    """Of two normalised values. Raises UnjudgedError, and MissingExtraError without math-verify."""
+    """Whether two normalised values are equal.
+
+    Raises UnjudgedError, and MissingExtraError without math-verify.
+    """
     if spelling(first) == spelling(second):
         return True
     names = [_NAMED.match(text) for text in (first, second)]
@@ -59,7 +62,7 @@ def same_value(first: str, second: str) -> bool:
 
 @lru_cache(maxsize=CACHED)
 def number(text: str) -> Decimal | None:
-    """Of a plain number, of one in a base, `1010_2`, and of what stands behind the `=` of `x = 5`."""
+    """Returns a plain number, a number in a base, `1010_2`, or what follows the `=` of `x = 5`."""
     text = re.sub(r"(?<=\d) (?=\d{3}(?!\d))", "", _NAMED.sub("", text)).strip("{} ")
     if text.casefold() in _COUNTED:
         return Decimal(_COUNTED.index(text.casefold()))
@@ -69,12 +72,12 @@ def number(text: str) -> Decimal | None:
     try:
         base = int(based[2]) if based[2].isdecimal() else _COUNTED.index(based[2].casefold())
         return Decimal(int(based[1], base))
-    except ValueError:  # no such base, or no digit of it
+    except ValueError:  # invalid base or digit
         return None
 
 
 def close(x: Decimal, y: Decimal) -> bool:
-    """Whether two numbers are the same, up to what float64 rounds off of one that is no integer."""
+    """Whether two numbers are equal, up to float64 rounding if one is no integer."""
     if x == y:
         return True
     if x == x.to_integral_value() and y == y.to_integral_value():
@@ -83,7 +86,7 @@ def close(x: Decimal, y: Decimal) -> bool:
 
 
 def _digits(x: Decimal) -> int:
-    """Significant digits of a decimal; 0 of an integer, which is exact."""
+    """Returns the significant digits of a decimal; 0 for an integer, which is exact."""
     digits, exponent = x.as_tuple().digits, x.as_tuple().exponent
     return len(digits) if isinstance(exponent, int) and exponent < 0 else 0
 

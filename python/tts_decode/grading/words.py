@@ -1,4 +1,4 @@
-"""Answers that are words, and which texts the algebra may see."""
+"""Answers that are words, and the texts that the algebra may see."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _FUNCTIONS = frozenset(
         *("log", "ln", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det"),
     }
 )
-_CONSTANTS = frozenset("ei")  # single letters that stand for numbers
+_CONSTANTS = frozenset("ei")  # single letters that represent numbers
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _GEOMETRY = re.compile(
     r"\\(?:angle|triangle|overrightarrow|overleftrightarrow|overline|vec|widehat)\s*\{?\s*[A-Z]"
 )
 _QUOTED = re.compile(r"^['\u2018](.*)['\u2019]$", re.DOTALL)
 _LEADING = re.compile(r"^(?:an?|the)\s+(?=\w{3})|^(?:option|choice)\s+(?=[A-Z]$)", re.IGNORECASE)
-_MARKS = re.compile(r"[.,;:?\"()]|(?<!\b[a-zA-Z])!")  # n! is no n, and f' no f
-# Dates, telephone numbers and leading zeros: no differences and quotients.
+_MARKS = re.compile(r"[.,;:?\"()]|(?<!\b[a-zA-Z])!")  # n! is not n, and f' is not f
+# Dates, telephone numbers and leading zeros: not differences or quotients.
 _NO_ARITHMETIC = re.compile(
     r"^\d{1,2}([-/])\d{1,2}\1\d{4}$|^\d{4}([-/])\d{1,2}\2\d{1,2}$|^\d{3}-(?:\d{3}-)?\d{4}$"
     r"|(?<![\d.])0\d+\s*[-/]|[-/]\s*0\d"
@@ -35,7 +35,7 @@ def is_words(text: str) -> bool:
     inside = _TEXT.fullmatch(text)
     if inside:
         return not re.search(r"\d", inside[1])
-    if _GEOMETRY.search(text) and "=" not in text:  # the algebra takes the angle ABC for a product
+    if _GEOMETRY.search(text) and "=" not in text:  # the algebra would read the angle ABC as a product
         return True
     bare = _TEXT.sub(r" \1 ", text)
     if re.search(r"[\\^_{}=<>+*/\d|]", bare):
@@ -48,15 +48,21 @@ def is_words(text: str) -> bool:
 
 @lru_cache(maxsize=CACHED)
 def words(text: str) -> str:
-    """What two texts of words are the same by. Case counts in one or two letters, which may be names."""
+    """Returns a key that is equal for texts with the same words.
+
+    Case counts in words of one or two letters, which may be names.
+    """
     text = _QUOTED.sub(r"\1", _TEXT.sub(r" \1 ", text).strip())
     text = _LEADING.sub("", " ".join(_MARKS.sub(" ", text).split()))
     return text.casefold() if len(text) > 2 or text.casefold() == "no" else text
 
 
 def algebra_knows(first: str, second: str) -> bool:
-    """Whether the algebra reads both as a person does: it takes `a` for `A`, `1 2` for a sum, `3:4` for
-    less, `H2O` and `0x10` for products, a date for a difference."""
+    """Whether the algebra reads both as a person does.
+
+    It takes `a` for `A`, `1 2` for a sum, `3:4` for less, `H2O` and `0x10` for products, a date for a
+    difference.
+    """
     a, b = _letters(first), _letters(second)
     if a is None or b is None:
         return False
@@ -65,7 +71,7 @@ def algebra_knows(first: str, second: str) -> bool:
 
 @lru_cache(maxsize=CACHED)
 def _letters(text: str) -> frozenset[str] | None:
-    """Those of a formula; None if the algebra reads its digits otherwise than a person."""
+    """Returns the letters of a formula; None if the algebra reads its digits differently from a person."""
     bare = _COMMAND.sub(" ", text)
     if re.search(r"\d\s+\d|\d\s*:|\d_\{?\w", text) or re.search(r"[a-zA-Z]\d", bare):
         return None

@@ -1,1 +1,1 @@
-"""Adapters for libraries that search over a language model of theirs: over a decoder of this process."""
+"""Adapters for libraries that search over their own language model: they run on a decoder of this process."""

@@ -1,4 +1,4 @@
-"""its-hub's algorithms on a decoder of this process.
+"""Runs its-hub's algorithms on a decoder of this process.
 
 Needs `its_hub[lm]`, in a version that was tested (`TESTED` of `tts_decode.extras`).
 """
@@ -33,9 +33,9 @@ _OPTIONS = (
     "include_stop_str_in_output",
     "usage_accumulator",
 )
-_ROLES = ("system", "developer", "user", "assistant")  # as of the server; tools are not served
-_MARK = "\N{WHITE SQUARE}last-message\N{WHITE SQUARE}"  # stands for a message while the template is filled in
-# What asks for nothing, of arguments that are not served.
+_ROLES = ("system", "developer", "user", "assistant")  # same as in the server; tools are not served
+_MARK = "\N{WHITE SQUARE}last-message\N{WHITE SQUARE}"  # placeholder for a message in a template
+# Values that ask for nothing, of arguments that are not served.
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
@@ -45,7 +45,8 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class _Call:
-    """One call: the text of its conversation, its ids, and how it goes on. usage: an accumulator, or None."""
+    """One call: the text of its conversation, its ids, and its continuation. usage: an accumulator or
+    None."""
 
     text: str
     ids: list[int]
@@ -55,22 +56,22 @@ class _Call:
 
 
 class TreeLanguageModel(AbstractLanguageModel):
-    """What its-hub's algorithms take as their language model.
+    """The language model that its-hub's algorithms take.
 
-    All calls that wait at a time are decoded in one batch. A call whose last message is an assistant's goes
-    on with it, and shares the KV of the earlier call that gave this text: finished texts stay resident until
-    others are newer or their pages are needed. Calls belong into one event loop at a time.
+    All calls that wait at a time are decoded in one batch. A call whose last message is an assistant's
+    continues it, and shares the KV of the earlier call that returned this text: finished texts stay resident
+    until newer ones displace them or their pages are needed. Use one event loop at a time.
 
     Args:
         decoder: its tokenizer needs a chat template.
-        sampling: for what a call does not give; default: the decoder's. Each call draws by its own number and
-            the seed.
+        sampling: for parameters that a call does not give; default: the decoder's. Each call draws with its
+            own number and the seed.
         system_prompt: a message before those of each call.
-        retain: finished texts that stay resident.
+        retain: number of finished texts that stay resident.
 
     Attributes:
-        prompt_tokens, cached_tokens, completion_tokens: of all calls so far: of their prompts, of those that
-            were resident, sampled.
+        prompt_tokens, cached_tokens, completion_tokens: over all calls so far: of their prompts, resident
+            ones among these, sampled.
     """
 
     def __init__(
@@ -106,11 +107,11 @@ class TreeLanguageModel(AbstractLanguageModel):
         temperature: float | Sequence[float | None] | None = None,
         **options: Any,
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """The answer to a conversation, or those to a list of conversations, which are decoded together.
+        """Returns the answer to a conversation, or to each of a list of conversations, decoded together.
 
         Args:
             temperature: for all, or one for each.
-            options: as of `agenerate_single`.
+            options: as for `agenerate_single`.
         """
         _check_list(messages)
         single = bool(messages) and not isinstance(messages[0], (list, tuple))
@@ -130,20 +131,21 @@ class TreeLanguageModel(AbstractLanguageModel):
     async def agenerate_single(
         self, messages: Sequence[Any], stop: str | Sequence[str] | None = None, **options: Any
     ) -> dict[str, Any]:
-        """The answer to one conversation: `{"role": "assistant", "content": text}`.
+        """Returns the answer to one conversation: `{"role": "assistant", "content": text}`.
 
         Args:
             messages: its-hub's `ChatMessage` or dicts, of texts.
-            stop: a text that ends the answer, or several, with which it ends if `include_stop_str_in_output`
-                says so.
+            stop: a text that ends the answer, or several; the answer includes it with
+                `include_stop_str_in_output`.
             options: `temperature`, `max_completion_tokens`, `include_stop_str_in_output`, and
-                `usage_accumulator`, an its-hub `GenerationUsage`, to which the tokens are added. `loop` is
-                not used; the running one serves. `tools`, `tool_choice` and `response_format` must ask for
+                `usage_accumulator`, an its-hub `GenerationUsage` to which the tokens are added. `loop` is
+                ignored; the running one is used. `tools`, `tool_choice` and `response_format` must ask for
                 nothing.
 
         Raises:
-            TypeError, ValueError: an argument is not as here; the message names it, and nothing has changed.
-            PromptTooLongError: the model or its pages do not hold the conversation; nothing has changed.
+            TypeError, ValueError: an argument is not as described; the message names it, and nothing has
+                changed.
+            PromptTooLongError: the model or its pages cannot hold the conversation; nothing has changed.
         """
         return await self._answer(self._call(messages, stop, **options))
 
@@ -159,7 +161,7 @@ class TreeLanguageModel(AbstractLanguageModel):
         loop: Any = None,
         **refused: Any,
     ) -> _Call:
-        """What `agenerate_single` was asked for, checked."""
+        """Returns the checked arguments of `agenerate_single`."""
         for name, value in refused.items():
             if name not in _HARMLESS:
                 raise TypeError(f"{name}: unknown argument, expected one of {', '.join(_OPTIONS)}")
@@ -206,11 +208,11 @@ class TreeLanguageModel(AbstractLanguageModel):
         return {"role": "assistant", "content": answer}
 
     def generate(self, messages: Sequence[Any], *arguments: Any, **options: Any) -> Any:
-        """`agenerate` for code without an event loop."""
+        """Runs `agenerate` for code without an event loop."""
         return self.decoder.run(self.agenerate(messages, *arguments, **options))
 
     def clear(self) -> None:
-        """Gives back the pages of the texts that are kept resident."""
+        """Frees the pages of the texts that are kept resident."""
         self._texts.clear()
 
     def _prompt(self, messages: Sequence[Any]) -> str:
@@ -220,7 +222,7 @@ class TreeLanguageModel(AbstractLanguageModel):
         chat = [*self._system, *(_plain(index, message) for index, message in enumerate(messages))]
         if chat[-1]["role"] != "assistant":
             return chat_text(self.decoder.tokenizer, chat, name="messages")
-        # The last message goes on letter by letter, whatever the template does to ends of messages.
+        # The last message is continued letter by letter, whatever the template does to ends of messages.
         marked = [*chat[:-1], {**chat[-1], "content": _MARK}]
         text = chat_text(self.decoder.tokenizer, marked, name="messages", add_generation_prompt=False)
         before, mark, _ = text.rpartition(_MARK)
@@ -233,7 +235,7 @@ class TreeLanguageModel(AbstractLanguageModel):
 
 
 def _check_list(messages: Any) -> None:
-    """Raises TypeError for what is no list of messages, nor of conversations."""
+    """Raises TypeError unless it is a list of messages or of conversations."""
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise TypeError(
             f"messages: got {shown(messages)}, expected a list of messages; pass "

@@ -1,7 +1,7 @@
-"""llm-reasoners' searches on a decoder of this process: its language model, logits and likelihoods included.
+"""Runs llm-reasoners' searches on a decoder of this process: text, logits and likelihoods.
 
 Needs `llm-reasoners`, in a version that was tested (`TESTED` of `tts_decode.extras`), installed with
-`--no-deps`: what it requires beside torch and transformers is for other models of its own.
+`--no-deps`: its requirements besides torch and transformers are for its other models.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _POSTPROCESS = {"softmax": torch.softmax, "log_softmax": torch.log_softmax}
 
 
 class TreeLanguageModel(LanguageModel):
-    """What llm-reasoners' world models and search configurations take as their `base_model`.
+    """The `base_model` that llm-reasoners' world models and search configurations take.
 
-    The inputs of a call are decoded in one batch, and begin with the KV that earlier calls left resident.
+    The inputs of a call are decoded in one batch, and share the KV that earlier calls left resident.
 
     Args:
-        decoder: its `sampling` has what `generate` does not name.
-        seed: calls draw by it and by their number.
-        retain: texts that stay resident for later calls, as long as nobody else needs their pages.
+        decoder: its `sampling` sets what `generate` does not name.
+        seed: calls draw with it and their number.
+        retain: number of texts that stay resident for later calls, as long as nobody else needs their pages.
     """
 
     def __init__(self, decoder: TreeDecoder, *, seed: int = 0, retain: int = 256) -> None:
@@ -69,23 +69,24 @@ class TreeLanguageModel(LanguageModel):
         output_log_probs: bool = False,
         stopping_criteria: Callable[..., Any] | None = None,
     ) -> GenerateOutput:
-        """Texts of the inputs in order, `num_return_sequences` of each, with transformers' meanings.
+        """Returns texts for the inputs in order, `num_return_sequences` each, with transformers' meanings.
 
         Args:
-            max_length: of input and output together; `max_new_tokens` goes before it.
+            max_length: of input and output together; `max_new_tokens` takes precedence.
             do_sample: False takes the most probable tokens, and so does a temperature of 0.
-            eos_token_id: tokens of the vocabulary that end a text and stay in it. A text stands for its last
+            eos_token_id: tokens of the vocabulary that end a text and stay in it. A text means its last
                 token.
             hide_input: whether the texts leave the inputs out.
-            output_log_probs: also float32 [tokens] for each text: its tokens in the model's distribution.
-            stopping_criteria: called after each token with ids [1, length] and empty scores [1, 0]; what it
-                returns is true, or all of it, where the text is to end.
+            output_log_probs: also return float32 [tokens] for each text: its tokens' log-probabilities under
+                the model.
+            stopping_criteria: called after each token with ids [1, length] and empty scores [1, 0]; the text
+                ends when the result, or all of it, is true.
 
         Raises:
-            TypeError: an argument is of another type; one text as `inputs` is, too.
+            TypeError: an argument is of another type, including a single text as `inputs`.
             ValueError: an input has no token, or is as long as `max_length`; `eos_token_id` holds a text
-                without tokens, or an id beyond the vocabulary; or as of `SamplingParams`.
-            PromptTooLongError: the model or its pages do not hold an input.
+                without tokens, or an id beyond the vocabulary; or for the reasons of `SamplingParams`.
+            PromptTooLongError: the model or its pages cannot hold an input.
         """
         inputs = _texts("inputs", inputs)
         for name, value in (
@@ -136,7 +137,7 @@ class TreeLanguageModel(LanguageModel):
             shown = [branch.text_from(branch.prompt_length if hide_input else 0) for branch in branches]
             logprobs = [np.array(branch.logprobs, np.float32) for branch in branches]
             self._keep(branches)
-            self._calls = call  # not of a call that failed: the next one draws as if it had not been
+            self._calls = call  # a failed call does not count: the next one draws as if it had not happened
             return GenerateOutput(shown, logprobs if output_log_probs else None)
 
         return self._run(run(), held)
@@ -147,13 +148,13 @@ class TreeLanguageModel(LanguageModel):
         candidates: Sequence[str] | Sequence[Sequence[str]],
         postprocess: str | None = None,
     ) -> list[Floats]:
-        """For each prompt float32 [candidates]: the logits of tokens that may come next.
+        """Returns float32 [candidates] for each prompt: the logits of tokens that may come next.
 
         Args:
-            candidates: texts of one token each, for all prompts or a list for each. Of one with more tokens
-                the second counts, and a warning says so, as in llm-reasoners' own models.
+            candidates: texts of one token each, for all prompts or a list for each. If one has more tokens,
+                the second counts, with a warning, as in llm-reasoners' own models.
             postprocess: "softmax" or "log_softmax", over the vocabulary, as in llm-reasoners' own models: the
-                probabilities of the candidates sum to what the model gives them together, not to 1.
+                probabilities of the candidates sum to their total under the model, not to 1.
         """
         if postprocess is not None and postprocess not in _POSTPROCESS:
             raise ValueError(
@@ -186,8 +187,10 @@ class TreeLanguageModel(LanguageModel):
         return self._run(run(), held)
 
     def get_loglikelihood(self, prefix: str, contents: Sequence[str]) -> Floats:
-        """float32 [contents], nats: how likely each text is to go on as it does behind the prefix, with whose
-        tokens it has to begin. No special tokens are added."""
+        """Returns float32 [contents], nats: how likely each text continues as it does after the prefix.
+
+        Each text must begin with the prefix's tokens. No special tokens are added.
+        """
         texts = [instance("prefix", prefix, str), *_texts("contents", contents)]
         names = ["prefix", *(f"contents[{i}]" for i in range(len(texts) - 1))]
         begin, *ids = [self._ids(name, text) for name, text in zip(names, texts, strict=True)]
@@ -213,12 +216,12 @@ class TreeLanguageModel(LanguageModel):
         return self._run(run(), held)
 
     def clear(self) -> None:
-        """Gives back the pages that earlier calls left resident."""
+        """Frees the pages that earlier calls left resident."""
         while self._pins:
             self._pins.popleft().release()
 
     def _run(self, coroutine: Coroutine[Any, Any, T], held: Sequence[TreeBranch]) -> T:
-        """What a call returns. held: branches that it made, none of which is left."""
+        """Returns a call's result. held: branches that it made, none of which is left."""
         try:
             return self.decoder.run(coroutine)
         finally:
@@ -233,12 +236,12 @@ class TreeLanguageModel(LanguageModel):
                 self._pins.popleft().release()
 
     def _ids(self, name: str, text: str) -> list[int]:
-        """Ids of a text of the caller's, without special tokens."""
+        """Returns the ids of a caller's text, without special tokens."""
         with named(name):
             return self.decoder.token_ids(text)
 
     def _most(self, name: str, text: str, max_length: int | None, max_new_tokens: int | None) -> int:
-        """How many tokens may go behind an input. name: of the input, for an error."""
+        """Returns how many tokens may follow an input. name: of the input, for an error."""
         if max_new_tokens is not None:
             return max_new_tokens
         if max_length is None:
@@ -250,7 +253,7 @@ class TreeLanguageModel(LanguageModel):
         return max_length - length
 
     def _end_tokens(self, ends: Any) -> list[int]:
-        """What `eos_token_id` stands for."""
+        """Returns the token ids that `eos_token_id` means."""
         if ends is None:
             return []
         found = []
@@ -274,7 +277,7 @@ class TreeLanguageModel(LanguageModel):
 
 
 async def _finish(branch: TreeBranch, criteria: Callable[..., Any] | None) -> None:
-    """The whole text in one step; token by token where somebody looks at each."""
+    """Generates the whole text in one step, or token by token if criteria check each."""
     reason, stopped = "", False
     while not (branch.finished or stopped or reason == "stop_token"):
         reason = (await branch.step(**({} if criteria is None else {"max_step_tokens": 1}))).reason
@@ -283,7 +286,7 @@ async def _finish(branch: TreeBranch, criteria: Callable[..., Any] | None) -> No
 
 
 def _is_true(found: Any) -> bool:
-    """What a stopping criterion returned, or all of it."""
+    """Whether a stopping criterion's result, or all of it, is true."""
     try:
         return bool(torch.as_tensor(found).all())
     except (TypeError, ValueError, RuntimeError):
@@ -291,7 +294,7 @@ def _is_true(found: Any) -> bool:
 
 
 def _texts(name: str, texts: Any) -> list[str]:
-    """A list of texts: one text would be read as a list of its letters."""
+    """Returns a list of texts; refuses one text, which would be read as a list of its letters."""
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         remedy = f"; pass [{shown(texts)}]" if isinstance(texts, str) else ""
         raise TypeError(f"{name}: got {shown(texts)}, expected a list of texts{remedy}")
@@ -302,9 +305,9 @@ def _texts(name: str, texts: Any) -> list[str]:
 
 
 def _lists_of_texts(candidates: Any, prompts: int) -> list[list[str]]:
-    """Candidates of each prompt, where they are one list for all of them, or a list for each."""
+    """Returns the candidates of each prompt, given as one list for all of them or a list for each."""
     if isinstance(candidates, str) or not isinstance(candidates, Iterable):
-        return [_texts("candidates", candidates)]  # which refuses them
+        return [_texts("candidates", candidates)]  # raises
     given = list(candidates)
     if given and not any(isinstance(entry, str) for entry in given):
         return [_texts(f"candidates[{index}]", entry) for index, entry in enumerate(given)]

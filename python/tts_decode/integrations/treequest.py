@@ -1,7 +1,7 @@
-"""treequest's algorithms over branches of a decoder of this process: the function that makes a node's child.
+"""treequest's algorithms over branches of a decoder of this process: the function that makes a child.
 
-Imports nothing of treequest, which takes any function from a state to a state and a score. Where it is
-installed, it has to be in a version that was tested (`TESTED` of `tts_decode.extras`).
+Imports nothing of treequest, which takes any function from a state to a state and a score. If it is
+installed, it must be in a version that was tested (`TESTED` of `tts_decode.extras`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ require_tested("treequest")
 class TreeState:
     """A node's state: a text, and the branch that holds its KV while the state lives.
 
-    treequest copies its tree with each step; a copy of a state is the state. A pickled one keeps its tokens,
-    which are computed again when a node below it is made.
+    treequest copies its tree with each step; copying a state returns the same state. A pickled one keeps its
+    tokens, which are computed again when a node below it is made.
 
     Attributes:
-        text: after the prompt. finished: whether the text has ended. score: as the scorer said.
+        text: after the prompt. finished: whether the text has ended. score: the scorer's.
     """
 
     def __init__(self, branch: TreeBranch, score: float) -> None:
@@ -42,9 +42,9 @@ class TreeState:
         self._saved: BranchState | None = None
 
     async def fork(self, decoder: TreeDecoder) -> TreeBranch:
-        """A branch that goes on from here.
+        """Returns a branch that continues from here.
 
-        Raises ValueError where it lives in another decoder.
+        Raises ValueError if it belongs to another decoder.
         """
         if self._branch is None:
             self._branch = await decoder.restore(cast(BranchState, self._saved))
@@ -74,15 +74,15 @@ class TreeState:
 class TreeGenerator:
     """A `generate_fn`: `algorithm.step(tree, {"step": TreeGenerator(decoder, prompt, scorer)})`.
 
-    A child is a fork of its parent's branch, and of the prompt's for the root, that has taken one step more.
-    The prompt is computed once, and a child computes nothing of its parent's text but the last token.
+    A child is a fork of its parent's branch (the prompt's for the root) that has taken one more step. The
+    prompt is computed once, and a child computes only the last token of its parent's text.
 
     Args:
-        prompt: as of `TreeDecoder.root`.
+        prompt: same as for `TreeDecoder.root`.
         scorer: an async function from branches to numbers from 0 to 1, such as `mean_probability()`.
-        sampling: default: the decoder's. `stop` and `max_step_tokens` say what a step is.
-        revision: a text that is put behind a finished parent, so that its child writes a new answer: at a
-            chat model the turns that ask for one. Without it the child of a finished state is the same text.
+        sampling: default: the decoder's. `stop` and `max_step_tokens` define a step.
+        revision: a text appended to a finished parent, so that its child writes a new answer: for a chat
+            model, the turns that ask for one. Without it the child of a finished state is the same text.
     """
 
     def __init__(
@@ -103,25 +103,28 @@ class TreeGenerator:
         self._prompt, self._scorer, self._sampling = prompt, scorer, sampling
         self._revision = revision
         self._root: TreeBranch | None = None
-        self._epoch = 0  # of the model's weights, when the prompt was computed
+        self._epoch = 0  # epoch of the model's weights when the prompt was computed
         self._states: WeakSet[TreeState] = WeakSet()
 
     def __call__(self, parent: TreeState | None) -> tuple[TreeState, float]:
-        """One child and its score. parent: None for the root."""
+        """Returns one child and its score. parent: None for the root."""
         _check_parent("parent", parent)
         return self.batch([parent])[0]
 
     def batch(self, parents: Sequence[TreeState | None]) -> list[tuple[TreeState, float]]:
-        """A child of each, decoded together: `batch([trial.parent_state for trial in trials])` of the trials
-        of `ask_batch`, to be told one by one."""
+        """Returns a child of each parent, decoded together.
+
+        Pass `batch([trial.parent_state for trial in trials])` for the trials of `ask_batch`, and tell the
+        results one by one.
+        """
         return self.decoder.run(self.expand(parents))
 
     async def expand(self, parents: Sequence[TreeState | None]) -> list[tuple[TreeState, float]]:
-        """`batch` for code in an event loop.
+        """Runs `batch` for code in an event loop.
 
         Raises:
             TypeError: a parent is neither None nor a state, or the scorer returned no numbers.
-            ValueError: a score is not within 0 to 1, as treequest needs it.
+            ValueError: a score is not within 0 to 1, as treequest requires.
             BranchReleasedError: a parent was released.
         """
         if isinstance(parents, (TreeState, str)) or not isinstance(parents, Iterable):
@@ -132,7 +135,7 @@ class TreeGenerator:
         for index, parent in enumerate(parents):
             _check_parent(f"parents[{index}]", parent)
         root = await self._prompt_branch()
-        held: list[TreeBranch] = []  # children that no state has yet
+        held: list[TreeBranch] = []  # children that no state holds yet
         try:
             children = await gather(self._child(parent, root, held) for parent in parents)
             scores = await score_branches(self._scorer, children)
@@ -150,7 +153,7 @@ class TreeGenerator:
         return list(zip(states, scores, strict=True))
 
     async def _prompt_branch(self) -> TreeBranch:
-        """The prompt's branch, computed once, and again where the model's weights changed."""
+        """Returns the prompt's branch, computed once, and again if the model's weights changed."""
         epoch = self.decoder.weights_epoch
         if self._root is not None and self._epoch != epoch:
             self._root.release()
@@ -168,7 +171,7 @@ class TreeGenerator:
         if parent is None:
             child = root.fork(1)[0]
         else:
-            self._states.add(parent)  # it may be of an earlier process
+            self._states.add(parent)  # it may come from an earlier process
             child = await parent.fork(self.decoder)
         held.append(child)
         if child.finished and self._revision is not None:
@@ -178,8 +181,10 @@ class TreeGenerator:
         return child
 
     def release(self) -> None:
-        """Gives back the pages of the prompt and of all states at once; by themselves those of a state go
-        when Python collects it."""
+        """Frees the pages of the prompt and of all states at once.
+
+        Without it, a state's pages are freed when Python collects the state.
+        """
         for state in self._states:
             state.release()
         if self._root is not None:

@@ -1,1 +1,1 @@
-"""One forward of a Hugging Face model over tree pages; loading, checking and refusing models."""
+"""The forward of a Hugging Face model over tree pages; loading, checking and refusing models."""

@@ -1,4 +1,4 @@
-"""A transformers model put together from its config, weights that stay quantised, and float tensors."""
+"""Assembles a transformers model from its config, weights that stay quantised, and float tensors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .quantised_modules import Quantised, QuantisedEmbedding, QuantisedLinear
 
 
 class Kept(NamedTuple):
-    """A weight that stays quantised. kind: what its file calls it, for people."""
+    """A weight that stays quantised. kind: its file's name for it, for people."""
 
     weight: QuantisedWeight
     kind: str
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> Any:
-    """A model without memory for its weights."""
+    """Makes a model without memory for its weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
 
@@ -34,10 +34,10 @@ def assembled(
 ) -> PreTrainedModel:
     """Fills a skeleton: weights by the names of their modules, all other tensors by their own.
 
-    dtype: of the rows of an embedding table that is quantised.
+    dtype: of the rows of a quantised embedding table.
 
     Raises:
-        ModelLoadError: a tensor of the model is left out.
+        ModelLoadError: a tensor of the model is missing.
     """
     for name, kept in weights.items():
         path, _, leaf = name.rpartition(".")
@@ -84,14 +84,14 @@ def _tie_head(model: Any) -> None:
 
 
 def _experts_of(module: Any) -> QuantisedExperts:
-    """In the place of a mixture's experts, which got their quantised weights."""
+    """Replaces a mixture's experts, which got their quantised weights."""
     weights = module.gate, module.up, module.down
     clamp = (module.alpha, module.limit) if hasattr(module, "alpha") else None  # gpt-oss
     return QuantisedExperts(weights, module.num_experts, getattr(module, "act_fn", None), clamp)
 
 
 def _fill_buffers(model: Any) -> None:
-    """Buffers that the model computes itself: rotary frequencies, and factors of embeddings."""
+    """Fills buffers that the model computes itself: rotary frequencies, and factors of embeddings."""
     for name, module in list(model.named_modules()):
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-MOST_KEPT = 1 << 26  # bytes of a tensor above which its memory goes back to the system
+MOST_KEPT = 1 << 26  # bytes of a tensor above which its memory is returned to the system
 
 
 class Buffers:
-    """Hands memory out again once no tensor refers to it, to any thread.
+    """Reuses memory once no tensor refers to it, for any thread.
 
-    malloc may return the memory of the logits to the system and fetch it anew at every step: with 64 branches
-    that costs 3,000 page faults, a tenth of a step.
+    malloc may return the memory of the logits to the system and fetch it again at every step: with 64
+    branches that costs 3,000 page faults, a tenth of a step.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Buffers:
         self._kept: list[tuple[npt.NDArray[np.float32], weakref.ref[npt.NDArray[np.float32]]]] = []
 
     def empty(self, rows: int, columns: int) -> Tensor:
-        """float32 [rows, columns], of any content."""
+        """Returns uninitialised float32 [rows, columns]."""
         size = rows * columns
         if not 0 < 4 * size <= MOST_KEPT:
             return torch.empty((rows, columns))

@@ -1,4 +1,4 @@
-"""One step of the batch on a GPU: everything is queued, nothing waits; decode steps are CUDA graphs."""
+"""Runs one step of the batch on a GPU: everything is queued, nothing waits; decode steps are CUDA graphs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .sparse import SparseStep
 from .transfer import pinned, to_device
 from .tree_attention import StepContext
 
-# Branches of a decode step that one graph serves; a step is padded to the next. Padding costs little where
-# the weights are read once for all rows, and every graph costs memory and its capture. Not measured yet.
+# Branches of a decode step that one graph serves; a step is padded to the next size. Padding costs little if
+# the weights are read once for all rows, and every graph costs memory and a capture. Not measured yet.
 _BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -28,7 +28,7 @@ class DeviceSteps:
     """Runs steps on the model's device.
 
     Args:
-        max_batch_tokens: tokens in one step at most.
+        max_batch_tokens: maximum number of tokens in one step.
         graphs: capture decode steps as CUDA graphs.
 
     Steps that read only part of the pages are not captured.
@@ -80,22 +80,22 @@ class DeviceSteps:
         )
 
     def _pages(self, step: StepInputs) -> int:
-        """Counted after the step is queued, while the device works on it."""
+        """Counts pages after the step is queued, while the device works on it."""
         return distinct_pages(step.tables, step.lengths, self._pool.num_pages, self._pool.page_size)
 
 
 class DecodeGraphs:
-    """Forwards of one new token a branch, captured once for each size of the batch and replayed.
+    """Forwards of one new token per branch, captured once for each batch size and replayed.
 
-    A graph reads its inputs, the work list of the attention and the pages where they lie; each step writes
-    new inputs there. Rows beyond the step's branches are padding: their K and V are not stored.
+    A graph reads its inputs, the attention's work list and the pages in place; each step writes new inputs
+    there. Rows beyond the step's branches are padding: their K and V are not stored.
     """
 
     def __init__(self, engine: HFEngine, pool: KVPool, max_batch_tokens: int) -> None:
         self._engine = engine
         self._pool = pool
         self._sizes = [size for size in _BUCKETS if size <= max_batch_tokens]
-        self._workspace: Tensor | None = None  # the graphs run one after the other and share it
+        self._workspace: Tensor | None = None  # the graphs run one at a time and share it
         self._buckets: dict[int, _Bucket] = {}
         self._placing = engine.weights.placing
         self._on_gpu = engine.device.type == "cuda"
@@ -104,7 +104,7 @@ class DecodeGraphs:
             self._stream = torch.cuda.Stream(engine.device)  # of all captures
 
     def run(self, step: StepInputs) -> Tensor | None:
-        """Logits float32 [T, vocab] of the step; None where no graph serves it."""
+        """Returns logits float32 [T, vocab] of the step; None if no graph serves it."""
         if self._placing != self._engine.weights.placing:
             self._forget()
         count = len(step.tokens)
@@ -141,7 +141,7 @@ class DecodeGraphs:
         return bucket.replay()[:count].to(torch.float32, copy=True)
 
     def _forget(self) -> None:
-        """Drops all graphs: they read weights where these lay before."""
+        """Drops all graphs: they read the weights at their old addresses."""
         self._placing = self._engine.weights.placing
         self._buckets.clear()
         if self._on_gpu:
@@ -160,7 +160,7 @@ class DecodeGraphs:
         return self._buckets[size]
 
     def _capture(self, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """The captured forward. It is run twice before, which writes the same K and V to the same slots."""
+        """Returns the captured forward, after two plain runs, which write the same K and V each time."""
         if not self._on_gpu:
             return forward
         device = self._engine.device
@@ -197,7 +197,7 @@ class DecodeGraphs:
 
 
 class NotCapturableError(TTSError, RuntimeError):
-    """The forward does what no CUDA graph can hold, such as waiting for the device."""
+    """The forward does something that no CUDA graph can hold, such as waiting for the device."""
 
 
 class _Bucket:
@@ -215,7 +215,7 @@ def make_planner(
     capacity: WorkCapacity | None = None,
     workspace: Tensor | None = None,
 ) -> DevicePlanner:
-    """Of the engine's attention over the pool's pages; `DevicePlanner` says what the others do."""
+    """Makes a planner for the engine's attention over the pool's pages; see `DevicePlanner` for the rest."""
     return DevicePlanner(
         num_q_heads=engine.kv_shape.num_q_heads,
         num_kv_heads=pool.num_kv_heads,

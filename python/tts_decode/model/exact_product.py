@@ -1,4 +1,4 @@
-"""Products with packed weights by torch, in float32: what kernels are compared with."""
+"""Products with packed weights by torch, in float32: the reference for kernels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from tts_kernels import Weight
 
-_BAND = 1 << 20  # weights that are in float32 at a time
+_BAND = 1 << 20  # number of weights in float32 at a time
 
 
 def product_in_bands(x: Tensor, weight: Weight) -> Tensor:
-    """x [T, inputs] times a weight, quantised or of floats, and its bias: float32 [T, outputs]. A band of
-    outputs is computed at a time."""
+    """Returns x [T, inputs] times a quantised or float weight, plus its bias: float32 [T, outputs].
+
+    It computes one band of outputs at a time.
+    """
     made = torch.empty(len(x), weight.outputs)
     wide = x.float()
     for rows in torch.split(torch.arange(weight.outputs), max(1, _BAND // weight.inputs)):

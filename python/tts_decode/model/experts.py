@@ -1,4 +1,4 @@
-"""A mixture of experts over packed weights, for modules that take the place of transformers' own."""
+"""A mixture of experts over packed weights, for modules that replace transformers' own."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def clamped_swiglu(gate: Tensor, up: Tensor, alpha: float, limit: float) -> Tens
 
 
 class Expert(NamedTuple):
-    """gate_up: of gate and of up, or one with the outputs of both one behind the other."""
+    """gate_up: of gate and of up, or one weight with the outputs of both, concatenated."""
 
     gate_up: tuple[Weight, ...]
     down: Weight
 
     def widened(self) -> Expert:
-        """The same, of packed floats, in float32."""
+        """Returns the same expert in float32, if its floats are packed."""
         gate_up = tuple(one.widened() if isinstance(one, PackedWeight) else one for one in self.gate_up)
         return Expert(gate_up, self.down.widened() if isinstance(self.down, PackedWeight) else self.down)
 
@@ -38,9 +38,9 @@ def sum_of_experts(
     *,
     multiply: Callable[[Tensor, Any], Tensor] = packed_linear,
 ) -> Tensor:
-    """The sum of share * down(inner(gate(x), up(x))) over the experts of each token.
+    """Returns the sum of share * down(inner(gate(x), up(x))) over the experts of each token.
 
-    states: [T, hidden]. chosen: int64 [T, k], experts. shares: float [T, k]. multiply: rows with a
+    states: [T, hidden]. chosen: int64 [T, k], experts. shares: float [T, k]. multiply: multiplies rows by a
     weight. Returns [T, hidden] in the dtype of states.
     """
     made = torch.zeros(states.shape)

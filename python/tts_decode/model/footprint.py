@@ -1,4 +1,4 @@
-"""What the weights of a loaded model are, and the memory that they take."""
+"""The kinds of a loaded model's weights, and the memory that they take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .quantised_modules import Quantised
 
 
 def weight_bytes(model: Any) -> dict[str, int]:
-    """Bytes of the model's parameters and quantised weights, by kind; memory that two share counts once."""
+    """Returns the bytes of parameters and quantised weights, by kind; shared memory counts once."""
     found: dict[int, tuple[str, int]] = {}
     for module in model.modules():
         for tensor in module.parameters(recurse=False):
@@ -31,7 +31,7 @@ def weight_bytes(model: Any) -> dict[str, int]:
 
 
 def packed_bytes(model: Any, packed: PackedModel | None) -> int:
-    """Bytes of the copies that the packed path holds beside the model."""
+    """Returns the bytes of the copies that the packed path holds besides the model."""
     if packed is None:
         return 0
     own = {buffer.untyped_storage().data_ptr() for buffer in model.buffers()}

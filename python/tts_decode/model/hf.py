@@ -57,7 +57,7 @@ class Inputs(NamedTuple):
     tokens: Tensor  # int64 [T] on the model's device
     positions: Tensor  # int64 [T] on the model's device
     rows: Tensor | None = None  # int64, which tokens need logits; None: all
-    hidden: bool = False  # whether the last hidden states are wanted
+    hidden: bool = False  # whether to return the last hidden states
     embeds: Tensor | None = None  # float [S, hidden], inputs of the S tokens of id -1, in order
     kept: LayerStates | None = None  # takes hidden states of layers
 
@@ -74,10 +74,10 @@ class Output(NamedTuple):
 class HFEngine:
     """The model behind a decoder: checks it at load, then runs batched forwards over the pool's pages.
 
-    Of a model without LM head, such as a bare one or one with a class head, only the base model is run.
-    pack_weights: on the CPU, models that `PackedModel` serves run through it.
+    For a model without LM head, such as a bare one or one with a class head, only the base model is run.
+    pack_weights: on the CPU, models that `PackedModel` supports run through it.
 
-    A forward uses the weights of `weights.epoch`; whether they changed is for the caller to `check` before.
+    A forward uses the weights of `weights.epoch`; the caller has to `check` before whether they changed.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class HFEngine:
         self._placing = self.weights.placing
 
     def _examine(self) -> KVShape:
-        """Prepares the forward for the modules that the model has now."""
+        """Prepares the forward for the modules that the model currently has."""
         model = self.model
         packs = self._pack_weights and self.device.type == "cpu" and why_general(model) is None
         if not packs:
@@ -135,7 +135,7 @@ class HFEngine:
         return kv_shape
 
     def make_packed(self) -> PackedModel:
-        """The model over packed weights, as they are now."""
+        """Makes the model over packed weights, from their current values."""
         return pack_model(self.model, self.calls, self.weights.epoch)
 
     def _follow_weights(self) -> None:
@@ -189,7 +189,7 @@ class HFEngine:
     def forward(self, inputs: Inputs, context: StepContext) -> Output:
         """Runs new tokens through the model; their K and V go to the pool.
 
-        Where no token needs logits nothing is multiplied with the vocabulary.
+        If no token needs logits, nothing is multiplied with the vocabulary.
         """
         with self.weights.lock:
             self._follow_weights()
@@ -211,7 +211,7 @@ class HFEngine:
         return Output(logits, states if inputs.hidden else None, masses)
 
     def general_forward(self, inputs: Inputs, context: StepContext) -> Output:
-        """`forward` through the modules of the model, whatever is packed. One thread at a time runs them."""
+        """Runs `forward` through the model's modules, even if weights are packed; one thread at a time."""
         rows, kept = inputs.rows, list[Tensor]()
         with (
             self.weights.lock,
@@ -244,7 +244,7 @@ class HFEngine:
         )
 
     def embed(self, tokens: Tensor, embeds: Tensor | None = None) -> Tensor:
-        """Inputs of the base model, [T, hidden]; `embeds` for the tokens of id -1."""
+        """Returns inputs of the base model, [T, hidden]; `embeds` for the tokens of id -1."""
         inputs: Tensor = self.model.get_input_embeddings()(tokens.clamp(min=0))
         return inputs if embeds is None else inputs.masked_scatter((tokens < 0)[:, None], embeds.to(inputs))
 
@@ -277,7 +277,7 @@ class HFEngine:
                     self._call(model, tokens, positions, attention_mask=mask, logits_to_keep=1)
                 else:
                     self._call(model.base_model, tokens, positions, attention_mask=mask)
-        except Exception:  # attention code of a model's own may stumble over the mask it is handed
+        except Exception:  # a model's own attention code may fail on the given mask
             served = {id(own.module) for own in self._own_attention}
             refuse_own_attention(model, [m for m in attention_modules(model) if id(m) not in served])
             raise
@@ -287,8 +287,10 @@ class HFEngine:
         return probe
 
     def _check_structure(self, probe: Probe) -> torch.nn.Module:
-        """Looks at the masks that the model makes of ours, and at those that it asks for when it has none.
-        Returns the largest module below the head that has all layers."""
+        """Checks the masks that the model makes of ours, and those that it requests without one.
+
+        Returns the largest module below the head that has all layers.
+        """
         ours = any_mask(self.device)
         if any(mask is not None and not is_view_of(mask, ours) for mask in probe.masks):
             raise refusal(self.model, "an attention mask of its own")
@@ -301,14 +303,14 @@ class HFEngine:
         refuse_masks(self.model, asked, second.masks, self.calls, self.max_positions)
         if not self.has_lm_head:
             return self.model.base_model
-        # Some heads run a part of the base model (OPT), of some it has another name (Llama 4).
+        # Some heads run a part of the base model (OPT), others name it differently (Llama 4).
         return next((body for body in bodies if body in second.ran), self.model.base_model)
 
     @contextmanager
     def tree_attention(
         self, context: StepContext | Probe, positions: Tensor, layer: int = 0
     ) -> Iterator[None]:
-        """Inside, the model's attention is the tree's; its first call is of this layer of the pool.
+        """Inside, the model's attention is the tree's; its first call is for this layer of the pool.
 
         positions: int64 [T], of the tokens.
         """
@@ -321,8 +323,10 @@ class HFEngine:
 
     @contextmanager
     def attention(self, name: str) -> Iterator[None]:
-        """Has the model run with an attention implementation of transformers, and in eval mode, also where it
-        or a part of it is being trained."""
+        """Runs the model with an attention implementation of transformers, and in eval mode.
+
+        Eval mode applies even if the model or a part of it is being trained.
+        """
         with self.weights.lock:
             training = [
                 module for known in self._modules if (module := known()) is not None and module.training

@@ -1,4 +1,4 @@
-"""How much attention each token of a branch draws in each layer."""
+"""Measures how much attention each token of a branch draws in each layer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tts_kernels import DevicePlan, KVPool, TreePlan
 
 
 class TokenImportance:
-    """Takes the place of a `SparseStep` in one forward: reads everything, and adds up what its queries draw.
+    """Replaces a `SparseStep` in one forward: reads everything, and adds up what its queries attend to.
 
     plan: of the forward. pages: int32 [P], whose tokens are judged, all of them before every query.
     soft_caps: of the logits of each layer.
 
     Attributes:
         layers: float32 [P * page_size] each, in tokens: the attention that each token draws, summed over
-            queries and heads. Each query and head has 1 to give to all that it sees.
+            queries and heads. Each query and head distributes 1 over everything that it sees.
     """
 
     def __init__(self, plan: TreePlan | DevicePlan, pages: Tensor, soft_caps: Sequence[float | None]) -> None:
@@ -26,7 +26,7 @@ class TokenImportance:
         self.layers: list[Tensor] = []
 
     def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> None:
-        """q: [T, num_q_heads, head_dim], queries of a layer, whose keys are in the pool."""
+        """Adds up attention. q: [T, num_q_heads, head_dim], queries of a layer whose keys are in the pool."""
         cap = self._soft_caps[layer]
         _, lse = pool.attend(layer, q, self._plan, scale=scale, logits_soft_cap=cap)
         keys, _ = pool.gather(layer, self._pages, len(self._pages) * pool.page_size)

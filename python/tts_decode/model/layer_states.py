@@ -1,4 +1,4 @@
-"""Hidden states of chosen layers, collected while a forward runs."""
+"""Collects hidden states of chosen layers while a forward runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 class LayerStates:
-    """Copies the inputs of some layers at some tokens as the layers come by.
+    """Copies the inputs of some layers at some tokens during a forward.
 
     Args:
-        layers: numbers as transformers gives them: `i` below the number of layers is the input of layer i, so
-            that 0 is the embeddings; the number of layers is the last hidden states, after the final norm.
+        layers: numbers as in transformers: `i` below the number of layers is the input of layer i, so that 0
+            is the embeddings; the number of layers is the last hidden states, after the final norm.
         rows: int64 [R], tokens of the forward.
     """
 
@@ -25,19 +25,19 @@ class LayerStates:
         self._taken: dict[int, Tensor] = {}
 
     def take(self, layer: int, states: Tensor) -> None:
-        """states: float [T, hidden], of all tokens, in memory that may be written over later."""
+        """Copies states: float [T, hidden], of all tokens, in memory that may be overwritten later."""
         if layer in self._layers:
             self._taken[layer] = states[self._rows].float()
 
     def watch(self, hooks: ExitStack, modules: Sequence[nn.Module]) -> None:
-        """Takes the inputs of the model's layers until `hooks` close."""
+        """Copies the inputs of the model's layers until `hooks` close."""
         for layer in self._layers:
             if layer < len(modules):
                 hook = modules[layer].register_forward_pre_hook(_taking(self, layer), with_kwargs=True)
                 hooks.callback(hook.remove)
 
     def stacked(self) -> Tensor:
-        """float32 [R, layers, hidden]."""
+        """Returns float32 [R, layers, hidden]."""
         return torch.stack([self._taken[layer] for layer in self._layers], 1)
 
 

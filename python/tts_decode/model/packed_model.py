@@ -1,6 +1,6 @@
-"""The forward of a model over packed weights: the transformers model's numbers with less work.
+"""The forward of a model over packed weights: the transformers model's results with less work.
 
-What a family's layers compute is declared in `families`. Everything between products is float32.
+`families` declares what a family's layers compute. Everything between products is float32.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class PackedLayers:
         head: Weight | None = None,
         logits: tuple[float, float | None] = (1.0, None),
     ) -> None:
-        """layers: of `pack_layer`, those of the base model in order or some of them. logits: factor and soft
-        cap of those of the head."""
+        """layers: of `pack_layer`, all or some of the base model's, in order. logits: factor and soft cap."""
         self._base, self._family = base, family_of(base)
         attention = base.layers[0].self_attn
         head_dim: int = attention.head_dim
@@ -86,14 +85,14 @@ class PackedLayers:
         experts: Tensor | None = None,
         kept: LayerStates | None = None,
     ) -> Tensor:
-        """Last hidden states, after the final norm, float32 [T, hidden].
+        """Returns the last hidden states, after the final norm, float32 [T, hidden].
 
         embeds: float32 [T, hidden], becomes the output of the last layer. positions: int64 [T]. dtype: of
         queries, keys and values.
-        attend: how, or where to all that the plan has.
-        logits: float32 [R, columns of the head], where those of int64 `rows` [R] go; default: of all tokens.
-        experts: int64 [T, top_k], of each token where all that the plan has is attended to; default: those of
-            the routers.
+        attend: the attention function, or the pool, slots and plan for attention over everything in the plan.
+        logits: float32 [R, columns of the head], output for int64 `rows` [R]; default: of all tokens.
+        experts: int64 [T, top_k], of each token, for attention over everything in the plan; default: those of
+        the routers.
         kept: takes the inputs of the layers, which then do not run in one call.
         """
         cos, sin = angles(self._family, self._base, embeds, positions, self._layers.tables)
@@ -113,29 +112,31 @@ class PackedLayers:
         return states
 
     def after_attention(self, index: int, x: Tensor, attended: Tensor) -> None:
-        """The rest of a layer: x float32 [T, hidden], its inputs, becomes its outputs.
+        """Computes the rest of a layer: x float32 [T, hidden], its inputs, becomes its outputs.
 
         attended: [T, heads, head_dim].
         """
         self._layers.after_attention(index, x, attended)
 
     def first_inputs(self, embeds: Tensor) -> Tensor:
-        """The inputs of the first layer, float32 [T, hidden], for the model's embeddings of tokens."""
+        """Returns the first layer's inputs, float32 [T, hidden], for the model's embeddings of tokens."""
         factor = embedding_factor(self._family, self._base)
         return embeds.float() if factor == 1.0 else embeds.float() * factor
 
     def final_norm(self, states: Tensor) -> Tensor:
-        """Of outputs of the last layer, float32 [T, hidden]."""
+        """Applies the final norm to outputs of the last layer, float32 [T, hidden]."""
         return self._layers.output(states)
 
     def logits_into(self, states: Tensor, logits: Tensor) -> None:
-        """Writes those of last hidden states."""
+        """Writes the logits of last hidden states."""
         self._layers.logits(states, logits)
 
 
 class PackedModel(PackedLayers):
-    """Weights of a model as the kernels read them, at an epoch of the weights: its own where they are
-    quantised, a copy of others."""
+    """Weights of a model as the kernels read them, at an epoch of the weights.
+
+    Quantised weights are the model's own, others are a copy.
+    """
 
     def __init__(self, model: Any, calls: Sequence[AttentionCall], epoch: int) -> None:
         """calls: of each layer's attention."""
@@ -159,7 +160,7 @@ class PackedModel(PackedLayers):
         rows: Tensor | None,
         kept: LayerStates | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`hidden_states`, and float32 [R, vocab] logits of int64 `rows` [R], None: of all tokens."""
+        """Returns `hidden_states`, and float32 [R, vocab] logits of int64 `rows` [R], None: of all tokens."""
         embeds = self.first_inputs(embeds)
         count = len(positions) if rows is None else len(rows)
         if not count:
@@ -171,18 +172,18 @@ class PackedModel(PackedLayers):
         return states, logits if self._head.columns == self._vocab else logits[:, : self._vocab]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float32 [rows, vocab] of last hidden states [rows, hidden]."""
+        """Returns float32 [rows, vocab] for last hidden states [rows, hidden]."""
         assert self._head is not None  # asked of models with LM head only
         logits = self._buffers.empty(len(hidden), self._head.columns)
         self.logits_into(hidden, logits)
         return logits[:, : self._head.outputs]
 
 
-_made: WeakKeyDictionary[Any, PackedModel] = WeakKeyDictionary()  # by their models
+_made: WeakKeyDictionary[Any, PackedModel] = WeakKeyDictionary()  # by model
 
 
 def pack_model(model: Any, calls: Sequence[AttentionCall], epoch: int) -> PackedModel:
-    """One for all decoders of a model."""
+    """Returns one packed model for all decoders of a model."""
     made = _made.get(model)
     if made is None or made.epoch != epoch:
         made = _made[model] = PackedModel(model, calls, epoch)
@@ -190,14 +191,16 @@ def pack_model(model: Any, calls: Sequence[AttentionCall], epoch: int) -> Packed
 
 
 def packed_others(model: Any) -> bool:
-    """Whether the numbers that were packed for a decoder of the model are no longer those that it has."""
+    """Whether the model's numbers differ from those that were packed for a decoder."""
     made = _made.get(model)
     return made is not None and made.numbers != _numbers(model)
 
 
 def _numbers(model: Any) -> list[float]:
-    """Sums of the weights, by which writes through `.data` are seen, and what is set on modules, such as
-    scales and windows, and of the logits: neither changes a version."""
+    """Returns sums of the weights, and settings such as scales and windows.
+
+    The sums detect writes through `.data`; neither these nor the settings change a version.
+    """
     sums = [float(weight.detach().sum(dtype=torch.float32)) for weight in model.parameters()]
     values = [value for module in model.modules() for value in vars(module).values()]
     values += logit_settings(family_of(text_body(model)), model)

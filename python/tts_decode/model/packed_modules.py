@@ -1,8 +1,8 @@
-"""Modules whose float weights lie in panels, as the kernels read them, and nowhere else.
+"""Modules whose float weights are stored only in panels, as the kernels read them.
 
-A module is packed where it stands: it gets a class of this file, and its weight's memory the order of panels.
-Whoever asks for the weight itself, by its name, by a cast or for a state dict, has it back for good: the
-module gets its own class again.
+A module is packed in place: it gets a class of this file, and its weight's memory the order of panels. Asking
+for the weight itself, by name, by a cast or for a state dict, restores it permanently: the module gets its
+own class again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _BAND = 32  # panels of a weight that is unpacked band by band
 
 
 class Tie:
-    """What modules with the same panels share: when one of them has the weight back, all have.
+    """Shared state of modules with the same panels: when one of them restores the weight, all do.
 
     Attributes:
-        weight: of all of them, once they have it back.
-        modules: that are told. Those of a copy of a model are not known, and find it when they run.
+        weight: of all of them, once restored.
+        modules: modules to notify. Those of a copy of a model are not known, and find out when they run.
     """
 
     def __init__(self) -> None:
@@ -46,19 +46,19 @@ class Tie:
 
 
 class _Part(NamedTuple):
-    """A packed weight of a module. shape: of the parameter; experts have theirs one behind the other."""
+    """A packed weight of a module. shape: of the parameter; experts' weights are concatenated."""
 
     shape: torch.Size
     tie: Tie
 
 
 class Packed(nn.Module):
-    """What packed modules share. They are on the CPU, and no gradient goes to their weights.
+    """Shared by packed modules. They are on the CPU, and no gradient goes to their weights.
 
     Attributes:
         plain: the class that the module had.
-        parts: its packed weights by their names. The panels of one are the buffer `NAME_panels`.
-        exact: products are torch's in float32. The self-check sets it for a moment.
+        parts: its packed weights by name. The panels of one are the buffer `NAME_panels`.
+        exact: products are torch's in float32. The self-check sets it temporarily.
     """
 
     plain: type[nn.Module]
@@ -70,11 +70,11 @@ class Packed(nn.Module):
         return found
 
     def packed(self, name: str) -> PackedWeight:
-        """[outputs, inputs] of a weight, those of all experts one behind the other."""
+        """Returns [outputs, inputs] of a weight, those of all experts concatenated."""
         return PackedWeight(self.panels(name), None, self.parts[name].shape[:-1].numel())
 
     def unpacked(self, name: str) -> Tensor:
-        """A copy of a weight, in the shape and dtype that it had."""
+        """Returns a copy of a weight, in its original shape and dtype."""
         return self.packed(name).unpacked().view(self.parts[name].shape)
 
     @staticmethod
@@ -84,8 +84,10 @@ class Packed(nn.Module):
         return pack(weight.flatten(0, -2)).panels
 
     def still_packed(self, x: Tensor | None = None) -> bool:
-        """Whether it can run over panels: x needs no gradient, and no module has their common weight back.
-        Else it is unpacked."""
+        """Whether it can run over panels: x needs no gradient, and no module restored their common weight.
+
+        Otherwise it is unpacked.
+        """
         gradient = x is not None and x.requires_grad and torch.is_grad_enabled()
         if gradient or any(part.tie.weight is not None for part in self.parts.values()):
             self.unpack()
@@ -93,7 +95,7 @@ class Packed(nn.Module):
         return True
 
     def unpack(self) -> None:
-        """Has the module be what it was, for good."""
+        """Restores the module permanently."""
         parts = self.parts
         for name, part in parts.items():
             if part.tie.weight is None:
@@ -122,7 +124,7 @@ class Packed(nn.Module):
         return super().__getattr__(name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Of `to` and its like: panels are of one dtype, and on the CPU."""
+        """Handles `to` and similar calls: panels have one dtype, and stay on the CPU."""
         for name in self.parts:
             before = self.panels(name).new_empty(0)
             after = fn(before)
@@ -146,11 +148,11 @@ class PackedLinear(Packed, nn.Linear):
 
     @property
     def packed_weight(self) -> PackedWeight:
-        """With the bias that the layer has now."""
+        """Returns the weight with the layer's current bias."""
         return self.packed("weight").with_bias(None if self.bias is None else self.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: float32 or bfloat16 [..., in_features]. Returns [..., out_features] in its dtype."""
+        """Maps float32 or bfloat16 [..., in_features] to [..., out_features] in the same dtype."""
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"input: got shape {list(x.shape)}, expected [..., {self.in_features}]")
         if not self.still_packed(x):
@@ -160,7 +162,7 @@ class PackedLinear(Packed, nn.Linear):
         return made.reshape(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def by_torch(self, x: Tensor) -> Tensor:
-        """What nn.Linear returns, some outputs at a time: the self-check's product beside the kernel's."""
+        """Returns nn.Linear's result, some outputs at a time, for the self-check."""
         whole = self.packed("weight")
         each = whole.columns // len(whole.panels)
         made = x.new_empty(*x.shape[:-1], whole.columns)
@@ -185,11 +187,11 @@ class PackedEmbedding(Packed, nn.Embedding):
 
 
 class PackedExperts(Packed):
-    """All experts of a layer, in tensors with all of them."""
+    """All experts of a layer, in tensors that hold all of them."""
 
     @property
     def experts(self) -> list[Expert]:
-        """One by one. Gate and up lie one behind the other."""
+        """Returns the experts one by one. Gate and up are concatenated."""
         found = self._experts()
         return [one.widened() for one in found] if self.exact else found
 
@@ -215,9 +217,9 @@ class PackedExperts(Packed):
 
 
 def pack_module(module: Any, kind: type[Packed], ties: dict[str, Tie]) -> None:
-    """Packs parameters of a module by their names, and gives it a class of this file.
+    """Packs parameters of a module by name, and gives it a class of this file.
 
-    Nobody else may hold the parameters: their memory is used where it is theirs alone.
+    Nobody else may hold the parameters: their memory is reused if it is theirs alone.
     """
     made = {}
     for name in ties:
@@ -232,7 +234,7 @@ def pack_module(module: Any, kind: type[Packed], ties: dict[str, Tie]) -> None:
 
 
 def is_alone(weight: Tensor) -> bool:
-    """Whether nothing else lies in the memory of a weight."""
+    """Whether nothing else shares the memory of a weight."""
     return weight.untyped_storage().nbytes() == weight.nbytes
 
 

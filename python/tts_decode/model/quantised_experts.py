@@ -1,4 +1,4 @@
-"""Experts of a mixture whose weights stay quantised, in the place of a transformers model's own."""
+"""Experts of a mixture whose weights stay quantised, replacing a transformers model's own."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .quantised_modules import Quantised
 
 
 class QuantisedExperts(nn.Module):
-    """All experts of a layer, down(act(gate(x)) * up(x)) each, or down of a clamped SwiGLU.
+    """All experts of a layer, each down(act(gate(x)) * up(x)), or down of a clamped SwiGLU.
 
     Attributes:
-        gate, up, down: the weights of all experts, one behind the other: [experts * outputs, inputs]; biases
+        gate, up, down: the weights of all experts, concatenated: [experts * outputs, inputs]; biases
             likewise.
-        num_experts: how many there are.
+        num_experts: number of experts.
         act_fn: the activation.
-        clamp: alpha and limit as of `tts_kernels.Experts`, in place of an activation.
-        exact: as of a `QuantisedLinear`.
+        clamp: alpha and limit as in `tts_kernels.Experts`, instead of an activation.
+        exact: as in `QuantisedLinear`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class QuantisedExperts(nn.Module):
 
     @property
     def experts(self) -> Sequence[Expert]:
-        """One by one; they share the memory of all."""
+        """Returns the experts one by one; they share the memory of all."""
         parts = self.gate, self.up, self.down
         key = self.exact, *(part.panels for part in parts)
         if not self._made[1] or not all(map(is_, self._made[0], key)):

@@ -1,4 +1,4 @@
-"""Modules whose weights stay quantised, in the place of a transformers model's own."""
+"""Modules whose weights stay quantised, replacing a transformers model's own."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from .packed_modules import Packed
 
 
 class Quantised(nn.Module):
-    """What modules with one quantised weight share. They stay on the CPU, are not trained and not saved.
+    """Shared by modules with one quantised weight. They stay on the CPU, and are not trained or saved.
 
     Attributes:
         panels: uint8, the weight's.
-        bias: float32, the weight's, padded to whole panels; or None. A cast of the module leaves both as they
-            are.
+        bias: float32, the weight's, padded to whole panels; or None. A cast of the module changes neither.
         form: of the panels.
-        kind: what the weight's file calls it, for people.
+        kind: the weight file's name for it, for people.
     """
 
     panels: Tensor
@@ -49,7 +48,7 @@ class Quantised(nn.Module):
         return self._weight
 
     def dequantised(self) -> Tensor:
-        """float32 [outputs, inputs]."""
+        """Returns float32 [outputs, inputs]."""
         return self.quantised.dequantised()
 
     def train(self, mode: bool = True) -> Any:
@@ -58,7 +57,7 @@ class Quantised(nn.Module):
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Of `to` and its like. Refuses other devices; the numbers stay what they are."""
+        """Handles `to` and similar calls. Refuses other devices; the numbers do not change."""
         device = fn(torch.empty(0, dtype=torch.uint8)).device
         if device.type != "cpu":
             raise self._refusal(f"a move to {device}", "load the model with weights='bfloat16' for a GPU")
@@ -79,8 +78,8 @@ class QuantisedLinear(Quantised):
 
     Attributes:
         in_features, out_features: of the layer.
-        exact: products are torch's with the dequantised weight. The self-check sets it for a moment, as the
-            int8 rounding of activations would hide small faults.
+        exact: products are torch's with the dequantised weight. The self-check sets it temporarily, because
+            the int8 rounding of activations would hide small faults.
     """
 
     def __init__(self, weight: QuantisedWeight, kind: str = "quantised") -> None:
@@ -96,11 +95,11 @@ class QuantisedLinear(Quantised):
 
 
 class QuantisedEmbedding(Quantised):
-    """An embedding table. A `QuantisedLinear` may share its weight, with one memory for both.
+    """An embedding table. A `QuantisedLinear` may share its weight and memory.
 
     Attributes:
         num_embeddings, embedding_dim: of the table.
-        dtype: of the rows that it gives.
+        dtype: of the rows that it returns.
         scale: of the rows, rounded to that dtype (Gemma).
     """
 
@@ -123,7 +122,7 @@ class QuantisedEmbedding(Quantised):
 
 
 def weight_shape(module: Any) -> list[int]:
-    """[outputs, inputs] of a linear layer or an embedding table, quantised or not."""
+    """Returns [outputs, inputs] of a linear layer or an embedding table, quantised or not."""
     if isinstance(module, Quantised):
         return [module.quantised.outputs, module.quantised.inputs]
     if isinstance(module, Packed):
@@ -132,7 +131,7 @@ def weight_shape(module: Any) -> list[int]:
 
 
 def weight_rows(module: Any, rows: list[int]) -> Tensor:
-    """float32 [len(rows), inputs] on the CPU, of such a module's weight."""
+    """Returns float32 [len(rows), inputs] on the CPU, of such a module's weight."""
     if isinstance(module, Quantised):
         return module.quantised.rows(torch.tensor(rows))
     if isinstance(module, Packed):

@@ -1,4 +1,4 @@
-"""The figures of a model that its cost depends on, from the model or from its config alone."""
+"""The figures of a model that determine its cost, from the model or from its config alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .support.features import KVShape, refuse_config, refusing, stored_head_dim
 
 
 def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
-    """The shape of a loaded model, its KV in the dtype of its weights.
+    """Returns the shape of a loaded model, its KV in the dtype of its weights.
 
-    Of a model without LM head the weights of its base model count, which alone are run.
+    For a model without LM head only the weights of its base model count, as only these are run.
     """
     head = model.get_output_embeddings()
     body = model.base_model if head is None else model
@@ -65,10 +65,10 @@ def shape_of_model(model: Any, kv: KVShape) -> ModelShape:
 
 
 def shape_of_config(config: Any, dtype: torch.dtype) -> ModelShape:
-    """The shape of a model of this config, of which no weight is read or made.
+    """Returns the shape of a model with this config; no weight is read or made.
 
     Raises:
-        UnsupportedModelError: the config names a feature that the tree attention path does not serve.
+        UnsupportedModelError: the config names a feature that the tree attention path does not support.
         ValueError: transformers has no causal language model for it.
     """
     with torch.device("meta"):
@@ -88,7 +88,7 @@ def shape_of_config(config: Any, dtype: torch.dtype) -> ModelShape:
 
 
 def _share_of_experts(config: Any) -> float:
-    """Of a mixture's experts, the part that one token goes through."""
+    """Returns the share of a mixture's experts that one token goes through."""
     for name in ("num_experts", "num_local_experts", "n_routed_experts"):
         if experts := getattr(config, name, None):
             return float(config.num_experts_per_tok / experts)

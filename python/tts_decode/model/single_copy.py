@@ -1,4 +1,4 @@
-"""Models whose only copy of the weights is the packed one: those that nobody but us has the weights of."""
+"""Models whose only copy of the weights is the packed one: models whose weights nobody else holds."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .support.named_features import text_body
 
 
 def pack_modules(model: Any) -> None:
-    """Packs the weights that the packed path reads where they lie, if the model runs over it.
+    """Packs in place the weights that the packed path reads, if the model runs over it.
 
-    The model is one that was just loaded: nobody else holds its weights, whose memory changes its order.
+    The model must be freshly loaded: nobody else holds its weights, whose memory is reordered.
     """
     floats = {weight.dtype for weight in model.parameters()}
     if model.device.type != "cpu" or not floats <= {torch.float32, torch.bfloat16} or why_general(model):
@@ -54,7 +54,7 @@ def pack_modules(model: Any) -> None:
 
 
 def _leave_files(model: nn.Module) -> None:
-    """Copies what is left in memory that it shares, with a mapped file of all weights for example."""
+    """Copies what remains in shared memory, for example in a mapped file of all weights."""
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             if weight.untyped_storage().nbytes() > weight.nbytes:
@@ -62,7 +62,7 @@ def _leave_files(model: nn.Module) -> None:
 
 
 def unpack_modules(model: Any) -> None:
-    """Gives all modules their own weights back, for a model that runs over the general path."""
+    """Restores the weights of all modules, for a model that runs over the general path."""
     for module in list(model.modules()):
         if isinstance(module, Packed):
             module.unpack()

@@ -1,4 +1,4 @@
-"""Sparse attention in the decoder: the settings, and what one forward does with them."""
+"""Sparse attention in the decoder: the settings, and their use in one forward."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ class SparseConfig:
     """Which pages decode steps read, for `TreeDecoder(sparse=...)`.
 
     A page has 16 tokens. Layers with a sliding window or chunks stay dense, and so do prompts, forced text of
-    more than a token and what `Branch.read` reads, unless `prompts` is set. Models with ALiBi are refused.
+    more than one token and what `Branch.read` reads, unless `prompts` is set. Models with ALiBi are refused.
 
-    What a branch reads depends on its tokens and on where it was forked, never on who else lives, waits or
-    runs; with `share` also on the branches that choose with it.
+    What a branch reads depends on its tokens and on where it was forked, never on which other branches live,
+    wait or run; with `share` also on the branches that choose with it.
 
     Attributes:
         budget: pages that a branch reads in a layer for each KV head: an int, or the share of its pages as a
             float in (0, 1).
-        top_p: read fewer pages where these hold that share of the estimated attention (Twilight); None:
-            always the budget.
+        top_p: read fewer pages if they hold this share of the estimated attention (Twilight); None: always
+            the budget.
         summaries: how a page is judged before it is read: "mean", by its mean key (Kinetics); or, at twice
-            the bytes, "minmax", by a bound from the least and largest values of each channel (Quest), or, on
-            a CPU, "quarters", by means of 4 tokens each over the channels that rotary embeddings turn least.
+            the bytes, "minmax", by a bound from the smallest and largest values of each channel (Quest), or,
+            on a CPU, "quarters", by means of 4 tokens each over the channels that rotary embeddings rotate
+            least.
         sink, recent: first and last pages that are always read.
-        share: "branch", every branch its own pages; "siblings", one choice for the branches that have the
-            same last fork; "tree", one for all branches of a root. One choice is made by the scores of those
-            of them that are in the same forward: whoever waits or ended has no query to judge pages by. A
-            tree's branches go into a forward together, whatever else is in the batch.
-        keep_tail: always read what the branch added since its last fork, the deepest on its path: the page in
-            which that lies and all behind it. A branch whose path was never forked has no tail. False where
-            the tails are most of the context.
-        dense_layers: the first layers, which stay dense. Quest keeps 2, Kinetics 1.
-        min_pages: what a share of few pages is raised to.
+        share: "branch": every branch chooses its own pages; "siblings": one choice for the branches with the
+            same last fork; "tree": one for all branches of a root. A shared choice uses the scores of those
+            branches that are in the same forward: a branch that waits or ended has no query to judge pages
+            by. A tree's branches go into a forward together, whatever else is in the batch.
+        keep_tail: always read what the branch added since its last fork, the deepest on its path: the page
+            that contains the fork and all later pages. A branch whose path was never forked has no tail. Set
+            False if the tails are most of the context.
+        dense_layers: number of first layers that stay dense. Quest keeps 2, Kinetics 1.
+        min_pages: lower limit of a budget given as a share.
         prompts: read sparsely in prompts and forced text too, each token its own pages, without a tail.
     """
 
@@ -80,7 +81,7 @@ class SparseConfig:
             self._keep(name, checked_count(name, getattr(self, name), least))
 
     def _keep(self, name: str, value: Any) -> None:
-        """Takes a checked value in place of the one given."""
+        """Replaces the given value by the checked one."""
         object.__setattr__(self, name, value)
 
     def reads(
@@ -91,11 +92,11 @@ class SparseConfig:
         lineages: Sequence[Lineage],
         page_size: int,
     ) -> SparseReads | None:
-        """What the new tokens of B branches read in one forward; None: everything.
+        """Returns what the new tokens of B branches read in one forward; None: everything.
 
         Args:
-            begins, counts, forced: [B], position of each branch's first new token, how many there are, and
-                whether they are forced text or a prompt.
+            begins, counts, forced: [B], position of each branch's first new token, their number, and whether
+                they are forced text or a prompt.
         """
         columns = (np.repeat(begins, counts) + _ranges(counts)) // page_size + 1
         rows_forced = np.repeat(forced, counts)
@@ -127,14 +128,14 @@ class SparseConfig:
 
 @dataclass(frozen=True)
 class SparseReads:
-    """What the T queries of a forward read, as `tts_kernels.select_pages` takes it.
+    """What the T queries of a forward read, in the format of `tts_kernels.select_pages`.
 
     Attributes:
         config: the settings.
         budgets: int32 [T].
         tail_begin, groups: int32 [T] or None.
-        private: bool [T], tokens that see only what their branch chose, so that their KV is not what a
-            prompt of the same tokens would give.
+        private: bool [T], tokens that see only what their branch chose, so that their KV differs from a
+            prompt's with the same tokens.
     """
 
     config: SparseConfig
@@ -144,7 +145,7 @@ class SparseReads:
     private: Tensor
 
     def to(self, device: torch.device) -> SparseReads:
-        """With the arguments of `select_pages` on a device."""
+        """Returns the same with the arguments of `select_pages` on a device."""
         tail_begin, groups = (
             None if rows is None else to_device(rows, device) for rows in (self.tail_begin, self.groups)
         )
@@ -157,13 +158,13 @@ def _int32(numbers: npt.NDArray[Any]) -> Tensor:
 
 
 def _ranges(counts: IntArray) -> npt.NDArray[np.int64]:
-    """0 .. counts[0] - 1, 0 .. counts[1] - 1, ..."""
+    """Returns 0 .. counts[0] - 1, 0 .. counts[1] - 1, ..."""
     total = int(counts.sum())
     return np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 class SparseStep:
-    """The choices of one forward, layer by layer, and what they come to."""
+    """The choices of one forward, layer by layer, and their counts."""
 
     def __init__(self, plan: TreePlan | DevicePlan, reads: SparseReads) -> None:
         self._config = reads.config
@@ -172,7 +173,7 @@ class SparseStep:
         self._layers = self._pairs = self._loads = 0
 
     def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Selection | None:
-        """The pages that queries [T, num_q_heads, head_dim] read in a layer; None: all."""
+        """Returns the pages that queries [T, num_q_heads, head_dim] read in a layer; None: all."""
         config = self._config
         if layer < config.dense_layers:
             return None
@@ -199,7 +200,7 @@ class SparseStep:
         return SparseCounts(self._layers, self._pairs, self._loads, self._vectors)
 
     def counts_by_budget(self, columns: int, pages: int, num_kv_heads: int) -> SparseCounts:
-        """An estimate of the counts, for a GPU, where asking for them would wait: every budget used up.
+        """Estimates the counts for a GPU, where reading them would wait: every budget is used up.
 
         Args:
             columns: pages of all queries, with repeats, that they may read.
@@ -225,7 +226,7 @@ def check_sparse(sparse: SparseConfig, num_layers: int) -> None:
 
 
 def parse_budget(text: str) -> int | float:
-    """ "64" is 64 pages; "0.125" and "1/8" are a share of a branch's pages."""
+    """Parses a budget: "64" is 64 pages; "0.125" and "1/8" are a share of a branch's pages."""
     top, slash, bottom = text.partition("/")
     try:
         value = int(top) / int(bottom) if slash else float(text) if "." in text else int(text)

@@ -1,7 +1,7 @@
-"""Files of tensors in the safetensors format: written one tensor at a time, and mapped, not read.
+"""Files of tensors in the safetensors format: written one tensor at a time, and mapped instead of read.
 
-Other processes that map a file share its memory. Tensors whose sizes are multiples of 64 bytes come first,
-each at such a place: panels of quantised weights are read in vectors of that size.
+Processes that map a file share its memory. Tensors whose sizes are multiples of 64 bytes come first, aligned
+to 64 bytes: panels of quantised weights are read in vectors of that size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
 class Part(NamedTuple):
-    """A tensor to be written: its name in the file, and what makes it when its turn comes."""
+    """A tensor to write: its name in the file, and a function that makes it when its turn comes."""
 
     name: str
     dtype: torch.dtype
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 def write_tensors(file: Path, parts: Sequence[Part]) -> None:
-    """Writes them so that they are on the disk when it returns. No more than one of them is in memory."""
+    """Writes the tensors durably before it returns. At most one of them is in memory."""
     ordered = sorted(parts, key=lambda part: (part.size % _LINE > 0, -part.dtype.itemsize))
     header: dict[str, object] = {}
     end = 0
@@ -58,9 +58,9 @@ def write_tensors(file: Path, parts: Sequence[Part]) -> None:
 
 
 def map_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names; writing to them does not reach the file.
+    """Returns the tensors of a file by name; writing to them does not reach the file.
 
-    Raises ValueError, KeyError, TypeError or RuntimeError where it is no such file, or cut short.
+    Raises ValueError, KeyError, TypeError or RuntimeError if it is no such file, or truncated.
     """
     with file.open("rb") as stream:
         length, size = int.from_bytes(stream.read(8), "little"), os.fstat(stream.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Copies from the host to a GPU that are queued, not waited for."""
+"""Copies from the host to a GPU that are queued, without waiting."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor in page-locked memory, from where a GPU copies without a wait; itself for the CPU."""
+    """Returns the tensor in page-locked memory, from which a GPU copies without a wait; itself on a CPU."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Queues a copy of a CPU tensor to the device; the tensor itself for the CPU."""
+    """Queues a copy of a CPU tensor to the device; for the CPU, returns the tensor itself."""
     return pinned(tensor, device).to(device, non_blocking=True)

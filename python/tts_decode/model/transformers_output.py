@@ -1,4 +1,4 @@
-"""What transformers says while it loads: its progress bars and warnings silenced, its errors in a line."""
+"""transformers' output while it loads: progress bars and warnings silenced, errors in one line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from transformers.utils import logging as transformers_logging
 
 
 def first_line(cause: BaseException) -> str:
-    """The type and the first line of an exception's message, for a message of our own.
+    """Returns the type and the first line of an exception's message, for a message of our own.
 
-    Where that ends in a colon it is a heading, and the line below is told too.
+    If that ends in a colon, it is a heading, and the next line is included too.
     """
     lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     if not lines:
@@ -27,7 +27,7 @@ def first_line(cause: BaseException) -> str:
 def quiet_transformers() -> Iterator[None]:
     """Silences the progress bars of transformers: stages are reported through `on_progress`.
 
-    The warnings of the hub are silenced too: one for each of several tries, before the error that is ours.
+    The hub's warnings are silenced too: one for each of several attempts, before our own error.
     """
     shown = transformers_logging.is_progress_bar_enabled()
     level = hub_logging.get_verbosity()

@@ -1,7 +1,7 @@
 """The attention function that models of transformers call: attention over the tree's pages.
 
-It and the mask function are registered under one name. `HFEngine` switches a model to that name during a
-forward only, so `model.generate` keeps working on the same object.
+It and the mask function are registered under one name. `HFEngine` switches a model to that name only during a
+forward, so `model.generate` keeps working on the same object.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ NAME = "tts_tree"  # of the attention implementation
 
 @dataclass
 class PageMasses:
-    """Collects how each token's attention spreads over the pages of its path, layer after layer."""
+    """Collects how each token's attention is distributed over the pages of its path, layer by layer."""
 
     total: Tensor | float = 0.0  # float32 [T, P], summed over layers
     layers: int = 0
 
     def add(self, mass: Tensor) -> None:
-        """mass: float32 [num_kv_heads, T, P] of one layer; each row sums to 1, less what sinks have."""
+        """Adds a layer's mass: float32 [num_kv_heads, T, P]; each row sums to 1, minus the share of sinks."""
         self.total = self.total + mass.mean(0)
         self.layers += 1
 
@@ -42,10 +42,10 @@ class PageMasses:
 
 
 class PageChoice(Protocol):
-    """What a forward asks, layer by layer, which pages its queries read."""
+    """Called by a forward, layer by layer: which pages its queries read."""
 
     def select(self, layer: int, pool: KVPool, q: Tensor, scale: float | None) -> Selection | None:
-        """Of queries [T, num_q_heads, head_dim], whose keys are in the pool; None: they read all."""
+        """Chooses for queries [T, num_q_heads, head_dim], whose keys are in the pool; None: they read all."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StepContext:
 
 @dataclass
 class Probe:
-    """Takes the place of `StepContext` in the one forward at load that records what each layer asks for."""
+    """Replaces `StepContext` in the one forward at load that records each layer's requirements."""
 
     calls: list[AttentionCall] = field(default_factory=list)
     modules: list[torch.nn.Module] = field(default_factory=list)  # that made the calls
@@ -71,20 +71,20 @@ class Probe:
 
 @dataclass
 class _Forward:
-    """A forward under way."""
+    """A running forward."""
 
     context: StepContext | Probe
     positions: Tensor  # int64 [T]
     calls: int = 0  # of attention so far; a call's number is its layer of the KV pool
 
 
-# Found by the attention function here, as not every model hands keyword arguments through to it.
+# The attention function finds it here, because not every model passes keyword arguments through to it.
 _forward: ContextVar[_Forward | None] = ContextVar("forward of a TreeDecoder", default=None)
 
 
 @contextmanager
 def forward_under_way(context: StepContext | Probe, positions: Tensor, layer: int = 0) -> Iterator[None]:
-    """Inside, `tree_attention` serves this forward; its first call is of this layer of the pool.
+    """Inside, `tree_attention` serves this forward; its first call is for this layer of the pool.
 
     positions: int64 [T], of the tokens.
     """
@@ -110,12 +110,12 @@ def tree_attention(
     query_factors: Callable[[Tensor], Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function of transformers.
+    """The attention function for transformers.
 
     query [1, heads, T, d], key and value [1, kv_heads, T, d] -> [1, T, heads, d]. s_aux: sinks [heads].
 
     The next three come from modules of `own_attention` only. alibi_slopes: [heads]. attention_chunk: tokens.
-    query_factors: of positions int64 [T], what the queries there are multiplied by, float [T].
+    query_factors: maps positions int64 [T] to factors of the queries there, float [T].
     """
     forward = _forward.get()
     if forward is None:
@@ -177,7 +177,7 @@ def attend_pages(
     alibi_slopes: Tensor | None = None,
     attention_chunk: int | None = None,
 ) -> Tensor:
-    """Stores the keys and values [T, kv_heads, d] of the new tokens; [T, heads, d] for queries like it."""
+    """Stores keys and values [T, kv_heads, d] of the new tokens; returns [T, heads, d] for such queries."""
     context.pool.append(layer, k, v, context.slots)
     selection = None
     if context.sparse is not None and window is None and attention_chunk is None:
@@ -201,23 +201,23 @@ def attend_pages(
 
 
 def _padded(heads: Tensor, channels: int) -> Tensor:
-    """[T, heads, d] with zeros behind the channels of each head."""
+    """Pads the channels of each head of [T, heads, d] with zeros."""
     missing = channels - heads.shape[2]
     return torch.nn.functional.pad(heads, (0, missing)) if missing else heads
 
 
 def _repeated(heads: Tensor, count: int) -> Tensor:
-    """[T, count, d]: each KV head as often as the pages have it."""
+    """Returns [T, count, d]: each KV head repeated as often as in the pages."""
     times = count // heads.shape[1]
     return heads.repeat_interleave(times, 1) if times > 1 else heads
 
 
 @cache
 def any_mask(device: torch.device) -> Tensor:
-    """The mask that models are handed.
+    """Returns the mask passed to models.
 
-    One of four dimensions goes to the attention function as it is, which does not read it. Without one
-    transformers looks at the positions for packed sequences, and on a GPU waits for the answer.
+    A four-dimensional mask reaches the attention function unchanged, which does not read it. Without one,
+    transformers checks the positions for packed sequences, and on a GPU waits for the answer.
     """
     with torch.inference_mode(False):
         return torch.zeros((1, 1, 1, 1), device=device)

@@ -1,4 +1,4 @@
-"""Notices that a model's weights changed, so that nothing computed with the old ones meets the new."""
+"""Detects changes of a model's weights, so that results of the old ones are never mixed with the new."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from .hooks import changing_hooks
 
-_SMALL = 4096  # numbers in a tensor whose values are kept, to be compared with
+_SMALL = 4096  # numbers in a tensor whose values are kept for comparison
 
 
 class Weights:
-    """The modules, parameters and buffers of one model, watched for those who keep what they gave.
+    """The modules, parameters and buffers of one model, watched for holders of their results.
 
-    `check` sees tensors that were written in place, by their version counters; other tensors, memory or
-    modules in the place of those before; modules that got another class, a forward of their own or hooks, or
-    lost them; and steps of torch's optimizers, of which the fused ones move no counter. Small tensors are
-    compared by their values then, as some may be written anew in each forward. Frequencies of rotary
-    positions that a forward sets by the length of its text are left out. It does not see writes through
-    `.data`, through another library's view of the memory, or into inference tensors: those `changed` tells.
-    No tensor or module is kept alive for it.
+    `check` detects tensors that were written in place, by their version counters; replaced tensors, memory or
+    modules; modules whose class, own forward or hooks changed; and steps of torch's optimizers, because the
+    fused ones move no counter. Small tensors are then compared by value, because some may be rewritten in
+    each forward. Frequencies of rotary positions that a forward sets by the length of its text are left out.
+    It does not detect writes through `.data`, through another library's view of the memory, or into inference
+    tensors: report those with `changed`. It keeps no tensor or module alive.
 
     Attributes:
-        epoch: moves on with every change that was noticed.
-        placing: moves on where a module, a tensor or its memory may be another one than before.
+        epoch: increases with every detected change.
+        placing: increases when a module, a tensor or its memory may have been replaced.
         lock: held by the thread that has put something else into the model for a forward: an attention
             implementation, hooks, weights.
     """
@@ -43,13 +42,13 @@ class Weights:
         self._note(*_parts(model))
 
     def check(self) -> int:
-        """The epoch, a new one where something changed since the last call."""
+        """Returns the epoch, a new one if something changed since the last call."""
         with self.lock:
             return self._checked()
 
     def _checked(self) -> int:
         model = self._model()
-        assert model is not None  # whoever asks holds it
+        assert model is not None  # the caller holds it
         modules, tensors = _parts(model)
         if not self._placed_alike(modules, tensors):
             self.placing += 1
@@ -63,7 +62,7 @@ class Weights:
         return self.epoch
 
     def changed(self) -> None:
-        """What `check` cannot see changed."""
+        """Reports a change that `check` cannot see."""
         self.epoch += 1
         self.placing += 1
 
@@ -71,7 +70,7 @@ class Weights:
         self._modules = list(map(ref, modules))
         self._tensors = list(map(ref, tensors))
         self._code = _code(modules)
-        # An address alone may be that of memory that was freed and taken again.
+        # An address alone is not enough: memory may have been freed and allocated again.
         self._memory = list(map(ref, map(_STORAGE, tensors)))
         self._addresses = list(map(_ADDRESS, tensors))
         self._all_count = not any(tensor.is_inference() for tensor in tensors)
@@ -90,7 +89,7 @@ class Weights:
         )
 
     def _count(self, tensors: list[Tensor]) -> list[int]:
-        """The version of each; inference tensors have none."""
+        """Returns the version of each; inference tensors have none."""
         if self._all_count:
             return list(map(_VERSION, tensors))
         return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
@@ -101,21 +100,21 @@ _watching = threading.Lock()
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """One for all who ask for the same model."""
+    """Returns one object for all callers with the same model."""
     with _watching:
         if model not in _watched:
             _watched[model] = Weights(model)
         return _watched[model]
 
 
-# `check` looks at hundreds of modules and tensors before each step, so without a call in Python for each.
+# `check` visits hundreds of modules and tensors before each step, so it makes no Python call for each.
 _VERSION, _STORAGE, _ADDRESS = attrgetter("_version"), Tensor.untyped_storage, Tensor.data_ptr
 
 
 def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
-    """All modules, parameters and buffers, in a third of the time that `Module.parameters` takes."""
+    """Returns all modules, parameters and buffers, in a third of the time of `Module.parameters`."""
     modules, tensors = list[Any]([model]), list[Any]()
-    for module in modules:  # which grows meanwhile
+    for module in modules:  # grows during the loop
         if module is None:
             continue
         if table := module._parameters:  # most of these are empty
@@ -128,7 +127,7 @@ def _parts(model: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
 
 
 def _constant_buffers(module: nn.Module, table: Mapping[str, Any]) -> Iterable[Any]:
-    """Without frequencies that rotary modules of types longrope and dynamic set before they use them."""
+    """Yields buffers except frequencies that rotary modules of types longrope and dynamic set before use."""
     kinds = vars(module)["rope_type"]
     if not {"longrope", "dynamic"}.intersection(kinds.values() if isinstance(kinds, Mapping) else [kinds]):
         return table.values()
@@ -136,7 +135,7 @@ def _constant_buffers(module: nn.Module, table: Mapping[str, Any]) -> Iterable[A
 
 
 def _code(modules: list[nn.Module]) -> list[object]:
-    """What runs in each module: its class, and of those that have them the ids of a forward and of hooks."""
+    """Returns what runs in each module: its class, and ids of an own forward and of hooks, if any."""
     code: list[object] = list(map(type, modules))
     for module in modules:
         own = vars(module)

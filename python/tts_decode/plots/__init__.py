@@ -1,4 +1,4 @@
-"""Figures of saved runs: accuracy against cost, and KV over a search's time. See docs/plots.md."""
+"""Figures of saved runs: accuracy against cost, and KV over a search's duration. See docs/plots.md."""
 
 from .captions import Caption, caption
 from .drawing import draw_accuracy, draw_memory

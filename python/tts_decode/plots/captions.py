@@ -1,4 +1,4 @@
-"""What a figure says of itself: model, machine, problems, date and version, and what is incomplete."""
+"""Captions: model, machine, problems, date and version, and what is incomplete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .runs import SavedRun
 
 @dataclass(frozen=True)
 class Caption:
-    """title, and the line under it; notes: below the axes, in order, as one text."""
+    """title, and subtitle; notes: below the axes, in order, as one text."""
 
     title: str
     subtitle: str
@@ -22,7 +22,7 @@ class Caption:
 def caption(
     title: str, runs: Sequence[SavedRun], notes: Iterable[str], *, one_problem: bool = False
 ) -> Caption:
-    """Of runs with one model and one set of problems. one_problem: not all of them are drawn."""
+    """Returns the caption of runs with one model and one set of problems. one_problem: draws only one."""
     settings = runs[0].settings
     model = _name(str(settings.get("model", "unknown model")))
     dtypes = _each(run.settings.get("dtype") for run in runs)
@@ -38,7 +38,7 @@ def caption(
 
 
 def incomplete(runs: Sequence[SavedRun]) -> list[str]:
-    """A sentence on runs that have not ended, and one on searches that failed."""
+    """Returns a sentence on runs that have not ended, and one on searches that failed."""
     found = []
     if missing := [run for run in runs if run.missing]:
         told = ", ".join(f"{run.path.stem} {len(run.searches)} of {run.problems}" for run in missing[:3])
@@ -51,7 +51,7 @@ def incomplete(runs: Sequence[SavedRun]) -> list[str]:
 
 
 def _name(model: str) -> str:
-    """A folder's or a file's last name; a hub id whole."""
+    """Returns the last name of a folder or file; a hub id unchanged."""
     return Path(model).name if Path(model).is_absolute() or model.startswith(".") else model
 
 

@@ -1,4 +1,4 @@
-"""The figures, by matplotlib."""
+"""Draws the figures with matplotlib."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LINES = len(MARKS)
-"""Lines, or pairs of a dense and a sparse one, that a figure tells apart."""
+"""Maximum number of lines, or pairs of a dense and a sparse line, in a figure."""
 
 _WIDTH, _DPI = 7.0, 200  # inches; a PNG is 1,400 pixels wide
-_LOGARITHMIC = 4  # costs that are so many times apart or more
-_RING = 11.0  # points across
-_SUBTITLE_COLUMNS, _NOTE_COLUMNS = 100, 118  # characters in a line
+_LOGARITHMIC = 4  # ratio of costs from which the axis is logarithmic
+_RING = 11.0  # diameter, points
+_SUBTITLE_COLUMNS, _NOTE_COLUMNS = 100, 118  # characters per line
 
 
 def draw_accuracy(
@@ -41,16 +41,16 @@ def draw_accuracy(
     theme: str = "light",
     pareto: bool = False,
 ) -> None:
-    """Accuracy over cost; below it, where a strategy has a dense and a sparse line, their difference at equal
-    cost.
+    """Draws accuracy over cost.
+
+    Below it, for a strategy with a dense and a sparse line, it draws their difference at equal cost.
 
     Args:
         path: of an .svg or a .png, which is overwritten.
         theme: "light" or "dark".
-        pareto: marks the front.
+        pareto: marks the Pareto front.
 
-    Raises ValueError where there are no lines, or more than `MOST_LINES`; OSError where the file cannot be
-    written.
+    Raises ValueError for no lines or more than `MOST_LINES`; OSError if the file cannot be written.
     """
     groups = list(dict.fromkeys(line.name for line in lines))
     looks = _looks(theme, groups)
@@ -83,8 +83,10 @@ def draw_accuracy(
 
 
 def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: str = "light") -> None:
-    """KV over the time of searches: resident filled, unshared dashed. Arguments and errors as of
-    `draw_accuracy`."""
+    """Draws KV over the duration of searches: resident filled, unshared dashed.
+
+    Arguments and errors are those of `draw_accuracy`.
+    """
     looks = _looks(theme, [one.label for one in held])
     with _figure(path, caption, looks) as (figure, panels):
         axes = panels[0]
@@ -110,7 +112,7 @@ def draw_memory(path: Path, held: Sequence[Held], caption: Caption, *, theme: st
 
 
 def _looks(theme: str, names: Sequence[str]) -> Theme:
-    """The theme, where it can show lines of those names."""
+    """Returns the theme if it can show lines of these names."""
     if theme not in THEMES:
         raise ValueError(f"theme: got {theme!r}, expected {' or '.join(THEMES)}")
     if not names:
@@ -127,7 +129,7 @@ def _looks(theme: str, names: Sequence[str]) -> Theme:
 def _figure(
     path: Path, caption: Caption, theme: Theme, panels: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Axes one above the other, with title and notes; written at the end of the block."""
+    """Yields axes stacked vertically, with title and notes; writes them at the end of the block."""
     require("matplotlib")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -143,7 +145,7 @@ def _figure(
         figure = Figure(figsize=(_WIDTH, head + middle + foot), dpi=_DPI)
         FigureCanvasAgg(figure)
         height = figure.get_figheight()
-        # The right margin is the lines' labels'.
+        # The right margin is for the lines' labels.
         box = {
             "left": 0.095,
             "right": 0.76,
@@ -167,7 +169,7 @@ def _figure(
 
 
 def _scale_costs(axes: Axes, values: Sequence[float], ends: Sequence[float]) -> None:
-    """Logarithmic where costs are far apart; linear from 0 on else."""
+    """Makes the axis logarithmic if costs are far apart; otherwise linear from 0."""
     from matplotlib.ticker import LogLocator
 
     ends = [end for end in ends if math.isfinite(end)]
@@ -217,7 +219,7 @@ def _draw_line(axes: Axes, line: Line, group: int, theme: Theme) -> None:
 
 
 def _draw_front(axes: Axes, front: Sequence[Point], theme: Theme) -> None:
-    """A ring around each point of it, and the best accuracy that any cost buys."""
+    """Draws a ring around each point of the front, and the best accuracy at each cost."""
     xs, ys = map(list, zip(*map(_at, front), strict=True))
     axes.plot(xs, ys, "o", ms=_RING, mfc="none", mec=theme.text, mew=1.1, zorder=5)
     edge = axes.get_xlim()[1]
@@ -225,7 +227,7 @@ def _draw_front(axes: Axes, front: Sequence[Point], theme: Theme) -> None:
 
 
 def _pairs(lines: Sequence[Line]) -> list[tuple[Line, Line]]:
-    """Each sparse line with the dense one of its name."""
+    """Returns each sparse line with the dense one of its name."""
     dense = {line.name: line for line in lines if line.sparse is None}
     return [(line, dense[line.name]) for line in lines if line.sparse is not None and line.name in dense]
 

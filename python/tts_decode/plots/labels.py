@@ -1,4 +1,4 @@
-"""Labels of lines, in the margin beside their ends, and of points, where there is room."""
+"""Labels lines in the margin beside their ends, and points where there is room."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from .placing import Box, along, beside, spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 24  # characters of a label in a line at most; fewer where the margin has no room for them
-_LINE = 10.0  # points that a line of text takes
-_LEFT = 1.03  # of the labels, as a share of the axes' width
+_COLUMNS = 24  # most characters per line of a label; fewer if the margin is too narrow
+_LINE = 10.0  # height of a line of text, points
+_LEFT = 1.03  # left edge of the labels, as a share of the axes' width
 _STYLE: dict[str, Any] = {"weight": "bold", "size": 8}
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> list[Box]:
-    """ends: label, x, y and colour of each. Labels are right of the axes, each with a thin line from its end,
-    in the order of the ends' heights. Returns boxes over those lines, in pixels."""
+    """Places labels right of the axes, each with a thin line from its end, in the order of the ends' heights.
+
+    ends: label, x, y and colour of each. Returns boxes over those lines, in pixels.
+    """
     per_point = axes.figure.dpi / 72
     box = axes.get_window_extent()
     room = axes.figure.bbox.x1 - box.x0 - _LEFT * box.width
@@ -60,7 +62,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float, str]]) -> lis
 
 
 def _wrapped(axes: Axes, text: str, room: float) -> str:
-    """In lines of as many characters as have room, in pixels."""
+    """Wraps text to lines of as many characters as fit into `room`, in pixels."""
     for columns in range(_COLUMNS, 1, -1):
         lines = fill(text, columns)
         probe = axes.text(0, 0, lines, **_STYLE)
@@ -72,10 +74,10 @@ def _wrapped(axes: Axes, text: str, room: float) -> str:
 
 
 def label_points(axes: Axes, lines: Sequence[tuple[Line, str]], others: Sequence[Box]) -> None:
-    """The widths beside the points of each line, in its colour. A label for which no place near its point is
-    free is left out.
+    """Labels the points of each line with their widths, in its colour.
 
-    others: what is drawn already beside the lines, in pixels.
+    A label without a free place near its point is left out. others: what is already drawn besides the lines,
+    in pixels.
     """
     per_point = axes.figure.dpi / 72
     inside = Box(*axes.get_window_extent().extents)
@@ -109,8 +111,10 @@ def label_points(axes: Axes, lines: Sequence[tuple[Line, str]], others: Sequence
 
 
 def ringed(axes: Axes, points: Sequence[tuple[float, float]], size: float) -> list[Box]:
-    """Boxes, in pixels, over a ring of that size, in points, around each of them, and over steps from one to
-    the next, the last one to the right end."""
+    """Returns boxes, in pixels, over a ring around each point and over the steps between points.
+
+    size: of the ring, in points. The last step extends to the right end.
+    """
     half = axes.figure.dpi / 72 * size / 2
     places = [(float(x), float(y)) for x, y in map(axes.transData.transform, points)]
     found = [Box(x, y, x, y).grown(half) for x, y in places]

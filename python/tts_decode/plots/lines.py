@@ -11,9 +11,9 @@ from ..select.statistics import Interval, bootstrap_mean, wilson_interval
 from .measures import Measure
 from .runs import SavedRun
 
-# Settings along which a line goes: the strategy's width, else the first of these that differs between runs.
+# Settings that vary along a line: the strategy's width, else the first of these that differs between runs.
 _LIMITS = ("budget_tokens", "budget_cost", "budget_seconds", "sampling.max_tokens")
-# What tells no two lines apart: the same for all runs, pooled, or said by the option too, as a sweep's width.
+# Settings that distinguish no lines: equal in all runs, pooled, or repeated by an option, as a sweep's width.
 _COMMON = ("strategy", "model", "problems", "problems_crc32", "sampling.seed", "sparse", "width")
 
 
@@ -22,11 +22,11 @@ class Point:
     """One setting, over all its seeds.
 
     Attributes:
-        accuracy: the share solved, with Wilson's interval of as many trials as there are problems: seeds are
-            averaged within a problem, which makes it a little too wide rather than too narrow.
-        cost: mean over problems, with a bootstrap's interval over them; without ends where all cost the same.
+        accuracy: the share solved, with Wilson's interval for as many trials as there are problems: seeds are
+            averaged within a problem, which makes it slightly too wide rather than too narrow.
+        cost: mean over problems, with a bootstrap interval over them; without ends if all cost the same.
         solved, costs: by the problem's index, means over seeds.
-        width: such as "n=8"; "" where nothing says.
+        width: such as "n=8"; "" if unknown.
     """
 
     accuracy: Interval
@@ -43,8 +43,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """name: the strategy, with the settings that tell it from other lines. sparse: which pages a sparse
-    one reads, "1/8" or "64 pages"; None of a dense one. points: by width."""
+    """A line of a figure.
+
+    name: the strategy, with the settings that distinguish it from other lines. sparse: which pages a sparse
+    one reads, "1/8" or "64 pages"; None for a dense one. points: by width.
+    """
 
     name: str
     sparse: str | None
@@ -56,9 +59,9 @@ class Line:
 
 
 def lines_of(runs: Sequence[SavedRun], measure: Measure) -> list[Line]:
-    """The lines, in the order in which their first runs come.
+    """Returns the lines, in the order of their first runs.
 
-    Runs in which no search ended give no point. Runs that differ in their seed alone are one point.
+    Runs in which no search ended give no point. Runs that differ only in their seed are one point.
 
     Raises ValueError: a problem has no verifier, every search of a setting failed, or two runs have the same
     settings and seed.
@@ -83,7 +86,7 @@ def lines_of(runs: Sequence[SavedRun], measure: Measure) -> list[Line]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run belongs: on the line of that name, at a value of the setting `width`, None without one."""
+    """A run's place: the line's name, and the value of the setting `width`, None without one."""
 
     run: SavedRun
     name: str
@@ -93,7 +96,7 @@ class Place:
 
     @property
     def setting(self) -> tuple[str, str | None, Any]:
-        """What it has in common with the runs of other seeds."""
+        """What it has in common with runs of other seeds."""
         return self.name, self.sparse, self.value
 
     @property
@@ -103,15 +106,17 @@ class Place:
 
 
 def all_failed(runs: Sequence[SavedRun]) -> list[Place]:
-    """Of those runs in which searches ended the places where each one failed, from every seed: they say
-    nothing of what a strategy solves, and have no cost."""
+    """Returns the places of the runs in which searches ended but all failed, for every seed.
+
+    They say nothing about what a strategy solves, and have no cost.
+    """
     places = places_of([run for run in runs if run.searches])
     found = {place.setting for place in places if not all(search.failed for search in place.run.searches)}
     return [place for place in places if place.setting not in found]
 
 
 def places_of(runs: Sequence[SavedRun]) -> list[Place]:
-    """One for each run, in order."""
+    """Returns one place per run, in order."""
     by_strategy: dict[str, list[SavedRun]] = {}
     for run in runs:
         by_strategy.setdefault(run.strategy, []).append(run)
@@ -134,8 +139,10 @@ def places_of(runs: Sequence[SavedRun]) -> list[Place]:
 
 
 def _differing(runs: Sequence[SavedRun]) -> list[str]:
-    """Names of settings that are not the same in all of a strategy's runs; those of sparse attention among
-    the sparse ones."""
+    """Returns the names of settings that differ among a strategy's runs.
+
+    Settings of sparse attention are compared among the sparse runs.
+    """
     names = dict.fromkeys(name for run in runs for name in run.flat if name not in _COMMON)
     found = []
     for name in names:
@@ -162,7 +169,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _order(value: Any) -> tuple[bool, float]:
-    """No limit is more than any."""
+    """Sorts no limit above any limit."""
     return (False, float(value)) if _is_number(value) else (True, 0.0)
 
 
@@ -196,7 +203,7 @@ def _point(runs: list[SavedRun], measure: Measure, width: str) -> Point:
 
 
 def _by_problem(values: Iterable[tuple[int, float]]) -> dict[int, float]:
-    """Means by index, in its order."""
+    """Returns means by index, sorted by index."""
     found: dict[int, list[float]] = {}
     for index, value in values:
         found.setdefault(index, []).append(value)

@@ -12,8 +12,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Measure:
-    """title: as in "accuracy against ...". axis: its label, with the unit. of: a search's cost in that unit,
-    None of one that failed."""
+    """A cost of a search.
+
+    title: as in "accuracy against ...". axis: its label, with the unit. of: a search's cost in that unit,
+    None if it failed.
+    """
 
     title: str
     axis: str
@@ -47,4 +50,4 @@ MEASURES = {
         lambda search: _mib(search.peak_kv_bytes),
     ),
 }
-"""By the names that `tts-decode plot --x` takes. Means are over problems whose searches did not fail."""
+"""Measures by their names in `tts-decode plot --x`. Means are over problems whose searches did not fail."""

@@ -1,4 +1,4 @@
-"""KV that one search held over its time."""
+"""KV held by one search over its duration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .measures import MIB
 
 @dataclass(frozen=True)
 class Held:
-    """seconds: of each sample, since the search began; each speaks for the time since the one before.
+    """KV over time. seconds: of each sample, since the search began; each represents the time since the last.
 
     Attributes:
         resident: MiB of its distinct KV pages.
@@ -24,7 +24,10 @@ class Held:
 
 
 def kv_over_time(label: str, result: SearchResult) -> Held:
-    """Raises ValueError: the search has no samples, or its file does not tell what a page holds."""
+    """Returns the KV of a search over time.
+
+    Raises ValueError: the search has no samples, or its file does not record the size of a page.
+    """
     stats = result.stats
     if not stats.memory or not stats.page_size:
         why = "no samples of KV" if not stats.memory else "no size of a KV page"

@@ -1,4 +1,4 @@
-"""Where labels go, so that none lies on another or on what is drawn. All lengths are of one unit."""
+"""Places labels so that none overlaps another or the drawing. All lengths have one unit."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Box(NamedTuple):
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions at least `gap` apart and within low..high, in the order of those wanted and near them.
+    """Returns positions at least `gap` apart and within low..high, near the wanted ones and in their order.
 
-    Where not all fit they are spaced evenly from low to high.
+    If not all fit, they are spaced evenly from low to high.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     if len(order) > 1 and gap * (len(order) - 1) > high - low:
         gap = (high - low) / (len(order) - 1)
-    # Labels that touch move as one block, around the mean of what its members want.
+    # Labels that touch move as one block, around the mean of the positions its members want.
     blocks: list[tuple[float, list[int]]] = []
     for i in order:
         middle, members = min(max(wanted[i], low), high), [i]
@@ -59,7 +59,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def along(start: tuple[float, float], end: tuple[float, float], step: float) -> list[Box]:
-    """Boxes of that side over a straight line, so that what meets none of them does not meet the line."""
+    """Returns boxes of this side over a straight line; what meets none of them does not meet the line."""
     count = max(1, math.ceil(math.dist(start, end) / step * 2))
     places = [
         (start[0] + (end[0] - start[0]) * i / count, start[1] + (end[1] - start[1]) * i / count)
@@ -75,8 +75,10 @@ def beside(
     taken: Sequence[Box],
     inside: Box,
 ) -> Box | None:
-    """A box of that size near the anchor, `distance` away or twice that: the first free one of those at its
-    corners, then of those on its sides; None where none is free."""
+    """Returns the first free box of this size near the anchor, `distance` away or twice that.
+
+    Corners are tried first, then sides; None if none is free.
+    """
     (x, y), (width, height) = anchor, size
     for away in (distance, 2 * distance):
         for dx, dy in ((-1, 1), (1, -1), (1, 1), (-1, -1), (0, 1), (0, -1), (-1, 0), (1, 0)):

@@ -1,4 +1,4 @@
-"""What is read off the points: which are on the Pareto front, and two lines at equal cost."""
+"""What the points show: the Pareto front, and two lines at equal cost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from .lines import Line, Point
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """Those that no other dominates, cheapest first: none costs as little or less and solves as much or more,
-    and is better in one of the two."""
+    """Returns the points that no other dominates, cheapest first.
+
+    A point dominates another if it costs no more, solves no less, and is better in one of the two.
+    """
     front: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost.value, -p.accuracy.value)):
         best = front[-1] if front else None
@@ -23,19 +25,18 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 class EqualCost(NamedTuple):
-    """At a cost, one line's accuracy minus another line's."""
+    """One line's accuracy minus another's at a cost."""
 
     cost: float
     difference: Interval
 
 
 def at_equal_cost(ours: Line, theirs: Line) -> list[EqualCost]:
-    """ours - theirs at each cost of a point that both lines reach, cheapest first; empty where their costs do
-    not overlap.
+    """Returns ours - theirs at each cost of a point that both lines reach, cheapest first.
 
-    Between two points a line's accuracy is linear in the logarithm of the cost (in the cost, where one is 0),
-    problem by problem; the interval is Student's paired t over the problems that all points have. The lines'
-    costs are taken as known.
+    Empty if their costs do not overlap. Between two points a line's accuracy is linear in the logarithm of
+    the cost (in the cost, if one is 0), problem by problem; the interval is Student's paired t over the
+    problems that all points have. The lines' costs are treated as known.
     """
     points = [*ours.points, *theirs.points]
     common = set.intersection(*(set(point.solved) for point in points))
@@ -52,7 +53,7 @@ def at_equal_cost(ours: Line, theirs: Line) -> list[EqualCost]:
 
 
 def _solved_at(line: Line, cost: float, problems: Sequence[int]) -> list[float]:
-    """Accuracy on each problem, between the two points around the cost."""
+    """Returns the accuracy on each problem, interpolated between the two points around the cost."""
     points = sorted(line.points, key=lambda p: p.cost.value)
     above = next(i for i, p in enumerate(points) if p.cost.value >= cost)
     right = points[above]
@@ -62,7 +63,7 @@ def _solved_at(line: Line, cost: float, problems: Sequence[int]) -> list[float]:
 
 
 def _share(left: float, cost: float, right: float) -> float:
-    """How far the cost is from left to right."""
+    """Returns how far the cost is from left to right."""
     if right == left:
         return 1.0
     if left <= 0:

@@ -1,4 +1,4 @@
-"""A saved run as a plot needs it: settings, and what each search came to."""
+"""A saved run as a plot needs it: settings, and the outcome of each search."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Ended:
     """A search that ended.
 
     Attributes:
-        index: the problem's place among the run's.
-        solved: None where the problem has no verifier.
+        index: the problem's number among the run's.
+        solved: None if the problem has no verifier.
         eflops: as docs/cost.md counts them.
-        seconds, mean_kv_bytes, peak_kv_bytes: of this search; None of one that failed.
+        seconds, mean_kv_bytes, peak_kv_bytes: of this search; None if it failed.
     """
 
     index: int
@@ -40,7 +40,7 @@ class SavedRun:
     Attributes:
         settings: of the file's header.
         made: its date, version and machine; empty in files of older versions.
-        searches: those that ended, one a problem at most.
+        searches: those that ended, at most one per problem.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class SavedRun:
 
     @property
     def sparse(self) -> Mapping[str, Any] | None:
-        """The settings of sparse attention, None of a dense run."""
+        """The settings of sparse attention, None for a dense run."""
         found = self.settings.get("sparse")
         return found if isinstance(found, Mapping) else None
 
@@ -65,17 +65,17 @@ class SavedRun:
 
     @property
     def problems(self) -> int:
-        """How many the run was given."""
+        """Number of problems that the run was given."""
         return int(self.settings.get("problems", len(self.searches)))
 
     @property
     def missing(self) -> int:
-        """How many have not ended."""
+        """Number of problems that have not ended."""
         return self.problems - len(self.searches)
 
     @property
     def size(self) -> str:
-        """Dotted name of the option that says how wide it searches."""
+        """Dotted name of the option that sets how widely it searches."""
         from ..search import STRATEGIES
 
         strategy = STRATEGIES.get(self.strategy)
@@ -83,7 +83,7 @@ class SavedRun:
 
     @cached_property
     def flat(self) -> dict[str, Any]:
-        """The settings by dotted names, options that were not given with the strategy's defaults."""
+        """Returns the settings by dotted names; options that were not given have the strategy's defaults."""
         from ..search import STRATEGIES
 
         strategy = STRATEGIES.get(self.strategy)

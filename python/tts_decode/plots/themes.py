@@ -1,4 +1,4 @@
-"""Colours on a light and on a dark ground, and marks, so that nothing hangs on colour alone."""
+"""Colours on a light and on a dark background, and markers, so that nothing depends on colour alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "h")
 
 @dataclass(frozen=True)
 class Theme:
-    """colours: after those of Okabe and Ito (jfly.uni-koeln.de/color), which all kinds of eyes tell apart,
-    lighter or darker where the ground needs it."""
+    """Colours of a figure.
+
+    colours: after Okabe and Ito (jfly.uni-koeln.de/color), distinguishable with any colour vision, lighter or
+    darker as the background needs.
+    """
 
     ground: str
     text: str
@@ -33,7 +36,7 @@ THEMES = {
 
 
 def settings(theme: Theme) -> dict[Any, Any]:
-    """What matplotlib is told, by name: figures look the same wherever the fonts that it brings are."""
+    """Returns matplotlib's settings by name: figures look the same wherever its bundled fonts are present."""
     return {
         "svg.fonttype": "none",  # text stays text: it can be searched, and files stay small
         "svg.hashsalt": "tts",  # with no date in the file: the same runs give the same file

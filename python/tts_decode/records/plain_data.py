@@ -1,4 +1,4 @@
-"""Dataclasses from what JSON holds, with every value checked against the annotation of its field."""
+"""Makes dataclasses from JSON values, and checks every value against the annotation of its field."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 MAY_LACK = {"may lack": True}
-"""Metadata of a field that older files do not have: it then has its default."""
+"""Metadata of a field that older files lack: it then takes its default."""
 
 _INTEGERS = range(-(1 << 63), 1 << 63)
 _NAMES = {str: "a text", bool: "true or false", int: "an integer of 64 bits", float: "a finite number"}
 
 
 def read_as(kind: Any, value: Any, where: str, *, untold: Collection[str] = ()) -> Any:
-    """`value` as a `kind`: a dataclass, text, number, bool, Literal, or an optional, a tuple (from a list) or
-    a dict of these.
+    """Converts `value` to a `kind`: a dataclass, text, number, bool, Literal, or a container of these.
 
-    where: the value's name, which the names of what it holds are added to in messages.
-    untold: names of fields in which None stands for a number that is NaN.
+    Containers are an optional, a tuple (from a list) and a dict.
+    where: the value's name; messages append the names of its parts to it.
+    untold: names of fields in which None means a number that is NaN.
 
-    Raises ValueError, which says where and what was expected, for anything else, a field too many or too few
-    (but for those of `MAY_LACK`).
+    Raises ValueError, which says where and what was expected, for anything else, and for a missing or extra
+    field (except those of `MAY_LACK`).
     """
     return _read(kind, value, where, untold, False)
 

@@ -1,9 +1,8 @@
-"""A file of JSON lines that grows while something runs, and from which that goes on after a crash.
+"""A file of JSON lines that grows during a run, and from which the run continues after a crash.
 
-The first line is a header with the file's schema and version, each line after it a record. A line ends with
-a checksum of itself and of all lines before it, so that one that was changed, lost, doubled or moved is
-noticed.
-The file is locked while it is open; the lock goes with the process, however that ends.
+The first line is a header with the file's schema and version; each later line is a record. A line ends with a
+checksum of itself and of all lines before it, so that changed, lost, duplicated or moved lines are detected.
+The file is locked while it is open; the lock ends with the process, however that ends.
 """
 
 from __future__ import annotations
@@ -25,13 +24,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RecordFile:
-    """The file at `path`, created where there is none.
+    """The file at `path`, created if missing.
 
     Args:
         path: a file in a folder that exists.
-        schema, version: what the header says.
-        resume: keeps what the file holds; else it is emptied. What a crash left of a last line is dropped.
-        error: the type of all that is raised, made from a message that names the file, the line and what to
+        schema, version: the content of the header.
+        resume: keeps what the file holds; otherwise it is emptied. An incomplete last line, as after a crash,
+            is dropped.
+        error: the type of all errors raised, made from a message that names the file, the line and what to
             do.
 
     Attributes:
@@ -51,7 +51,7 @@ class RecordFile:
         self._about = {"schema": schema, "version": version}
         self._lines = _Lines(path, self._about, error)
         self._checksum = 0
-        self._end = 0  # bytes that are whole lines
+        self._end = 0  # bytes of complete lines
         try:
             self._stream = open_locked(path)
         except BlockingIOError:
@@ -72,7 +72,7 @@ class RecordFile:
             raise
 
     def restart(self) -> None:
-        """Drops what the file holds."""
+        """Drops the file's content."""
         self.header, self.records = None, []
         self._checksum = self._end = 0
         try:
@@ -81,7 +81,7 @@ class RecordFile:
             raise self._unusable(cause) from cause
 
     def write(self, record: dict[str, Any]) -> None:
-        """Appends a record, the header first: all of it or, where that fails, nothing."""
+        """Appends a record, after the header if that is missing: all of it or, on failure, nothing."""
         header = self.header
         if header is None:
             record = header = self._about | record
@@ -102,18 +102,18 @@ class RecordFile:
         self._end += len(line)
 
     def sync(self) -> None:
-        """Returns when the lines would outlast a loss of power."""
+        """Returns once the lines would survive a power loss."""
         try:
             os.fsync(self._stream.fileno())
         except OSError as cause:
             raise self._unusable(cause) from cause
 
     def close(self) -> None:
-        """Gives the file free; a second call does nothing."""
+        """Unlocks the file; a second call does nothing."""
         self._stream.close()
 
     def damaged(self, number: int, what: object) -> Exception:
-        """The error to raise where the line of that number, counted from 1, cannot be used."""
+        """Returns the error for an unusable line, numbered from 1."""
         return self._lines.damaged(number, what)
 
     def _read(self) -> None:
@@ -133,11 +133,10 @@ class RecordFile:
 def read_records(
     path: Path, schema: str, version: int, *, error: type[Exception]
 ) -> tuple[dict[str, Any], list[dict[str, Any]], Callable[[int, object], Exception]]:
-    """Header and records of a file that is not locked, and is left as it is: another process may write it. A
-    last line that is not whole is left out.
+    """Reads header and records of a file without locking it: another process may be writing it.
 
-    The third makes the error of a record that cannot be used, of its line's number, counted from 1, and why.
-    Arguments and errors are those of `RecordFile`.
+    An incomplete last line is left out. The third result makes the error for an unusable record from its line
+    number, counted from 1, and the reason. Arguments and errors are those of `RecordFile`.
     """
     lines = _Lines(path, {"schema": schema, "version": version}, error)
     try:
@@ -151,7 +150,7 @@ def read_records(
 
 @dataclass
 class _Found:
-    """end: bytes that are whole lines."""
+    """end: bytes of complete lines."""
 
     header: dict[str, Any] | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -160,7 +159,7 @@ class _Found:
 
 
 class _Lines:
-    """The lines of a file, read and checked, and what is said of them."""
+    """Reads and checks the lines of a file, and words the errors about them."""
 
     def __init__(self, path: Path, about: dict[str, Any], error: type[Exception]) -> None:
         self._path, self._about, self._error = path, about, error
@@ -220,10 +219,10 @@ class _Lines:
 
 
 def open_locked(path: Path) -> io.FileIO:
-    """The file, created where there is none, open to this call alone until it is closed.
+    """Opens the file, created if missing, for this call alone until it is closed.
 
-    Raises BlockingIOError where another process or call has it open so, OSError where it is no plain file or
-    cannot be opened.
+    Raises BlockingIOError if another process or call has it open this way, OSError if it is no regular file
+    or cannot be opened.
     """
     file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
     try:

@@ -1,4 +1,4 @@
-"""JSON as the standard has it, and nothing that only looks like it; with checksums for files of our own."""
+"""Strict JSON by the standard, with checksums for our own files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _CHECKSUM = "crc32"
-_LONGEST_INTEGER = 310  # digits and a sign; beyond it no float64 is
+_LONGEST_INTEGER = 310  # digits and a sign; no float64 is longer
 
 
 def loads(data: bytes) -> Any:
-    """The value of a JSON text in UTF-8, a byte order mark before it or not.
+    """Returns the value of a JSON text in UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: it is not JSON, or it has what readers understand differently: NaN and infinities, numbers
-            beyond the range of float64, the same key twice in an object, half a surrogate pair, or more
-            nesting than the interpreter's stack holds. The message is the second half of a sentence about
-            the text.
+        ValueError: it is not JSON, or readers would understand it differently: NaN and infinities, numbers
+            beyond the range of float64, a duplicate key in an object, half a surrogate pair, or more nesting
+            than the interpreter's stack holds. The message is the second half of a sentence about the text.
     """
     try:
         text = data.removeprefix(BOM_UTF8).decode("utf-8")
@@ -44,10 +43,10 @@ def loads(data: bytes) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """The value as JSON in ASCII, without blanks. NaN and infinities are the texts "nan", "inf" and "-inf",
-    which `float` reads.
+    """Returns the value as compact JSON in ASCII.
 
-    Raises ValueError for what `loads` would not read: half a surrogate pair.
+    NaN and infinities become the strings "nan", "inf" and "-inf", which `float` reads. Raises ValueError for
+    what `loads` would not read: half a surrogate pair.
     """
     try:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -58,15 +57,15 @@ def dumps(value: Any) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The value with None for each number that JSON does not have, and lists for tuples."""
+    """Returns the value with None for each number that JSON lacks, and lists for tuples."""
     return _replaced(value, lambda number: None)
 
 
 def seal(record: dict[str, Any], before: int = 0) -> tuple[str, int]:
-    """The record as JSON with a last field "crc32", and that number.
+    """Returns the record as JSON with a last field "crc32", and that number.
 
-    before: the number of the record before it in a file, so that each vouches for all up to it. The checksum
-    covers the bytes that `dumps` gives without the field: another layout of the same values does not break
+    before: the number of the previous record in a file, so that each one covers all earlier ones. The
+    checksum covers the output of `dumps` without the field: another layout of the same values does not break
     it.
     """
     text = dumps(record)
@@ -76,9 +75,9 @@ def seal(record: dict[str, Any], before: int = 0) -> tuple[str, int]:
 
 
 def unseal(record: dict[str, Any], before: int = 0) -> tuple[dict[str, Any], int]:
-    """A sealed record without its checksum, and that number.
+    """Returns a sealed record without its checksum, and that number.
 
-    Raises ValueError if it has none or another one, as after a change.
+    Raises ValueError if the checksum is missing or wrong, for example after a change.
     """
     values = {name: value for name, value in record.items() if name != _CHECKSUM}
     checksum = zlib.crc32(dumps(values).encode(), before)
@@ -125,7 +124,7 @@ def _integer(text: str) -> int:
 
 
 def _short(text: str, most: int) -> str:
-    """The text; what is cut off leaves three dots."""
+    """Shortens the text; three dots replace what is cut off."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that outlasts a loss of power, in place of one that was there.
+    """Writes a file that survives a power loss, replacing an existing one.
 
     Raises OSError, and then nothing was changed.
     """

@@ -1,6 +1,6 @@
-"""Scorers: what a search is guided by. Each maps branches to one finite float a branch, larger is better.
+"""Scorers, which guide a search. Each maps branches to one finite float per branch; larger is better.
 
-`load_reward_model` is imported when it is first used: it needs transformers, which no other scorer does.
+`load_reward_model` is imported on first use: it needs transformers, which no other scorer does.
 """
 
 from typing import TYPE_CHECKING, Any

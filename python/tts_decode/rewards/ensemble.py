@@ -1,4 +1,4 @@
-"""Several scorers as one."""
+"""Combines several scorers into one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def ensemble(*scorers: Scorer) -> Scorer:
-    """Scorer: the mean of what several give, side by side; verifiers that err apart err less together (Wang
-    et al., arXiv 2502.11183, section 4). Their scales should be the same.
+    """Scorer: the mean of several scorers, run concurrently.
 
-    Raises ValueError without a scorer, TypeError for what is none.
+    Verifiers with independent errors err less together (Wang et al., arXiv 2502.11183, section 4). Their
+    scales should be the same.
+
+    Raises ValueError without a scorer, TypeError for anything that is no scorer.
     """
     if not scorers:
         raise ValueError("scorers: got nothing, expected at least one scorer")

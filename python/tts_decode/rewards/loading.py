@@ -1,5 +1,4 @@
-"""From a folder or a hub id to a reward model. Weights come from safetensors, and no code of the folder is
-run."""
+"""Loads a reward model from a folder or a hub id, from safetensors. No code of the folder is run."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from .readers import READERS, Reader, reader_named
 from .readouts import ClassHead, ValueHead
 from .reward_model import RewardModel
 
-# How a folder's name tells the reader, lower case; the first that it contains.
+# Substrings of a folder's lower-case name that identify the reader; the first match counts.
 _NAMES = {
     "math-shepherd": "math_shepherd",
     "llemma-reward-model": "rebase_llemma",
@@ -42,11 +41,11 @@ _NAMES = {
     "versaprm": "versa_prm",
     "llama-prm800k": "versa_prm",
 }
-# What a config tells it by: its first architecture.
+# A config identifies the reader by its first architecture.
 _ARCHITECTURES = {"Qwen2ForProcessRewardModel": "qwen2.5_math_prm"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_WRAPPED = "pretrained_model."  # where wrappers of training libraries put the names of the model's weights
+_WRAPPED = "pretrained_model."  # prefix that training libraries add to the names of the model's weights
 _HEAD_PREFIXES = {
     ClassHead: ("score.", "classifier."),
     ValueHead: ("v_head.summary.", "v_head.", "value_head.", "score."),
@@ -65,22 +64,23 @@ def load_reward_model(
 ) -> RewardModel:
     """Loads a reward model from a local folder in the format of `save_pretrained`, or from the hub.
 
-    A head that transformers has no class for, as of Qwen2.5-Math-PRM or Skywork-o1-Open-PRM, is built from
+    A head that transformers has no class for, as in Qwen2.5-Math-PRM or Skywork-o1-Open-PRM, is built from
     its weights: linear layers with a ReLU between them.
 
     Args:
-        name_or_path: a folder, or else an id on the hub, such as "Qwen/Qwen2.5-Math-PRM-7B": its config, its
-            tokenizer and its safetensors are fetched.
-        reader: a `Reader` or the name of a shipped one. Default: told by the name of the folder or of the
-            model that its config names, by the config's architecture, or "outcome" for a sequence classifier
-            with one output.
+        name_or_path: a folder, or else an id on the hub, such as "Qwen/Qwen2.5-Math-PRM-7B": its config,
+            tokenizer and safetensors are fetched.
+        reader: a `Reader` or the name of a shipped one. Default: identified by the name of the folder or of
+            the model that its config names, or by the config's architecture, or "outcome" for a sequence
+            classifier with one output.
         agg_strategy, question: of `RewardModel`.
-        dtype, device: as for `load_model`.
+        dtype, device: same as for `load_model`.
         options: of `TreeDecoder`, such as `kv_bytes`: one `KVBudget` can hold policy and reward model.
 
     Raises:
         ModelLoadError: the folder cannot be read or fetched, or lacks the reader's head.
-        TypeError, ValueError: as `RewardModel`; or no reader was named and the folder does not tell it.
+        TypeError, ValueError: same as for `RewardModel`; or no reader was named and the folder does not
+            identify one.
     """
     device = checked_device(device)
     chosen = None if reader is None else reader_named(reader)
@@ -98,7 +98,7 @@ def load_reward_model(
             model, head = _load(path, config, chosen, resolve_dtype(dtype, device))
         except (ModelLoadError, _UnknownReaderError):
             raise
-        except Exception as cause:  # parsers of third parties: their exception types are not a contract
+        except Exception as cause:  # third-party parsers: their exception types are no contract
             raise ModelLoadError(
                 f"reward model: cannot load the folder {path}; it needs config.json, a tokenizer and "
                 f"safetensors weights (pickled .bin weights are not read). Cause: {first_line(cause)}"
@@ -112,7 +112,7 @@ class _UnknownReaderError(TTSError, ValueError):
 
 
 def _folder(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder, or where the hub's files were put. Raises ModelLoadError."""
+    """Returns the folder, or where the hub's files were put. Raises ModelLoadError."""
     path, name = Path(name_or_path).expanduser(), os.fspath(name_or_path)
     if path.exists() or not _HUB_ID.fullmatch(name):
         return path
@@ -120,7 +120,7 @@ def _folder(name_or_path: str | os.PathLike[str]) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
-    except Exception as cause:  # of the network, the hub, or its client
+    except Exception as cause:  # from the network, the hub, or its client
         raise ModelLoadError(
             f"reward model: there is no folder {path}, and {name} cannot be fetched from the hub; check "
             f"the name and the network. Cause: {first_line(cause)}"
@@ -147,7 +147,7 @@ def _architecture(config: Any) -> str:
 
 
 def _load(path: Path, config: Any, reader: Reader, dtype: torch.dtype) -> tuple[Any, nn.Module | None]:
-    """The model, and its head where transformers does not load it."""
+    """Returns the model, and its head if transformers does not load it."""
     name = _architecture(config)
     prefixes = _HEAD_PREFIXES.get(type(reader.readout))
     head: nn.Module | None = None
@@ -167,7 +167,7 @@ def _load(path: Path, config: Any, reader: Reader, dtype: torch.dtype) -> tuple[
         key_mapping={rf"^{re.escape(_WRAPPED)}": ""},
         output_loading_info=True,
     )
-    if report["missing_keys"]:  # transformers would go on with random weights
+    if report["missing_keys"]:  # transformers would continue with random weights
         missing = sorted(report["missing_keys"])
         raise ModelLoadError(
             f"reward model: the weights in {path} ({name}) lack {', '.join(missing[:3])}, which the reader "
@@ -177,7 +177,7 @@ def _load(path: Path, config: Any, reader: Reader, dtype: torch.dtype) -> tuple[
 
 
 def _read_head(path: Path, prefixes: tuple[str, ...]) -> nn.Sequential:
-    """Linear layers named by the first prefix that there is: `score.weight`, or `score.0.weight` and on."""
+    """Returns the linear layers of the first prefix present: `score.weight`, or `score.0.weight` and on."""
     tensors = _tensors(path, prefixes)
     for prefix in prefixes:
         weights = {
@@ -206,7 +206,7 @@ def _layer_number(name: str) -> int:
 
 
 def _tensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """The tensors whose names begin with a prefix."""
+    """Returns the tensors whose names begin with a prefix."""
     found = {}
     for file in sorted(path.glob("*.safetensors")):
         try:

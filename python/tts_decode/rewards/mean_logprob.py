@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def mean_logprob() -> Scorer:
     """Scorer: mean log-probability (nats, at most 0) of a branch's generated tokens; 0 before the first one.
 
-    The log of the inverse perplexity. It needs no forward pass. Averaging keeps long branches comparable with
-    short ones.
+    This is the log of the inverse perplexity. It needs no forward pass. Averaging keeps long branches
+    comparable with short ones.
     """
 
     async def mean_logprob(branches: Sequence[Branch]) -> list[float]:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def mean_probability() -> Scorer:
-    """Scorer: geometric mean of the probabilities of a branch's generated tokens, in [0, 1]; 1 before the
-    first one.
+    """Scorer: geometric mean of the probabilities of a branch's generated tokens, in [0, 1].
 
-    The inverse perplexity: it ranks as `mean_logprob` does, on the scale that softmax temperatures of
-    published searches, and strategies that read scores as probabilities, are made for. No forward pass.
+    It is 1 before the first token. This is the inverse perplexity: it ranks like `mean_logprob`, on the scale
+    expected by the softmax temperatures of published searches and by strategies that read scores as
+    probabilities. It needs no forward pass.
     """
 
     async def mean_probability(branches: Sequence[Branch]) -> list[float]:

@@ -1,7 +1,7 @@
-"""Published reward models as data: how each wants its text, and where its score is.
+"""Published reward models as data: the text format of each, and where to read its score.
 
-What a reader needs of the tokenizer is named by text and looked up when a model is there; `docs/rewards.md`
-lists the ids that the published tokenizers give.
+Readers name tokens by their text, which is looked up once a model is loaded; `docs/rewards.md` lists the ids
+in the published tokenizers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Reader:
 
     Attributes:
         name: for messages and `load_reward_model`.
-        template: from question and steps to token ids and read positions.
-        readout: from the hidden states there to scores: `TokenSoftmax`, `ClassHead`, `ValueHead`,
+        template: maps question and steps to token ids and read positions.
+        readout: maps the hidden states there to scores: `TokenSoftmax`, `ClassHead`, `ValueHead`,
             `VocabularyMean`, or any function of float32 [n, p, hidden] to [n].
         source: model and paper.
     """
@@ -118,11 +118,11 @@ READERS: dict[str, Reader] = {
         ),
     )
 }
-"""By name."""
+"""The shipped readers, by name."""
 
 
 def reader_named(reader: str | Reader) -> Reader:
-    """A shipped reader by its name, or the reader itself; ValueError that lists the names."""
+    """Returns a shipped reader by its name, or the reader itself; raises ValueError that lists the names."""
     if isinstance(reader, Reader):
         return reader
     if reader not in READERS:

@@ -1,8 +1,8 @@
-"""From the hidden states at the read positions to scores.
+"""Maps the hidden states at the read positions to scores.
 
-A read-out is bound to a model once; what it then is, or a function of one's own, takes the last hidden states
-(after the final norm) at the p positions of n steps, float32 [n, p, hidden] on the CPU, and returns [n]
-scores. Those below read the last position of each step and compute in float32, whatever the model's dtype is.
+A read-out is bound to a model once. The result, or any function, takes the last hidden states (after the
+final norm) at the p positions of n steps, float32 [n, p, hidden] on the CPU, and returns [n] scores. The
+read-outs below use the last position of each step and compute in float32, whatever the model's dtype is.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ Head = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class ReadOut(Protocol):
-    """A read-out that needs parts of the model: its vocabulary head, or a head of its own."""
+    """A read-out that needs parts of the model: its vocabulary head, or its own head."""
 
     def bind(self, model: Any, tokenizer: Any, head: torch.nn.Module | None) -> Head:
-        """`head`: maps hidden states to logits or values; None: the model's own, by its usual name.
+        """Binds the read-out to a model.
+
+        head: maps hidden states to logits or values; None: the model's own, by its usual name.
 
         Raises TypeError for a model of another kind, ValueError for a tokenizer or head that does not fit.
         """
@@ -36,11 +38,11 @@ class ReadOut(Protocol):
 
 @dataclass(frozen=True)
 class TokenSoftmax:
-    """Softmax over the logits of a few tokens of the vocabulary; the probability of one of them.
+    """The probability of one token in a softmax over the logits of a few tokens of the vocabulary.
 
     Attributes:
         tokens: their texts, each one token of the model.
-        index: which probability is the score.
+        index: the token whose probability is the score.
     """
 
     tokens: tuple[str, ...]
@@ -55,7 +57,7 @@ class TokenSoftmax:
 
 @dataclass(frozen=True)
 class VocabularyMean:
-    """Mean of the logits of the whole vocabulary, through a sigmoid, as REBASE's reward model was trained."""
+    """The sigmoid of the mean logit of the whole vocabulary, as REBASE's reward model was trained."""
 
     def bind(self, model: Any, tokenizer: Any, head: torch.nn.Module | None) -> Head:
         output, cap = _lm_head(model)
@@ -64,7 +66,7 @@ class VocabularyMean:
                 f"decoder: {type(model).__name__} caps its logits, whose mean is not served; this reader is "
                 "for another model"
             )
-        # The mean of the products is the product with the mean.
+        # The mean of the products equals the product with the mean.
         weight = output.weight.detach().mean(0, dtype=torch.float32).cpu()
         bias = getattr(output, "bias", None)
         offset = 0.0 if bias is None else float(bias.detach().float().mean())
@@ -73,11 +75,11 @@ class VocabularyMean:
 
 @dataclass(frozen=True)
 class ClassHead:
-    """A classification head: the probability of a class, or its bare logit.
+    """A classification head: the probability of a class, or its raw logit.
 
     Attributes:
         index: the class.
-        softmax: whether over the classes; without it the score is unbounded.
+        softmax: whether to apply a softmax over the classes; without it the score is unbounded.
     """
 
     index: int
@@ -96,7 +98,7 @@ class ClassHead:
 
 @dataclass(frozen=True)
 class ValueHead:
-    """A head with one output: a value, through a sigmoid or as it is (then it only ranks)."""
+    """A head with one output: a value, through a sigmoid or unchanged (then it only ranks)."""
 
     sigmoid: bool = False
 
@@ -113,7 +115,7 @@ class ValueHead:
 
 
 def _vocabulary_logits(model: Any, ids: list[int]) -> Head:
-    """float32 [n, hidden] -> [n, len(ids)]: the model's own logits of these tokens."""
+    """Maps float32 [n, hidden] to [n, len(ids)]: the model's own logits of these tokens."""
     output, cap = _lm_head(model)
     weight = weight_rows(output, ids)
     bias = getattr(output, "bias", None)
@@ -127,7 +129,7 @@ def _vocabulary_logits(model: Any, ids: list[int]) -> Head:
 
 
 def _lm_head(model: Any) -> tuple[Any, float | None]:
-    """The model's LM head and the soft cap of its logits."""
+    """Returns the model's LM head and the soft cap of its logits."""
     output = model.get_output_embeddings()
     if output is None:
         raise TypeError(
@@ -139,7 +141,7 @@ def _lm_head(model: Any) -> tuple[Any, float | None]:
 
 
 def _own_head(model: Any, head: torch.nn.Module | None, names: tuple[str, ...]) -> torch.nn.Module:
-    """The head, a copy in float32 on the CPU."""
+    """Returns a copy of the head in float32 on the CPU."""
     for name in names:
         head = getattr(model, name, None) if head is None else head
     if not isinstance(head, torch.nn.Module):
@@ -158,7 +160,7 @@ def _own_head(model: Any, head: torch.nn.Module | None, names: tuple[str, ...]) 
 
 
 def _width(head: torch.nn.Module) -> int:
-    """Outputs of a linear layer or of a stack that ends in one."""
+    """Returns the number of outputs of a linear layer or of a stack that ends in one."""
     return [module.out_features for module in head.modules() if isinstance(module, torch.nn.Linear)][-1]
 
 

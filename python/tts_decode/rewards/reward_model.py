@@ -1,4 +1,4 @@
-"""A reward model that reads only what is new: its own KV on a tree that mirrors the policy's."""
+"""A reward model that reads only new text: it has its own KV on a tree that mirrors the policy's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Mirror:
     """
 
     branch: TreeBranch  # of the reward model's tree; released when the mirror is dropped
-    ids: list[int]  # all that it holds
+    ids: list[int]  # all tokens that it holds
     rows: Mapping[int, Tensor]
     scores: Mapping[Positions, float]
 
@@ -45,34 +45,34 @@ class Mirror:
 class RewardModel:
     """Scorer: a process or outcome reward model, read as `reader` says.
 
-    Each branch of the policy that was scored has a mirror in the reward model's own tree. A branch is scored
-    by forking the mirror of its nearest scored ancestor (or its own) where the token ids of the two texts
-    part and reading the rest. The ids are always those of the whole text, so the scores are those of a plain
-    forward over it, also where a tokenizer sees a step's end differently once the next step is there. All
-    branches of a call are read in one batch, and those of concurrent calls too.
+    Each branch of the policy that was scored has a mirror in the reward model's own tree. To score a branch,
+    the mirror of its nearest scored ancestor (or its own) is forked where the token ids of the two texts
+    diverge, and the rest is read. The ids are always those of the whole text, so the scores equal those of a
+    plain forward over it, even if a tokenizer splits a step's end differently once the next step is present.
+    All branches of a call, and of concurrent calls, are read in one batch.
 
-    A mirror lives as long as the branch of the policy or one forked from it is referenced, released or not:
-    a released parent is where its children begin. `close`, or leaving `with`, drops all of them at once; a
-    reward model that was closed reads on from nothing, and so does one whose weights changed.
+    A mirror lives as long as the policy's branch, or one forked from it, is referenced, released or not: the
+    children of a released parent start from it. `close`, or leaving `with`, drops all mirrors at once. After
+    that, or after its weights changed, a reward model reads from the start again.
 
     Args:
-        decoder: the reward model, of its own memory or of one `KVBudget` with the policy. It may be the
+        decoder: the reward model, with its own memory or one `KVBudget` shared with the policy. It may be the
             policy's own decoder.
         reader: a `Reader` or the name of a shipped one.
-        agg_strategy: how the scores of a branch's steps become the one that is returned, as
-            `select.aggregation` names it. Searches append what they get to `branch.scores` and aggregate
-            those: leave it at "last" for them. "whole": the answer so far is read as one step.
-        question: the question of every branch; default: what the branch's prompt asks; of chat messages, the
-            user's last one.
+        agg_strategy: how the scores of a branch's steps become the returned one, as named in
+            `select.aggregation`. Searches append results to `branch.scores` and aggregate those: leave it at
+            "last" for them. "whole": the answer so far is read as one step.
+        question: the question of every branch; default: the branch's prompt or, in a chat, the user's last
+            message.
         head: a head that is not part of the decoder's model, from hidden states to classes or a value.
 
     Attributes:
-        tokens_read: tokens that the reward model was fed. tokens_full: what it would have been fed had it
-            read the whole text for every score.
+        tokens_read: tokens that the reward model was fed. tokens_full: tokens it would have been fed if it
+            had read the whole text for every score.
 
     Raises:
-        TypeError, ValueError: model, tokenizer and reader do not belong together: the tag is not a token,
-            there is no chat template, the model lacks the head, or the class does not exist.
+        TypeError, ValueError: model, tokenizer and reader do not fit together: the tag is not a token, there
+            is no chat template, the model lacks the head, or the class does not exist.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RewardModel:
         self.reader = reader_named(reader)
         self.tokens_read = 0
         self.tokens_full = 0
-        self.__name__ = f"RewardModel({self.reader.name})"  # what errors call the scorer
+        self.__name__ = f"RewardModel({self.reader.name})"  # the scorer's name in errors
         self._question = question
         self._whole = agg_strategy == "whole"
         self._aggregate = aggregation(agg_strategy)
@@ -96,16 +96,16 @@ class RewardModel:
         self._own_head = head
         self._epoch = self._weights_epoch()
         self._head = self._bind()
-        self.reader.template(decoder.tokenizer, "1 + 1 = ?", ["2"])  # a tokenizer that does not fit fails now
+        self.reader.template(decoder.tokenizer, "1 + 1 = ?", ["2"])  # fails now if the tokenizer does not fit
 
     async def __call__(self, branches: Sequence[Branch]) -> list[float]:
         return [self._aggregate(scores) for scores in await self.step_scores(branches)]
 
     async def step_scores(self, branches: Sequence[Branch]) -> list[list[float]]:
-        """For each branch the scores of its steps, in order; one for readers that read the answer whole.
+        """Returns, for each branch, the scores of its steps; one for readers that read the answer whole.
 
-        Steps are those of `Branch.steps`; text that was forced between them belongs to the step it leads to,
-        and a step without text to the one before it. An answer without text is one empty step.
+        Steps are those of `Branch.steps`; text forced between them belongs to the next step, and a step
+        without text to the previous one. An answer without text is one empty step.
 
         Raises:
             ValueError: a text is longer than the reward model allows, or a score is not finite.
@@ -127,7 +127,7 @@ class RewardModel:
         return scores
 
     def close(self) -> None:
-        """Gives all mirrors back; scores are read from the start afterwards."""
+        """Releases all mirrors; later calls read from the start."""
         self._mirrors.clear()
 
     def __enter__(self) -> RewardModel:
@@ -139,19 +139,19 @@ class RewardModel:
         self.close()
 
     def _bind(self) -> Head:
-        """The read-out, which has a copy of the head's weights."""
+        """Returns the read-out, which has a copy of the head's weights."""
         readout = self.reader.readout
         if isinstance(readout, ReadOut):
             return readout.bind(self.decoder.model, self.decoder.tokenizer, self._own_head)
         return readout
 
     def _weights_epoch(self) -> tuple[int, ...]:
-        """Another one after each change of the weights, the head's included."""
+        """Returns a value that differs after each change of the weights, including the head's."""
         heads = [] if self._own_head is None else [weights_of(self._own_head)]
         return (self.decoder.weights_epoch, *(head.check() for head in heads))
 
     def _reading(self, branch: Branch) -> Reading:
-        """The whole text of a branch as the reward model reads it, checked."""
+        """Returns the whole text of a branch as the reward model reads it, checked."""
         steps = step_texts(branch)
         question = branch.question if self._question is None else self._question
         if self._whole:
@@ -172,7 +172,7 @@ class RewardModel:
         return reading
 
     def _nearest(self, branch: Branch | None) -> Mirror | None:
-        """The mirror of a branch or its nearest ancestor that has one, of the weights as they are."""
+        """Returns the mirror, with current weights, of a branch or of its nearest ancestor that has one."""
         while branch is not None:
             mirror = self._mirrors.get(branch)
             if mirror is not None and not mirror.branch.stale:
@@ -181,7 +181,7 @@ class RewardModel:
         return None
 
     async def _begin(self, branch: Branch, reading: Reading) -> None:
-        """Mirrors the root of a branch's tree: what the branch's text shares with an answer of no text."""
+        """Mirrors the root of a branch's tree: what the branch's text shares with an answer without text."""
         question = branch.question if self._question is None else self._question
         empty = self.reader.template(self.decoder.tokenizer, question, [""])
         shared = reading.ids[: max(1, _common(reading.ids, empty.ids))]
@@ -192,7 +192,7 @@ class RewardModel:
     async def _scores(self, branch: Branch, reading: Reading) -> list[float]:
         ids, steps = reading.ids, reading.positions
         self.tokens_full += len(ids)
-        while (mirror := self._nearest(branch)) is None:  # `close` came between
+        while (mirror := self._nearest(branch)) is None:  # `close` was called meanwhile
             await self._begin(branch, reading)
         common = _common(mirror.ids, ids)
         scores = {step: score for step, score in mirror.scores.items() if step[-1] < common}
@@ -217,7 +217,7 @@ class RewardModel:
         fresh: Sequence[Positions],
         rows: Mapping[int, Tensor],
     ) -> dict[Positions, float]:
-        """The scores of `fresh`, which are some of the steps of the branch; checked."""
+        """Returns the checked scores of `fresh`, which are some of the steps of the branch."""
         states = torch.stack([torch.stack([rows[position] for position in step]) for step in fresh])
         values = self._head(states)
         if values.shape != (len(fresh),):
@@ -237,10 +237,11 @@ class RewardModel:
     async def _read(
         self, mirror: Mirror, ids: list[int], keep: int, wanted: list[int]
     ) -> tuple[TreeBranch, Tensor]:
-        """A new branch with `ids`, the first `keep` of them the mirror's; float32 [len(wanted), hidden]."""
+        """Returns a new branch with `ids`, the first `keep` the mirror's, and states [len(wanted),
+        hidden]."""
         if keep:
             (child,) = mirror.branch.fork(1, at=keep)
-            child.parent = None  # which would keep the pages of a mirror that is dropped
+            child.parent = None  # a parent would keep the pages of a dropped mirror
         else:
             child = await self.decoder.root(ids[:1])
             keep = 1
@@ -255,15 +256,15 @@ class RewardModel:
 
 
 def step_texts(branch: Branch) -> list[str]:
-    """The text after the prompt, cut behind the steps; together it is `branch.text`.
+    """Returns the text after the prompt, cut after each step; joined, it is `branch.text`.
 
-    Forced text goes with the step behind it, or last as a step of its own; what is blank goes with the step
-    before. One empty step when there is no text.
+    Forced text goes with the next step, or is a last step; blank text goes with the previous step. Without
+    text it is one empty step.
     """
     text = branch.text
     ends = [0]
     for step in branch.steps:
-        part = step.text.strip("\ufffd")  # of a character that the step has only a part of
+        part = step.text.strip("\ufffd")  # from a character of which the step has only a part
         found = text.find(part, ends[-1])
         if found >= 0:
             ends.append(found + len(part))
@@ -284,7 +285,7 @@ def _top(branch: Branch) -> Branch:
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the common prefix."""
+    """Returns the length of the common prefix."""
     length = min(len(first), len(second))
     if first[:length] == second[:length]:
         return length

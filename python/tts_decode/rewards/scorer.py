@@ -1,4 +1,4 @@
-"""The scorer interface, and the one place where what a scorer returned is checked."""
+"""The scorer interface, and the only place that checks a scorer's results."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ else:
 
 
 def check_scorer(scorer: Any) -> None:
-    """Raises TypeError for what cannot be called; whether it is async shows in its first call."""
+    """Raises TypeError for anything not callable; whether it is async shows in its first call."""
     if not callable(scorer):
         raise TypeError(f"scorer: got {type(scorer).__name__}, expected an async function of branches")
 
 
 def scorer_name(scorer: Scorer) -> str:
-    """What errors call a scorer: its own `__name__`, else its class's."""
+    """Returns a scorer's name in errors: its own `__name__`, else its class's."""
     if isinstance(scorer, partial):
         return scorer_name(scorer.func)
     return str(getattr(scorer, "__name__", type(scorer).__name__))
 
 
 async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[float]:
-    """One finite float a branch, in order; else TypeError or ValueError that names scorer and branch, or
-    ScorerError if the scorer itself raised."""
+    """Returns one finite float per branch, in order.
+
+    Otherwise raises TypeError or ValueError that names scorer and branch, or ScorerError if the scorer
+    raised.
+    """
     check_scorer(scorer)
     name = scorer_name(scorer)
     try:

@@ -1,4 +1,4 @@
-"""The model's own confidence as the distance of its distributions from the uniform one."""
+"""The model's own confidence: the distance of its distributions from the uniform one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 
 
 def self_certainty() -> Scorer:
-    """Scorer: mean of `Step.self_certainties` over the tokens that a branch sampled, nats, at least 0; 0
-    before the first one.
+    """Scorer: mean of `Step.self_certainties` over the tokens that a branch sampled, nats, at least 0.
 
-    Kang et al., "Scalable Best-of-N Selection for Large Language Models via Self-Certainty", arXiv
-    2502.18581. No forward pass, but steps must be sampled with `SamplingParams(self_certainty=True)`; else it
-    raises ValueError.
+    It is 0 before the first token. Kang et al., "Scalable Best-of-N Selection for Large Language Models via
+    Self-Certainty", arXiv 2502.18581. It needs no forward pass, but steps must be sampled with
+    `SamplingParams(self_certainty=True)`; otherwise it raises ValueError.
     """
 
     async def self_certainty(branches: Sequence[Branch]) -> list[float]:
@@ -28,7 +27,10 @@ def self_certainty() -> Scorer:
 
 
 def mean_certainty(steps: Sequence[Step]) -> float:
-    """Mean self-certainty of the steps' tokens, nats; 0 of none. ValueError where a step does not tell it."""
+    """Returns the mean self-certainty of the steps' tokens, nats; 0 without tokens.
+
+    Raises ValueError if a step does not have it.
+    """
     values: list[float] = []
     for step in steps:
         if len(step.self_certainties) != len(step.tokens):

@@ -28,9 +28,8 @@ def self_evaluation(
     turn.
 
     Each branch is copied, the question is appended to the copy, and the copy is released: the questions of
-    all branches run in one batch, the branches' own KV is only read, and none is left behind. A closing
-    end-of-sequence token of a finished branch is left out of the copy, so that finished and unfinished
-    branches are asked alike.
+    all branches run in one batch, and the branches' own KV is only read. The copy of a finished branch leaves
+    out its closing end-of-sequence token, so that finished and unfinished branches are asked alike.
     """
     if not question:
         raise ValueError("question: got nothing, expected the text to append before reading P(yes)")
@@ -61,8 +60,10 @@ def self_evaluation(
 
 
 def chat_question(tokenizer: Any) -> str:
-    """A `question` for `self_evaluation`: the text from the end of an assistant's turn to the beginning of
-    the next one, with the question as the user's turn between."""
+    """Returns a `question` for `self_evaluation`, written as the user's next turn.
+
+    It is the text from the end of an assistant's turn to the beginning of the next one.
+    """
     mark = "@@answer@@"
     turns = [("user", "?"), ("assistant", mark), ("user", _ASKED)]
     messages = [{"role": role, "content": content} for role, content in turns]

@@ -1,8 +1,8 @@
-"""How a reward model wants a question and the steps of an answer written, and where it is read.
+"""How a reward model wants a question and the steps of an answer written, and its read positions.
 
-A template gives the token ids of the whole text, as the model's authors tokenise it, and for each step the
+A template returns the token ids of the whole text, tokenised as by the model's authors, and for each step the
 positions at which the model's hidden states are read. Ids end at the last of these positions: the model is
-causal, so what comes behind changes nothing.
+causal, so what follows changes nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Positions = tuple[int, ...]
-"""Where one step is read: indices into the ids of the whole text, ascending."""
+"""The positions at which one step is read: indices into the ids of the whole text, ascending."""
 
 
 class Reading(NamedTuple):
@@ -20,7 +20,7 @@ class Reading(NamedTuple):
 
     Attributes:
         ids: token ids of the whole text; they may end at the last position.
-        positions: of each step the positions that are read, all of one length.
+        positions: for each step the positions that are read, all of one length.
     """
 
     ids: list[int]
@@ -28,22 +28,22 @@ class Reading(NamedTuple):
 
 
 Template = Callable[[Any, str, Sequence[str]], Reading]
-"""From (tokenizer, question, steps), with at least one step, to a `Reading`.
+"""Maps (tokenizer, question, steps), with at least one step, to a `Reading`.
 
 Raises ValueError when the tokenizer lacks what the template needs.
 """
 
-_PLACEHOLDER = "\ue000"  # of Unicode's private use area: stands for a label while its place is found
+_PLACEHOLDER = "\ue000"  # in Unicode's private use area: replaces a label while its position is found
 
 
 @dataclass(frozen=True)
 class TagTemplate:
-    """Plain text with a tag behind each step, at which the model is read.
+    """Plain text with a tag after each step, at which the model is read.
 
     Args:
         question: format of the text before the first step; `{question}`.
-        step: format of each step, the tag included; `{step}` and `{number}`, from 1.
-        tag: text of the tag, one token of the model. It is taken out of questions and steps.
+        step: format of each step, including the tag; `{step}` and `{number}`, from 1.
+        tag: text of the tag, one token of the model. It is removed from questions and steps.
         clean: applied to each step first.
         special_tokens: whether the tokenizer adds its own, such as a token for the beginning.
     """
@@ -65,10 +65,10 @@ class TagTemplate:
 
 @dataclass(frozen=True)
 class ChatTagTemplate:
-    """The model's chat template; the answer is its steps with a tag behind each, at which the model is read.
+    """The model's chat template; the answer is its steps with a tag after each, at which the model is read.
 
     Args:
-        tag: text of the tag, one token of the model. It is taken out of questions and steps.
+        tag: text of the tag, one token of the model. It is removed from questions and steps.
         system: the system message, if any.
     """
 
@@ -95,7 +95,7 @@ class TurnTemplate:
 
     Args:
         label: text of the label, one token of the model.
-        first: format of the first user's turn; `{question}` and `{step}`.
+        first: format of the user's first turn; `{question}` and `{step}`.
     """
 
     label: str
@@ -136,10 +136,10 @@ class TurnTemplate:
 
 @dataclass(frozen=True)
 class PieceTemplate:
-    """Question and steps tokenised one by one, with a separator behind each; read at those behind the steps.
+    """Question and steps, tokenised separately, each followed by a separator; read at the steps' separators.
 
     Args:
-        separator: one token of the model. It is taken out of steps.
+        separator: one token of the model. It is removed from steps.
     """
 
     separator: str = "\n"
@@ -162,7 +162,7 @@ class OutcomeTemplate:
     """A chat of the question and the whole answer, read once, at its last token.
 
     The last token is the last that is not padding, as transformers' sequence classifiers take it. Steps are
-    joined as they are; so there is one score, whatever the number of steps.
+    joined unchanged, so there is one score, whatever the number of steps.
     """
 
     def __call__(self, tokenizer: Any, question: str, steps: Sequence[str]) -> Reading:
@@ -177,14 +177,14 @@ class OutcomeTemplate:
 
 
 def without_step_number(step: str) -> str:
-    """The step without a heading such as `Step 3:`."""
+    """Returns the step without a heading such as `Step 3:`."""
     head, colon, rest = step.strip().partition(":")
     word, _, number = head.partition(" ")
     return rest.strip() if colon and word == "Step" and number.strip().isdigit() else step.strip()
 
 
 def single_token(tokenizer: Any, text: str) -> int:
-    """The id of the one token that `text` is; ValueError when the tokenizer has none."""
+    """Returns the id of the one token that `text` is; raises ValueError if the tokenizer has none."""
     ids = _encode(tokenizer, text, special_tokens=False)
     if len(ids) != 1:
         raise ValueError(
@@ -195,7 +195,7 @@ def single_token(tokenizer: Any, text: str) -> int:
 
 
 def chat_text(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    """The chat as text; ValueError when the tokenizer has no chat template."""
+    """Returns the chat as text; raises ValueError if the tokenizer has no chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
             f"tokenizer: {type(tokenizer).__name__} has no chat template, which this reader needs; set "
@@ -211,7 +211,7 @@ def _encode(tokenizer: Any, text: str, *, special_tokens: bool) -> list[int]:
 
 
 def _without(text: str, tag: str, instead: str = "") -> str:
-    """`text` free of the tag, also of one that appears when others go."""
+    """Returns `text` without the tag, including tags that appear when others are removed."""
     while tag in text:
         text = text.replace(tag, instead)
     return text

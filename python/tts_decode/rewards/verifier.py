@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 def verifier(verify: Callable[[str], float], *, threaded: bool = False) -> Scorer:
     """Scorer: `verify(text)` of each branch's generated text.
 
-    Made for finished text (`best_of_n`); a step-level search also hands it the text so far.
+    Made for finished text (`best_of_n`); a step-level search also passes it the text so far.
 
     Args:
-        threaded: call it in threads, one a branch, so that one that waits (a compiler, a server) holds up
-            neither its neighbours nor the branches that are still decoding; it must then be safe to call from
-            several threads at once. Otherwise it is called on the event loop, which is best for what takes
-            microseconds. A search that ends or is cancelled does not wait for threads, but cannot stop them
-            either.
+        threaded: call it in threads, one per branch, so that a verifier that waits (for a compiler, a server)
+            delays neither its neighbours nor the branches that are still decoding; it must then be safe to
+            call from several threads at once. Otherwise it is called on the event loop, which is best if it
+            takes microseconds. A search that ends or is cancelled does not wait for threads, but cannot stop
+            them either.
     """
 
     async def verifier(branches: Sequence[Branch]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Python programs that a model wrote, run apart from the network, other processes and the user's files."""
+"""Runs a model's Python programs isolated from the network, other processes and the user's files."""
 
 from .functions import passes_tests
 from .running import Limits, Ran, check_sandbox, run_python

@@ -1,8 +1,9 @@
-"""Tests of a function that a model wrote, which its process can neither see nor answer for.
+"""Tests of a function that a model wrote, in a process that the function can neither see nor imitate.
 
-The text of this file, with a call of `check_function` below it, is a program for the sandbox: it imports
-nothing of the package. The function runs in a process that it starts, and gets and returns plain values over
-a pipe; the tests run here. So whether they passed is said by a process that runs no code of the model.
+The text of this file, followed by a call of `check_function`, is a program for the sandbox: it imports
+nothing of the package. The function runs in a process that this program starts, and exchanges plain values
+with it over a pipe; the tests run here. So a process that runs no code of the model decides whether they
+passed.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ import subprocess
 import sys
 from typing import IO, Any
 
-_NOT_DUMPABLE = 4  # of prctl: nobody of the same user reads its memory, or opens its descriptors
-NOT_PLAIN = 3  # exit status: a test passes what is no plain value
+_NOT_DUMPABLE = 4  # prctl: the same user's processes cannot read its memory or open its descriptors
+NOT_PLAIN = 3  # exit status: a test passes a value that is not plain
 
 
 class NotPlainError(TypeError):
-    """A value is none of numbers, texts, bytes, None, lists, tuples, sets and dicts of such."""
+    """A value is not made of numbers, texts, bytes, None, lists, tuples, sets and dicts."""
 
 
 def check_function(program: str, context: str, test: str, function: str, passed: str, source: str) -> None:
-    """Prints `passed` if `check(candidate)` returns, which `test` defines; `context` runs before that.
+    """Prints `passed` if `check(candidate)`, which `test` defines, returns; `context` runs before it.
 
-    program: what defines the function of that name. source: the text of this file.
+    program: defines the function of that name. source: the text of this file.
     """
     if ctypes.CDLL(None).prctl(_NOT_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError("prctl: the process cannot be closed to others")
     os.unlink(__file__)  # the program would find the tests here
     candidate = _Candidate(program, function, source)
     names: dict[str, Any] = {"__name__": "tests"}
-    with contextlib.suppress(SyntaxError):  # of a prompt that ends in the middle of its function
+    with contextlib.suppress(SyntaxError):  # a prompt may end in the middle of its function
         exec(compile(context, "prompt", "exec"), names)
     names[function] = candidate
     exec(compile(test, "test", "exec"), names)
@@ -48,7 +49,7 @@ def check_function(program: str, context: str, test: str, function: str, passed:
 
 
 class _Candidate:
-    """The function, which another process runs."""
+    """The function, which runs in another process."""
 
     def __init__(self, program: str, function: str, source: str) -> None:
         calls, self._results = os.pipe(), os.pipe()
@@ -68,8 +69,10 @@ class _Candidate:
         _outcome(self._ask({"program": program, "function": function}))
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """A result, or of an async function an awaitable of it. What the function changed in its arguments is
-        changed here too."""
+        """Returns the function's result; for an async function, an awaitable.
+
+        Changes that the function made to its arguments are made here too.
+        """
         reply = self._ask({"arguments": packed(arguments), "named": packed(named)})
         if "changed" in reply:
             changed, changed_named = unpacked(reply["changed"])
@@ -114,7 +117,7 @@ def _change(before: Any, after: Any) -> None:
 
 
 def serve(calls: int, results: int) -> None:
-    """In the process of the program: runs it, then calls its function as it is asked to."""
+    """Runs the program in its own process, then serves calls of its function."""
     names: dict[str, Any] = {"__name__": "__main__"}
     function: Any = None
     with os.fdopen(calls) as asked, os.fdopen(results, "w") as replies:
@@ -135,7 +138,7 @@ def serve(calls: int, results: int) -> None:
 
 
 def _answer(function: Any, arguments: Any, named: Any, reply: dict[str, Any]) -> None:
-    """Fills the reply: what the function returned, whether that was awaited, and its arguments afterwards."""
+    """Fills the reply: the function's result, whether it was awaited, and its arguments afterwards."""
     try:
         value = function(*arguments, **named)
         reply["async"] = hasattr(value, "__await__")
@@ -145,10 +148,10 @@ def _answer(function: Any, arguments: Any, named: Any, reply: dict[str, Any]) ->
 
 
 def _run_if_async(value: Any) -> Any:
-    """What an awaitable comes to, else the value."""
+    """Returns an awaitable's result, or the value itself."""
     if not hasattr(value, "__await__"):
         return value
-    import asyncio  # seldom needed, and slow to import
+    import asyncio  # rarely needed and slow to import
 
     async def waited() -> Any:
         return await value
@@ -157,7 +160,7 @@ def _run_if_async(value: Any) -> Any:
 
 
 def packed(value: Any) -> Any:
-    """A plain value as JSON has it: texts, truth values and None as they are, all else as [kind, value]."""
+    """Returns a plain value for JSON: texts, truth values and None unchanged, others as [kind, value]."""
     if value is None or isinstance(value, (bool, str)):
         return str(value) if isinstance(value, str) else value
     if isinstance(value, int):
@@ -179,7 +182,7 @@ def packed(value: Any) -> Any:
 
 
 def unpacked(value: Any) -> Any:
-    """What `packed` was given."""
+    """Returns the value that `packed` was given."""
     if not isinstance(value, list):
         return value
     kind, content = value

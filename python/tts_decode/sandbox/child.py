@@ -1,11 +1,11 @@
-"""The process that becomes a sandboxed program. Run as a file, not imported: it loads nothing of the package.
+"""The process that becomes a sandboxed program. It is run as a file and loads nothing of the package.
 
 Argument: a descriptor on which it says why it cannot isolate itself. Standard input: a JSON object with the
 fields of `Limits`, `code`, `folder` and `isolated`.
 
-Isolated, it has user, network, process, IPC and mount namespaces of its own: no network, no process of
-others, a file system that is read only but for an empty folder in memory, and no capability. Limits hold
-either way.
+Isolated, it has its own user, network, process, IPC and mount namespaces: no network, no other processes, a
+file system that is read-only except for an empty folder in memory, and no capability. Limits apply in either
+case.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def checked(result: int, what: str) -> None:
 
 
 def isolate(settings: dict[str, Any], told: int) -> None:
-    """Returns in the first process of the new namespaces; the caller's waits for it and ends as it does."""
+    """Returns in the first process of the new namespaces; the caller's waits for it and ends like it."""
     c = libc()
     user, group = os.geteuid(), os.getegid()
     checked(c.unshare(_NEW_NAMESPACES), "unshare")
@@ -64,9 +64,9 @@ def isolate(settings: dict[str, Any], told: int) -> None:
     begun, ready = os.pipe()
     program = os.fork()
     if program:
-        for descriptor in (ready, told, 0, 1, 2):  # whoever reads them waits for the program alone
+        for descriptor in (ready, told, 0, 1, 2):  # their readers wait for the program only
             os.close(descriptor)
-        if os.read(begun, 1) == b"":  # it could not isolate itself, and said so
+        if os.read(begun, 1) == b"":  # it could not isolate itself and said so
             os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(program, 0)[1])
         if status < 0:
@@ -80,7 +80,7 @@ def isolate(settings: dict[str, Any], told: int) -> None:
 
 
 def lock(c: Any, settings: dict[str, Any]) -> None:
-    """Makes the file system read only but for the folder, and gives up all rights in the namespaces."""
+    """Makes the file system read-only except for the folder, and drops all rights in the namespaces."""
     attributes = (ctypes.c_uint64 * 4)(_READ_ONLY, 0, _PRIVATE, 0)
     checked(c.syscall(_MOUNT_SETATTR, _HERE, b"/", _RECURSIVE, ctypes.byref(attributes), 32), "mount_setattr")
     size = f"size={settings['files']}".encode()
@@ -102,7 +102,7 @@ def write(path: str, text: str) -> None:
 
 
 def limit(settings: dict[str, Any]) -> None:
-    seconds = 2 * int(settings["seconds"]) + 10  # for one that nobody watches any more
+    seconds = 2 * int(settings["seconds"]) + 10  # in case nobody watches it any more
     for kind, most in (
         ("RLIMIT_AS", settings["memory"]),
         ("RLIMIT_CPU", seconds),

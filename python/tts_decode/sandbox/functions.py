@@ -1,4 +1,4 @@
-"""Whether a function that a model wrote passes tests."""
+"""Tests a function that a model wrote."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def passes_tests(
 ) -> bool:
     """Whether `check(candidate)`, which `test` defines, returns for the function that `program` defines.
 
-    The tests run in a process of their own, after `context`, and call the function in the program's: it sees
-    neither them nor their outcome, and gets and returns plain values alone.
+    The tests run in their own process, after `context`, and call the function in the program's process: it
+    sees neither them nor their outcome, and exchanges only plain values.
 
-    Raises ValueError where a test passes another value; SandboxError as `run_python`.
+    Raises ValueError if a test passes another value; SandboxError like `run_python`.
     """
     passed, source = secrets.token_hex(16), _source()
     arguments = ", ".join(repr(text) for text in (program, context, test, function, passed, source))

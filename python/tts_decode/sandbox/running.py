@@ -1,5 +1,4 @@
-"""Python programs of a model, run in a process with limits, and apart from network, files and other
-processes."""
+"""Runs a model's Python programs with limits, isolated from network, files and other processes."""
 
 from __future__ import annotations
 
@@ -26,9 +25,12 @@ CHILD = Path(__file__).with_name("child.py")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. seconds: of time, as the clock and as the processor counts it. memory: bytes of
-    addresses of each of its processes. output: bytes of standard output, and of errors. files: bytes that it
-    may write. processes: of the user, it and its threads included (not for root)."""
+    """Limits of a program.
+
+    seconds: of wall-clock time and of processor time. memory: bytes of address space of each of its
+    processes. output: bytes of standard output, and of errors. files: bytes that it may write. processes: of
+    the user, including it and its threads (not for root).
+    """
 
     seconds: float = 10.0
     memory: int = 1 << 30
@@ -45,8 +47,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a program came to. ended: "exit" with `status`, "signal" with its number as status, or "time" or
-    "output" where that limit ended it."""
+    """The outcome of a program.
+
+    ended: "exit" with `status`, "signal" with its number as status, or "time" or "output" if that limit ended
+    it.
+    """
 
     output: str
     error: str
@@ -61,10 +66,10 @@ class Ran:
 def run_python(code: str, limits: Limits | None = None, *, unsafe: bool = False) -> Ran:
     """Runs a program to its end or its limits; it may be called from any thread.
 
-    The program sees an empty folder, the installed packages, no network, and reads but does not write other
-    files. unsafe: runs it with the limits alone, with all that the user may do.
+    The program sees an empty folder, the installed packages and no network; it can read but not write other
+    files. unsafe: runs it with the limits only, and with all the user's rights.
 
-    Raises SandboxError where the system offers no such namespaces, unless `unsafe`.
+    Raises SandboxError if the system offers no such namespaces, unless `unsafe`.
     """
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="tts-sandbox-", ignore_cleanup_errors=True) as folder:
@@ -88,7 +93,7 @@ def run_python(code: str, limits: Limits | None = None, *, unsafe: bool = False)
             try:
                 with suppress(BrokenPipeError):
                     _send(process, settings)
-                refused = reasons.read().decode(errors="replace")  # ends when the program begins
+                refused = reasons.read().decode(errors="replace")  # ends when the program starts
                 if refused:
                     raise SandboxError(_refusal(refused))
                 return _watched(process, limits)
@@ -127,7 +132,7 @@ def _watched(process: subprocess.Popen[bytes], limits: Limits) -> Ran:
     if ended == "exit":
         try:
             status = process.wait(max(0.0, deadline - time.monotonic()) + 0.1)
-        except subprocess.TimeoutExpired:  # it closed its streams and goes on
+        except subprocess.TimeoutExpired:  # it closed its streams and continues
             ended = "time"
         else:
             if status < 0:
@@ -139,7 +144,7 @@ def _watched(process: subprocess.Popen[bytes], limits: Limits) -> Ran:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and all that it started: its namespace's first process dies with it."""
+    """Ends the process and everything it started: its namespace's first process dies with it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -156,5 +161,5 @@ def _refusal(reason: str) -> str:
 
 @cache
 def check_sandbox() -> None:
-    """Raises SandboxError where `run_python` would, unless `unsafe`."""
+    """Raises SandboxError if `run_python` would, unless `unsafe`."""
     run_python("", Limits(seconds=30.0))

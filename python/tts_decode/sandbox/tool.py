@@ -1,4 +1,4 @@
-"""A tool of a search that runs Python in the sandbox."""
+"""A tool for searches that runs Python in the sandbox."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from .running import Limits, Ran, run_python
 
 
 def python_tool(limits: Limits | None = None, *, unsafe: bool = False) -> Callable[[str], str]:
-    """From a program to what it printed, or the last line of its error. Raises as `run_python`, when
-    called."""
+    """Returns a tool that maps a program to its output, or to the last line of its error.
+
+    The tool raises the errors of `run_python`.
+    """
 
     def tool(code: str) -> str:
         return told(run_python(code, limits, unsafe=unsafe))
@@ -18,7 +20,7 @@ def python_tool(limits: Limits | None = None, *, unsafe: bool = False) -> Callab
 
 
 def told(ran: Ran) -> str:
-    """What a model is told of a program that ran."""
+    """Returns what a model is told about a program that ran."""
     if ran.ok:
         return ran.output.strip()
     last = ran.error.strip().rpartition("\n")[2]

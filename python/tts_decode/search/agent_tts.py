@@ -1,4 +1,4 @@
-"""AgentTTS: an agent searches the models and budgets of a task's stages, by what its trials came to."""
+"""AgentTTS: an agent searches models and budgets for a task's stages, based on the results of its trials."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Archive:
-    """What an agent is shown: the stages, the trials so far in order, and what a plan may cost."""
+    """What an agent is shown: the stages, the trials so far in order, and the cost limit of a plan."""
 
     stages: Sequence[Stage]
     trials: Sequence[Trial]
@@ -29,13 +29,16 @@ class Archive:
 
     @property
     def best(self) -> Trial | None:
-        """The best score within the cost; of equal ones the cheapest, then the first. None: no trial is."""
+        """Returns the trial with the best score within the cost limit; None if there is none.
+
+        Among equals it is the cheapest, then the first.
+        """
         limit = math.inf if self.max_cost is None else self.max_cost
         within = [trial for trial in self.trials if trial.cost <= limit]
         return min(within, key=lambda trial: (-trial.score, trial.cost), default=None)
 
     def report(self) -> str:
-        """A Markdown table of the trials: plan, score, tokens by stage and cost; the best one in bold."""
+        """Returns a Markdown table of the trials: plan, score, tokens by stage, cost; the best in bold."""
         lines = [
             "| " + " | ".join([stage.name for stage in self.stages] + ["score", "tokens", "cost"]) + " |"
         ]
@@ -50,7 +53,7 @@ class Archive:
 
 
 Agent = Callable[[Archive], "Sequence[Plan] | Awaitable[Sequence[Plan]]"]
-"""Plans to try next, best guess first; none: it is done. A function or a coroutine function."""
+"""A function or coroutine function that returns the plans to try next, best guess first; none: it is done."""
 
 
 async def search_plans(
@@ -61,7 +64,7 @@ async def search_plans(
     max_trials: int = 20,
     max_cost: float | None = None,
 ) -> Archive:
-    """Searches the plan of the best score, by an agent that proposes plans and is shown what they came to.
+    """Searches for the plan with the best score, with an agent that proposes plans and sees their results.
 
     Wang et al., "AgentTTS: Large Language Model Agent for Test-time Compute-optimal Scaling Strategy in
     Complex Tasks", arXiv 2508.00890: an agent, an archive of trials and an environment that runs them.
@@ -70,15 +73,15 @@ async def search_plans(
         stages: with their choices; a plan takes one of each.
         measure: the environment: runs a plan, such as `measure_plan` on a few questions.
         agent: proposes plans. None: `neighbours`, which asks no model; `language_agent` asks one.
-        max_trials: plans that are run, at most.
-        max_cost: cost of a plan that may be the best (`Trial.cost`). Dearer ones are shown to the agent too.
+        max_trials: maximum number of plans that are run.
+        max_cost: highest cost of a plan that may be the best (`Trial.cost`). Agents are shown more expensive
+            ones too.
 
-    Where an agent proposes nothing that is new, `neighbours` does; where it has nothing either the search
-    ends.
+    If an agent proposes nothing new, `neighbours` does; if that proposes nothing either, the search ends.
 
-    Departures: written from the paper's abstract. Agents are shown what trials cost, in tokens of each stage,
-    and budgets are limits on the measured cost; prompts and the wording of the insights are ours; what an
-    agent knows of earlier rounds is the archive alone.
+    Departures: written from the paper's abstract. Agents are shown what trials cost, in tokens per stage, and
+    budgets limit the measured cost; prompts and the wording of the insights are ours; the archive is all that
+    an agent knows of earlier rounds.
     """
     check_stages(stages)
     at_least(1, max_trials=max_trials)
@@ -105,18 +108,19 @@ async def _asked(agent: Agent, archive: Archive) -> Sequence[Plan]:
 
 
 def _untried(archive: Archive, plans: Sequence[Plan]) -> list[Plan]:
-    """Those that are new, each once."""
+    """Returns the plans that are new, each once."""
     tried = {trial.plan for trial in archive.trials}
     return [plan for plan in dict.fromkeys(plans) if plan not in tried]
 
 
 def neighbours(archive: Archive) -> list[Plan]:
-    """An agent without a model: every model in each stage first, then what lies around the best plan.
+    """Proposes plans without a model: every model in each stage first, then the neighbours of the best plan.
 
-    The order follows AgentTTS's insights. First each stage is tried with the cheapest choice of each of its
-    models, the others at their first choice, as which model suits is a matter of the stage. Then one stage
-    of the best plan moves to the next or the previous choice, as more is better up to a point only; then a
-    choice's step goes from one stage to another, as what a stage needs depends on the others.
+    The order follows AgentTTS's insights. First, each stage is tried with the cheapest choice of each of its
+    models while the others stay at their first choice, because which model suits depends on the stage. Then
+    one stage of the best plan moves to the next or the previous choice, because more helps only up to a
+    point. Then one stage moves a choice up and another one down, because what a stage needs depends on the
+    others.
     """
     stages = archive.stages
     first = tuple(0 for _ in stages)
@@ -132,13 +136,13 @@ def neighbours(archive: Archive) -> list[Plan]:
 
 
 def _cheapest(stage: Stage) -> Iterator[int]:
-    """The first choice of each model."""
+    """Yields the first choice of each model."""
     models = [choice.model for choice in stage.choices]
     return (models.index(model) for model in dict.fromkeys(models))
 
 
 def _steps(stages: Sequence[Stage], plan: Plan, by: Sequence[int]) -> list[Plan]:
-    """The plan with one stage moved along its choices."""
+    """Returns the plan with one stage moved along its choices."""
     return [
         _changed(plan, place, plan[place] + step)
         for step in by
@@ -176,10 +180,10 @@ def language_agent(
     sampling: SamplingParams | None = None,
     agent_prompt: str = PLANS,
 ) -> Agent:
-    """An agent whose proposals a language model writes; lines that name no plan are passed over.
+    """Returns an agent whose proposals a language model writes; lines that name no plan are ignored.
 
     Args:
-        num_plans: that it is asked for at a time.
+        num_plans: plans requested at a time.
         sampling: of its reply; default: the decoder's.
         agent_prompt: with the fields {stages}, {trials}, {limit}, {count} and {example}.
     """
@@ -200,7 +204,7 @@ def language_agent(
 
 
 def read_plans(stages: Sequence[Stage], text: str) -> list[Plan]:
-    """The plans that a reply names, choices numbered from 1; those that do not fit are left out."""
+    """Returns the plans that a reply names, choices numbered from 1; those that do not fit are left out."""
     plans = []
     for found in _PLAN.finditer(text):
         plan = tuple(int(index) - 1 for index in found[1].split(","))

@@ -1,4 +1,4 @@
-"""Whole answers: how strategies make them, compare them, and choose one."""
+"""Whole answers: how strategies make, compare and choose them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 
 async def finish(run: SearchRun, branch: Branch, scorer: Scorer | None = None) -> Candidate:
-    """Samples the branch to its end, unless it is there. It becomes a candidate, scored if there is a scorer,
-    and its pages return."""
+    """Samples the branch to its end, makes it a candidate and frees its pages.
+
+    A branch at its end is not sampled. With a scorer, the candidate is scored.
+    """
     await run.complete(branch)
     if scorer is not None:
         await run.score([branch], scorer)
@@ -33,12 +35,15 @@ async def finish(run: SearchRun, branch: Branch, scorer: Scorer | None = None) -
 async def sample(
     run: SearchRun, n: int, scorer: Scorer | None = None, *, root: Branch | None = None
 ) -> list[Candidate]:
-    """`n` forks of a branch (default: the run's root), each finished on its own, in order."""
+    """Finishes `n` forks of a branch (default: the run's root) and returns the candidates in order."""
     return await gather(finish(run, branch, scorer) for branch in run.fork(root or run.root, n))
 
 
 async def root_on(run: SearchRun, decoder: Decoder) -> Branch:
-    """A branch of another model where the search begins, held by the run; token ids become text for it."""
+    """Returns another model's branch at the start of the search, held by the run.
+
+    Token ids are turned into text for it.
+    """
     root = run.root
     if not isinstance(root.prompt, str) and not all(isinstance(item, Mapping) for item in root.prompt):
         return await run.prompt(root.full_text, decoder=decoder)
@@ -52,12 +57,12 @@ async def root_on(run: SearchRun, decoder: Decoder) -> Branch:
 
 
 def eligible(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that came to their own end, or all if none did."""
+    """Returns the candidates that reached their own end, or all if none did."""
     return [c for c in candidates if c.complete] or list(candidates)
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The first candidate of each text, in order."""
+    """Returns the first candidate of each text, in order."""
     firsts: dict[str, Candidate] = {}
     for candidate in candidates:
         firsts.setdefault(candidate.text, candidate)
@@ -65,7 +70,7 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def likelihood(candidate: Candidate) -> float:
-    """Mean log-probability of a token, nats, as lengths differ; -inf where the engine did not tell."""
+    """Returns the mean log-probability per token, nats, because lengths differ; -inf if unknown."""
     value = candidate.logprob / max(len(candidate.tokens), 1)
     return -math.inf if math.isnan(value) else value
 
@@ -75,12 +80,12 @@ def likeliest(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def score_of(candidate: Candidate) -> float:
-    """Its score; one that was not scored ranks below every other."""
+    """Returns its score; a candidate without a score ranks below all others."""
     return -math.inf if candidate.score is None else candidate.score
 
 
 def spoken(text: str, end_of_thinking: str = "</think>") -> str:
-    """What an answer says once its thinking is over; all of it where no such end is found."""
+    """Returns what an answer says after its thinking; all of it if no end of thinking is found."""
     return (text.rpartition(end_of_thinking)[2] if end_of_thinking else text).strip()
 
 
@@ -93,8 +98,10 @@ async def elected(
     weights: Sequence[float] | None = None,
     rank: Callable[[Candidate], float] = likelihood,
 ) -> tuple[Candidate, dict[str, float]]:
-    """The best-ranked one of those that gave the answer with most votes, or of all if all abstain; the votes.
-    Ties go to the first."""
+    """Returns the best-ranked candidate with the winning answer, and the votes.
+
+    If all abstain, it is the best-ranked of all. Ties go to the first.
+    """
     votes, backers = elect(await answers_of(candidates, extract), weights)
     return max((candidates[i] for i in backers), key=rank), votes
 
@@ -106,22 +113,26 @@ async def decide(
     weights: Sequence[float] | None = None,
     rank: Callable[[Candidate], float] = likelihood,
 ) -> SearchResult:
-    """The result of a vote, as in `elected`."""
+    """Returns the result of a vote, as in `elected`."""
     return await run.result(*await elected(candidates, extract, weights, rank))
 
 
 async def concluded(
     run: SearchRun, scorer: Scorer | None, extract: Extract, among: Sequence[Candidate]
 ) -> SearchResult:
-    """The result: with a scorer the highest score wins, else a vote of those `among` that came to their own
-    end, or of all if none did."""
+    """Returns the result: the highest score with a scorer, otherwise a vote.
+
+    Only the candidates of `among` that reached their own end vote, or all if none did.
+    """
     if scorer is not None:
         return await run.result()
     return await decide(run, eligible(among), extract)
 
 
 async def choose(run: SearchRun, chosen: Candidate | None, scores: Mapping[str, float]) -> SearchResult:
-    """The result with `chosen` as best, or the one that the run decides by; candidates carry the scores of
-    their texts."""
+    """Returns the result with `chosen` as best, or, if None, the one that the run decides for.
+
+    scores: of texts; the candidates with these texts carry them.
+    """
     run.candidates = [replace(c, score=scores.get(c.text)) for c in run.candidates]
     return await run.result(None if chosen is None else replace(chosen, score=scores[chosen.text]))

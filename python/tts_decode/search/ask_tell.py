@@ -1,4 +1,4 @@
-"""Any strategy without an event loop of the caller's: it says what it waits for, and is told.
+"""Runs any strategy without an event loop: it says what it waits for, and is told the answers.
 
     search = AskTell(beam_search, "Question: ...", n=8)
     while not search.done:
@@ -6,8 +6,8 @@
             search.tell(request.id, answer(request))
     print(search.result.answer)
 
-A strategy that cancels requests, such as one that takes the first answer to finish, makes `tell` raise
-`RequestWithdrawnError` for those of a batch that come after.
+A strategy may cancel requests, for example when it takes the first answer to finish. `tell` then raises
+`RequestWithdrawnError` for the later requests of the batch.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Answer = Completion | Sequence[float] | Exception
 
 
 class RequestWithdrawnError(TTSError, LookupError):
-    """The strategy does not wait for this answer any more: it cancelled the request, or it is over."""
+    """The strategy no longer waits for this answer: it cancelled the request, or it has ended."""
 
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Texts to score. prompts: what each was generated from. The answer is one finite number a text."""
+    """Texts to score. prompts: what each was generated from. The answer is one finite number per text."""
 
     id: int
     prompts: tuple[str, ...]
@@ -50,7 +50,7 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class LogprobRequest:
-    """A text to find the probability of after `prompt`. The answer is one log-probability a token, nats."""
+    """A text to score after `prompt`. The answer is one log-probability per token, nats."""
 
     id: int
     prompt: str
@@ -67,20 +67,21 @@ class AskTell:
         strategy: one of `tts_decode.search`, or any async function of a root branch and options.
         prompt: text or chat messages.
         sampling, budget: of the root.
-        render: text of chat messages; see `TextDecoder`.
-        logprobs_of: whether log-probabilities of given texts are asked for too, also of those that the
-            strategy forces; else a strategy that cannot do without meets `UnsupportedByEngineError`.
-        journal: keeps the answers; a search that is resumed from it asks for those that it lacks only. For
-            strategies of `tts_decode.search`.
-        options: the strategy's. Where it needs a scorer and none is given, or `scorer="ask"`, scores are
-            asked for too.
+        render: turns chat messages into text; see `TextDecoder`.
+        logprobs_of: whether to ask for log-probabilities of given texts too, including texts that the
+            strategy forces; without it, a strategy that needs them gets `UnsupportedByEngineError`.
+        journal: keeps the answers; a search resumed from it asks only for those it lacks. For strategies of
+            `tts_decode.search`.
+        options: the strategy's. With `scorer="ask"`, or if it needs a scorer and none is given, it asks for
+            scores too.
 
-    Not for a place where an event loop runs already: there, await the strategy on a `TextDecoder`.
+    Do not use it where an event loop is already running: await the strategy on a `TextDecoder` instead.
 
-    The strategy runs inside `ask` and `tell`, in the caller's thread, until it waits for answers; they only
-    block while it waits for something else, as a scorer of its own.
+    The strategy runs inside `ask` and `tell`, in the caller's thread, until it waits for answers. They block
+    only while it waits for something else, such as its own scorer.
 
-    What the strategy raises comes out of the `ask` or `tell` in which it happens, and of every later one.
+    An error that the strategy raises comes out of the `ask` or `tell` in which it happens, and of every later
+    one.
 
     Attributes:
         done: whether the search has ended.
@@ -110,7 +111,7 @@ class AskTell:
         decoder = TextDecoder(self._complete, score=score, render=render)
         self._open: dict[int, tuple[Request, asyncio.Future[Any]]] = {}
         self._told: dict[int, tuple[Request, Answer]] = {}
-        self._asked = 0  # ids given out
+        self._asked = 0  # ids assigned so far
         self._closing = False
 
         async def search() -> SearchResult:
@@ -132,7 +133,7 @@ class AskTell:
 
     @property
     def result(self) -> SearchResult:
-        """What the strategy returned; raises what it raised, or RuntimeError before the end."""
+        """The strategy's result; raises what the strategy raised, or RuntimeError before the end."""
         if not self._task.done():
             raise RuntimeError(f"the search has not ended: {len(self._open)} requests are open")
         if self._task.cancelled():
@@ -140,21 +141,23 @@ class AskTell:
         return self._task.result()
 
     def ask(self) -> list[Request]:
-        """Everything that the strategy waits for now, in the order in which it asked; empty when it is done.
-        What was returned before and not told yet is among it, under the same id."""
+        """Returns everything that the strategy waits for now, in the order of its requests; empty when done.
+
+        Requests returned earlier and not answered yet are included, with the same id.
+        """
         self._run()
         return [request for request, _ in self._open.values()]
 
     def tell(self, id: int, answer: Answer) -> None:
-        """Answers a request; the strategy goes on at once as far as it can.
+        """Answers a request; the strategy continues at once as far as it can.
 
         Args:
-            id: of the request. Answers may come in any order; one given again changes nothing.
-            answer: a `Completion`, the numbers, or an exception, which the strategy then meets in place of
-                an answer.
+            id: of the request. Answers may come in any order; answering a request again changes nothing.
+            answer: a `Completion`, the numbers, or an exception that the strategy receives instead of an
+                answer.
 
         Raises:
-            LookupError: nothing was asked under this id. RequestWithdrawnError: the answer came too late.
+            LookupError: no request has this id. RequestWithdrawnError: the answer came too late.
             TypeError, ValueError, EngineError: the answer does not fit the request, which stays open.
         """
         if id in self._told:
@@ -224,7 +227,7 @@ class AskTell:
         try:
             return await future
         finally:
-            self._open.pop(request.id, None)  # withdrawn, unless `tell` was first
+            self._open.pop(request.id, None)  # withdrawn, unless `tell` came first
 
     # -- turns
 
@@ -238,7 +241,7 @@ class AskTell:
                 self._task.result()  # raises what the strategy raised
 
     def _hand_over(self) -> bool:
-        """Asked when nothing is left to run: whether it is the caller's turn."""
+        """Called when nothing is left to run: whether it is the caller's turn."""
         if self._closing or not (self._open or self._task.done()):
             return False
         self._loop.stop()
@@ -246,7 +249,7 @@ class AskTell:
 
 
 class _Selector(selectors.DefaultSelector):
-    """Where an event loop waits once nothing is left to run, which is when a turn may end."""
+    """Waits for the event loop when nothing is left to run, which is when a turn may end."""
 
     def __init__(self, hand_over: Callable[[], bool]) -> None:
         super().__init__()
@@ -267,7 +270,7 @@ def _loop_is_running() -> bool:
 
 
 def _checked(request: Request, answer: Any) -> Answer:
-    """The answer, numbers as a list of floats, if it fits the request."""
+    """Returns the answer, numbers as a list of floats, if it fits the request."""
     if isinstance(answer, Exception):
         return answer
     if isinstance(request, CompletionRequest):

@@ -1,4 +1,4 @@
-"""Bandits over budgets: samples allotted across questions, and the setting that is worth its tokens."""
+"""Bandits over budgets: allot samples across questions, and find the setting that is worth its tokens."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Allotted:
-    """What one question got.
+    """The samples of one question.
 
     Attributes:
         samples, rewards: in the order in which they were drawn.
         passed: whether one reached the threshold.
-        stopped: why it is sampled no more, though it has not passed; None: nothing went wrong.
+        stopped: why sampling stopped although it has not passed; None: nothing went wrong.
     """
 
     samples: list[Candidate] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Allotted:
 
     @property
     def best(self) -> Candidate | None:
-        """The sample of the highest reward, the first of equals; None: the budget did not reach it."""
+        """Returns the sample with the highest reward, the first among equals; None without samples."""
         if not self.samples:
             return None
         return self.samples[max(range(len(self.samples)), key=self.rewards.__getitem__)]
@@ -74,31 +74,33 @@ async def allot_samples(
     """Samples answers to many questions from one budget; lacks the paper's rules but elimination.
 
     Zuo and Zhu, "Strategic Scaling of Test-Time Compute: A Bandit Learning Approach", arXiv 2506.12721:
-    questions are the arms of a bandit. A question whose answer passes is sampled no more, so easy ones cost
-    little, and what they leave goes to the others. Among those a rule chooses by their rewards so far.
+    questions are the arms of a bandit. Once an answer passes, its question is sampled no more, so easy
+    questions cost little and leave their share to the others. A rule chooses among those by their rewards so
+    far.
 
     Args:
-        max_samples: answers in all.
+        max_samples: total number of answers.
         questions: each is sampled `batch` times first, in order.
         scorer: rewards; None: the verifier of each question.
         rule, exploration: as in `select.next_question`. "uniform" is elimination alone.
-        threshold: reward from which an answer passes; where none can, every sample goes by the rule.
+        threshold: reward from which an answer passes; if no reward can reach it, the rule decides every
+            sample.
         batch: answers drawn for a question when it is chosen.
         parallel: questions chosen at a time, each before the rewards of the others are known.
         seed: of the draws of "thompson".
         sampling, make_prompt: as in `measure_settings`.
 
-    Departures: written from the paper's abstract. Elimination is theirs; of the rules, "ucb"
-    is UCB1 in the form of `select.uct`, and "thompson" is an addition.
+    Departures: written from the paper's abstract. Elimination is theirs; of the rules, "ucb" is UCB1 in the
+    form of `select.uct`, and "thompson" is an addition.
 
     Returns:
-        For each question what it got. One whose scorer or verifier raised an exception, or that does not fit
-        into the model or its KV pages, is `stopped`: it keeps its samples that have a reward, and the others
-        go on.
+        One entry per question. A question is `stopped` if its scorer or verifier raised an exception, or if
+        it does not fit into the model or its KV pages: it keeps its samples that have a reward, and the
+        others continue.
 
     Raises:
         ValueError: a number is out of range, a question has neither verifier nor scorer, or its verifier
-            returned no finite number (TypeError: none at all), or for "thompson" none in [0, 1].
+            returned a number that is not finite (TypeError: no number), or for "thompson" one outside [0, 1].
     """
     at_least(1, max_samples=max_samples, batch=batch, parallel=parallel)
     any_integer("seed", seed)
@@ -140,9 +142,9 @@ async def allot_samples(
                 got.passed |= reward >= threshold
 
         def verdict(index: int, candidate: Candidate) -> object:
-            """What the verifier returns, or why it does not."""
+            """Returns the verifier's result, or the reason why there is none."""
             verify = questions[index].verify
-            assert verify is not None  # it was checked
+            assert verify is not None  # checked before
             try:
                 return verify(candidate.text)
             except Exception as error:
@@ -169,7 +171,7 @@ async def allot_samples(
 
 
 def _opened(root: Branch, held: ExitStack) -> tuple[SearchRun, ExitStack]:
-    """A run of a root of its own, and what ends both; `held` ends them too."""
+    """Returns a run with its own root, and the stack that ends both; `held` ends them too."""
     own = held.enter_context(ExitStack())
     own.callback(root.release)
     run = SearchRun(root)
@@ -178,7 +180,7 @@ def _opened(root: Branch, held: ExitStack) -> tuple[SearchRun, ExitStack]:
 
 
 def _checked(reward: object, index: int) -> float:
-    """What a verifier returned, as a number."""
+    """Returns a verifier's result as a number."""
     if not is_real(reward) and not isinstance(reward, bool):
         raise TypeError(
             f"questions[{index}]: got a {type(reward).__name__} of its verifier, expected a number"
@@ -196,7 +198,7 @@ def _check_verifiers(questions: Sequence[Question]) -> None:
 
 @dataclass
 class Arm:
-    """A setting at a size, and what its searches came to.
+    """A setting at a size, and the results of its searches.
 
     Attributes:
         rewards, tokens: of each question that it was tried on, in order.
@@ -211,7 +213,7 @@ class Arm:
         return f"{self.setting} at {self.n}"
 
     def value(self, price: float) -> float:
-        """Mean reward less `price` for each token; -inf before it was tried."""
+        """Returns the mean reward minus `price` per token; -inf before it was tried."""
         if not self.rewards:
             return -math.inf
         return (math.fsum(self.rewards) - price * sum(self.tokens)) / len(self.rewards)
@@ -229,24 +231,24 @@ async def halve_settings(
     sampling: SamplingParams | None = None,
     make_prompt: Callable[[str], Prompt] = str,
 ) -> Arm:
-    """The setting and size that are worth their tokens, by successive halving.
+    """Finds the setting and size that are worth their tokens, by successive halving.
 
     Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", ICML 2013; see
-    `select.halving_rounds`. Each round searches the next questions with all arms that are left, so arms are
-    compared on the same questions, and the half that did better goes on. `fit_policy` tries every setting on
-    every question instead, and tells hard questions from easy ones.
+    `select.halving_rounds`. Each round searches the next questions with all remaining arms, so arms are
+    compared on the same questions, and the half with higher values continues. `fit_policy` instead tries
+    every setting on every question, and distinguishes hard questions from easy ones.
 
     Args:
-        arms: each with no questions tried yet, or with those of an earlier call; they are filled in.
-        max_searches: in all.
-        price: reward that a token must bring: an arm's value is its mean reward less `price` a token. 0: the
-            best reward, whatever it costs.
+        arms: without results, or with those of an earlier call; their results are filled in.
+        max_searches: total number of searches.
+        price: reward that a token must bring: an arm's value is its mean reward minus `price` per token. 0:
+            the best reward, whatever it costs.
         scorer, agg_strategy, sampling, make_prompt: as in `measure_settings`; a scorer only guides searches.
 
-    Departures: values are of all questions that an arm was tried on, not of the last round's alone.
+    Departures: an arm's value covers all questions that it was tried on, not only those of the last round.
 
     Returns:
-        The best of the arms that are left.
+        The best of the remaining arms.
 
     Raises:
         ValueError: a number is out of range, a question has no verifier, there are too few questions, or a

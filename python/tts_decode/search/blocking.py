@@ -1,4 +1,4 @@
-"""Waits for code that may block its thread, such as a scorer of the user's: the wait ends in time even so."""
+"""Waits, with a time limit, for code that may block its thread, such as a user's scorer."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_GRACE = 0.5  # seconds that a step gets to clean up when the time is over already
+_GRACE = 0.5  # seconds that a step gets to clean up after the time limit
 
 
 async def wait_within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.wait_for`, which also ends a wait for a coroutine that blocks its thread.
+    """Like `asyncio.wait_for`, but also ends the wait for a coroutine that blocks its thread.
 
-    Each step of the coroutine, from one await to the next, runs on a thread of its own while the event loop
-    stands still, so it may do what it could do in the loop. The same goes for the steps of tasks that it
-    starts. A step that takes too long is abandoned: its thread, a daemon, goes on by itself. A coroutine that
-    is cancelled, by the end of the time or with its caller, has half a second to clean up. One that goes on
-    nevertheless is abandoned too, and so are the tasks that it started: of what is cancelled then, no step is
-    begun any more.
+    Each step of the coroutine, from one await to the next, runs on its own thread while the event loop stands
+    still, so it may do what it could do in the loop. The same holds for the steps of tasks that it starts. A
+    step that takes too long is abandoned: its thread, a daemon, continues alone. A coroutine that is
+    cancelled, by the time limit or with its caller, has half a second to clean up. If it continues
+    nevertheless, it is abandoned too, and so are the tasks that it started: no further step of what is
+    cancelled then begins.
 
-    A loop in debug mode refuses calls from other threads. There the wait is `asyncio.wait_for`.
+    A loop in debug mode refuses calls from other threads; there the wait is `asyncio.wait_for`.
 
     Raises:
         asyncio.TimeoutError: the time is over.
@@ -46,7 +46,7 @@ async def wait_within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
                 task.cancel()
                 await asyncio.wait([task], timeout=_GRACE)
         finally:
-            # Tasks that it started may go on even where it has ended itself.
+            # Tasks that it started may continue after it has ended.
             limit.over = late or loop.time() >= limit.deadline
             if not task.done():
                 task.cancel()
@@ -57,7 +57,7 @@ async def wait_within(seconds: float, coroutine: Coroutine[Any, Any, T]) -> T:
 
 @dataclass
 class _Limit:
-    """deadline: in the loop's time. over: whether the wait has ended, and nobody waits for what goes on."""
+    """deadline: in the loop's time. over: whether the wait has ended, so nobody waits for what continues."""
 
     deadline: float
     over: bool = False
@@ -83,14 +83,14 @@ class _Stepped:
                 return value
             try:
                 step, grace = partial(self._coroutine.send, (yield value)), 0.0
-            except BaseException as error:  # thrown in by the task, such as a cancellation
+            except BaseException as error:  # thrown in by the task, for example a cancellation
                 if self._limit.over:
                     self._close()
                     raise
                 step, grace = partial(self._coroutine.throw, error), _GRACE
 
     def _wait_for(self, step: Callable[[], Any], grace: float) -> tuple[bool, Any]:
-        """Whether the coroutine ended with this step, and what it returned, or what it awaits now."""
+        """Returns whether the coroutine ended with this step, and its result or what it awaits now."""
         outcome: futures.Future[tuple[bool, Any]] = futures.Future()
         work = partial(self._take, step, asyncio.current_task(), outcome)
         factory = self._loop.get_task_factory()
@@ -105,7 +105,7 @@ class _Stepped:
         return outcome.result()
 
     def _close(self) -> None:
-        """Not here, nor when it is collected: it may block even so."""
+        """Does not close it, here or on garbage collection: closing may block too."""
 
         def close() -> None:
             with contextlib.suppress(BaseException):
@@ -116,7 +116,7 @@ class _Stepped:
     def _take(self, step: Callable[[], Any], task: Any, outcome: futures.Future[tuple[bool, Any]]) -> None:
         """Runs the step in this thread as if it ran in the loop's."""
         asyncio._set_running_loop(self._loop)
-        if asyncio.current_task() is None:  # each thread has one of its own, from Python 3.14 on
+        if asyncio.current_task() is None:  # since Python 3.14 each thread has its own
             asyncio._enter_task(self._loop, task)
         try:
             result = False, step()

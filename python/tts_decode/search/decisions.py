@@ -1,4 +1,4 @@
-"""Which candidate a search answers with, and how all of them vote: one rule by one name in every strategy."""
+"""Which candidate a search answers with, and how all of them vote, under one name in all strategies."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ class Decision:
     """How a search with scored candidates ends.
 
     Attributes:
-        rule: "max": the candidate with the highest score, which the strategy made of the scores of its steps
-            (`agg_strategy`); "last": the one whose last step has the highest score; "weighted": the answer
-            whose candidates have the largest sum of scores, which is best-of-N weighted (Li et al., arXiv
-            2206.02336; Snell et al., arXiv 2408.03314, section 5.1); "majority": the answer of most
+        rule: "max": the candidate with the highest score, which the strategy computed from the scores of its
+            steps (`agg_strategy`). "last": the one whose last step has the highest score. "weighted": the
+            answer whose candidates have the largest sum of scores, which is best-of-N weighted (Li et al.,
+            arXiv 2206.02336; Snell et al., arXiv 2408.03314, section 5.1). "majority": the answer of most
             candidates.
-        extract: the answer in a text, or None to abstain. Answers that mean the same are one, under the first
-            one's text (`meaning.answers_of`).
+        extract: the answer in a text, or None to abstain. Answers with the same meaning count as one, in the
+            wording of the first (`meaning.answers_of`).
 
-    Only candidates that came to their own end are looked at, unless none did, and of those none that was cut
-    off before its first token, unless all were. The candidate of a vote is the best-scored one with the
-    winning answer, without scores the likeliest; if all abstain, of all. Ties go to the first. If a score is
-    negative, a weighted vote counts the exponentials of all (`select.vote_weights`); where there are no
-    scores at all it is a majority's.
+    Only candidates that reached their own end count, unless none did. In that case those cut off before their
+    first token do not count, unless all were. A vote chooses the best-scored candidate with the winning
+    answer, or without scores the likeliest; if all abstain, the best of all. Ties go to the first. If a score
+    is negative, a weighted vote counts the exponentials of all (`select.vote_weights`); without any scores it
+    is a majority vote.
     """
 
     rule: str = "max"
     extract: Extract = extract_answer
 
     async def __call__(self, candidates: Sequence[Candidate]) -> tuple[int, dict[str, float]]:
-        """Index of the chosen one of at least one candidate, and the votes: those that the rule counts, and
-        of a rule that counts none those of a majority."""
+        """Returns the index of the chosen candidate, of at least one, and the votes.
+
+        The votes are those that the rule counts; if it counts none, a majority's.
+        """
         able = [i for i, c in enumerate(candidates) if c.complete] or list(range(len(candidates)))
         able = [i for i in able if candidates[i].tokens] or able
         voters = [candidates[i] for i in able]
@@ -66,7 +68,7 @@ class Decision:
 
 
 def _rank(candidate: Candidate) -> tuple[float, float]:
-    """By score; those that have none by their likelihood."""
+    """Ranks by score; candidates without scores by their likelihood."""
     if candidate.score is not None:
         return candidate.score, 0.0
     mean = candidate.logprob / max(len(candidate.tokens), 1)
@@ -74,5 +76,5 @@ def _rank(candidate: Candidate) -> tuple[float, float]:
 
 
 def check_decision(decide_by: str, *own: str) -> None:
-    """ValueError unless it names a rule of `Decision`, or one of the strategy's own."""
+    """Raises ValueError unless the name is a rule of `Decision`, or one of the strategy's own."""
     check_choice("decide_by", decide_by, (*get_args(DecideBy), *own))

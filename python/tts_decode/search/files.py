@@ -1,4 +1,4 @@
-"""Search results as files: JSON, one result a file, and Parquet, the tables of many. See docs/results.md."""
+"""Search results as files: JSON for one result, Parquet for tables of many. See docs/results.md."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .result import SCHEMA, VERSION, SearchResult
 def write_json(result: SearchResult, path: str | os.PathLike[str]) -> None:
     """Writes one result, with a checksum; the file appears whole or not at all.
 
-    Raises ResultFileError where it cannot be written; a file that was there is then as it was.
+    Raises ResultFileError if it cannot be written; an existing file is then unchanged.
     """
     text, _ = seal(result.to_dict())
     _replace(Path(path), text.encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> SearchResult:
-    """What `write_json` wrote.
+    """Reads a result that `write_json` wrote.
 
     Raises:
         ResultFileError: the file cannot be read, is damaged, no search result, or of another version.
@@ -47,7 +47,7 @@ def read_json(path: str | os.PathLike[str]) -> SearchResult:
         raise ResultFileError(f"{file}: {cause}") from cause
 
 
-# The columns of the Parquet files: name -> type, "[...]" a list. `search` is the row in searches.parquet.
+# The columns of the Parquet files: name -> type; "[...]" is a list. `search` is the row in searches.parquet.
 _COLUMNS: dict[str, dict[str, str]] = {
     "searches": {
         "strategy": "string",
@@ -104,7 +104,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
 def write_parquet(results: Sequence[SearchResult], folder: str | os.PathLike[str]) -> None:
     """Writes searches.parquet, nodes.parquet, candidates.parquet and memory.parquet into a folder.
 
-    Raises ResultFileError where a file cannot be written, MissingExtraError without pyarrow.
+    Raises ResultFileError if a file cannot be written, MissingExtraError without pyarrow.
     """
     require("pyarrow")
     import pyarrow

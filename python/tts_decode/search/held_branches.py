@@ -1,4 +1,4 @@
-"""The branches that a search holds: what each adds to the tree, and what becomes of it."""
+"""The branches that a search holds: what each adds to the tree, and its fate."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 
 class HeldBranches:
-    """A branch is held from its fork, or its prompt, until it is pruned or ends as a candidate; both release
-    it at once, so that its pages return. The root stays the caller's.
+    """The branches that a search holds.
+
+    A branch is held from its fork, or its prompt, until it is pruned or ends as a candidate; both release it
+    at once, so that its pages are freed. The root stays the caller's.
 
     Attributes:
-        candidates: those that ended so far; of concurrent branches in the order of their `gather`, whichever
-            was faster.
-        held: the branches, in order. extra_roots: those of further prompts.
+        candidates: those that ended so far; concurrent branches in the order of their `gather`, whichever was
+            faster.
+        held: the branches, in order. extra_roots: the branches of further prompts.
         record: the tree. journal: None: the search is not recorded.
         memory: samples of what was held. generated: tokens sampled.
     """
@@ -33,7 +35,7 @@ class HeldBranches:
     def __init__(self, root: Branch, journal: Journal | None) -> None:
         self.root = root
         self.candidates: list[Candidate] = []
-        self._ends: list[tuple[int, ...]] = []  # one a candidate, as `next_event` gave it; ascending
+        self._ends: list[tuple[int, ...]] = []  # one per candidate, from `next_event`; ascending
         self.journal = journal
         self._agg_strategy = "last"
         self.record = TreeRecord()
@@ -50,11 +52,11 @@ class HeldBranches:
         return self.record.nodes
 
     def node(self, branch: Branch) -> int:
-        """Id of the branch's last node."""
+        """Returns the id of the branch's last node."""
         return self.record.node(branch).id
 
     def aggregate_by(self, agg_strategy: str) -> None:
-        """How the scores of a branch's steps become one, as `select.aggregation` says; "last" until set."""
+        """Sets how scores of a branch's steps become one, as in `select.aggregation`; "last" until set."""
         aggregation(agg_strategy)
         self._agg_strategy = agg_strategy
 
@@ -64,7 +66,10 @@ class HeldBranches:
     # -- branches
 
     def fork(self, branch: Branch, n: int = 1, at: int | None = None) -> list[Branch]:
-        """`n` forks of the branch, held by the run; its last node counts as kept. at: as in `Branch.fork`."""
+        """Returns `n` forks of the branch, held by the run; its last node counts as kept.
+
+        at: as in `Branch.fork`.
+        """
         self.record_new_tokens(branch)
         children = branch.fork(n, at)
         if self.journal is not None:
@@ -80,7 +85,7 @@ class HeldBranches:
         return children
 
     def truncate(self, branch: Branch, length: int) -> None:
-        """Rolls the branch back to `length` tokens; a node that it leaves behind counts as pruned."""
+        """Rolls the branch back to `length` tokens; a node that it leaves counts as pruned."""
         self.record_new_tokens(branch)
         node = self.record.node(branch)
         branch.truncate(length)
@@ -89,7 +94,7 @@ class HeldBranches:
             node.status = "pruned"
 
     def prune(self, branches: Sequence[Branch]) -> None:
-        """Release the branches; the last nodes of those that were not forked count as pruned."""
+        """Releases the branches; the last nodes of branches that were not forked count as pruned."""
         for branch in branches:
             self._check_held(branch)
         for branch in branches:
@@ -100,9 +105,9 @@ class HeldBranches:
             self.release(branch)
 
     def end(self, branch: Branch, score: float | None = None) -> Candidate:
-        """Make a candidate of the branch and release it.
+        """Makes a candidate of the branch and releases it.
 
-        score: what candidates are ranked by; default: the branch's scores, aggregated.
+        score: ranks the candidates; default: the branch's scores, aggregated.
         """
         self._check_held(branch)
         if score is None and branch.scores:
@@ -127,12 +132,12 @@ class HeldBranches:
         return candidate
 
     def keep_candidates(self, kept: Sequence[int]) -> None:
-        """Drops all candidates but those at these indices, ascending; their nodes stay in the tree."""
+        """Drops all candidates except those at these ascending indices; their nodes stay in the tree."""
         self.candidates = [self.candidates[i] for i in kept]
         self._ends = [self._ends[i] for i in kept]
 
     def note_memory(self) -> None:
-        """Sample what the search holds; for after each forward, when tails are longest."""
+        """Samples what the search holds; call it after each forward, when tails are longest."""
         branches = [self.root, *self.held]
         decoders = {id(branch.decoder): branch.decoder for branch in branches}
         resident = sum(
@@ -147,8 +152,10 @@ class HeldBranches:
     def record_new_tokens(
         self, branch: Branch, made: Step | None = None, began: float | None = None
     ) -> Node | None:
-        """Records sampled tokens that are in no node yet: of the step `made`, or of one that was cancelled or
-        still runs."""
+        """Records sampled tokens that are in no node yet.
+
+        They belong to the step `made`, or to one that was cancelled or is still running.
+        """
         recorded = self.record.end(branch)
         grown = branch.length - recorded
         if not grown:
@@ -164,7 +171,7 @@ class HeldBranches:
             node.status = "finished"
 
     def drop(self, branches: Sequence[Branch]) -> None:
-        """Prunes those that are still held: the search may have ended first."""
+        """Prunes those that are still held, as when the search ended first."""
         self.prune([branch for branch in branches if branch in self.held])
 
     def _check_held(self, branch: Branch) -> None:

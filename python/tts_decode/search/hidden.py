@@ -1,4 +1,4 @@
-"""Hidden states for the time of a search."""
+"""Hidden states during a search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def hidden_states(decoder: Decoder, wanted: bool = True) -> Iterator[None]:
-    """Steps carry hidden states meanwhile; counted, as other searches on the decoder may want them too."""
+    """Makes steps carry hidden states meanwhile.
+
+    It uses a counter, because other searches on the decoder may want them too.
+    """
     decoder.keep_hidden += wanted
     try:
         yield

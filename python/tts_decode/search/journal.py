@@ -1,9 +1,9 @@
-"""A file of what engine, scorers and tools returned, from which an interrupted search goes on.
+"""A file of what engine, scorers and tools returned, from which an interrupted search continues.
 
-A strategy is a function of what its steps, scores and draws come to, and all draws come from seeds. So a
-search is resumed by running it again from the start: what the file holds is not sampled or scored again, but
-handed out as it was, in the order in which it came. Tokens of recorded steps go through the model once more,
-all of a step in one forward, for their KV pages.
+A strategy is a function of its steps, scores and draws, and all draws come from seeds. So resuming a search
+means running it again from the start: what the file holds is not sampled or scored again but returned as
+recorded, in the order in which it came. Tokens of recorded steps go through the model once more, all of a
+step in one forward, for their KV pages.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Journal:
 
     Args:
         path: the file. It is created, or replaced.
-        resume: goes on with what the file holds, if it exists. A last line that is cut off, as a crash leaves
-            it, is dropped.
+        resume: continues with what the file holds, if it exists. An incomplete last line, as after a crash,
+            is dropped.
 
-    The file is locked until `close`, which the end of the search calls. What a call that was cancelled had
-    sampled is sampled again in a resumed search; it was paid for.
+    The file is locked until `close`, which the end of the search calls. What a cancelled call had sampled is
+    sampled again in a resumed search; it was already paid for.
 
     Raises:
-        JournalError: the file is in use, damaged, of another version, or cannot be read or written; from the
-            call of the strategy: it belongs to another search, or there is no space left. What it held stays.
+        JournalError: the file is in use, damaged, of another version, or cannot be read or written; when the
+            strategy is called: it belongs to another search, or there is no space left. Its content stays.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, resume: bool = False) -> None:
@@ -59,10 +59,10 @@ class Journal:
         self._recorded: dict[str, Entry] = {}
         self._file = RecordFile(self.path, SCHEMA, VERSION, resume=resume, error=JournalError)
         self._take_in()
-        self._keys: WeakKeyDictionary[Branch, str] = WeakKeyDictionary()  # its place in the search
+        self._keys: WeakKeyDictionary[Branch, str] = WeakKeyDictionary()  # branch -> its place in the search
         self._forks: dict[str, int] = {}  # key of a branch -> forks made of it
         self._calls: dict[str, int] = {}  # key of a branch -> calls made on it
-        self._turns: Turns | None = None  # from `begin` on
+        self._turns: Turns | None = None  # set by `begin`
 
     # -- the search, as it tells who is who
 
@@ -81,7 +81,7 @@ class Journal:
             header, defaults = loads(dumps([header, SamplingParams().to_dict()]).encode())
             recorded = dict(self._file.header)
             if isinstance(sampling := recorded.get("sampling"), dict):
-                recorded["sampling"] = defaults | sampling  # parameters that are newer than the file
+                recorded["sampling"] = defaults | sampling  # parameters newer than the file
             for name, value in header.items():
                 if recorded.get(name) != value:
                     raise JournalError(
@@ -93,7 +93,7 @@ class Journal:
         self._turns = Turns(list(self._recorded.values()), root.budget, self._give_up)
 
     def follow(self, children: Sequence[Branch], parent: Branch) -> None:
-        """The children of one fork."""
+        """Registers the children of one fork."""
         key = self._keys[parent]
         count = self._forks[key] = self._forks.get(key, 0) + 1
         for i, child in enumerate(children):
@@ -107,20 +107,20 @@ class Journal:
     # -- calls
 
     async def root(self, key: str, call: Callable[[], Awaitable[Branch]]) -> Branch:
-        """The branch of a further prompt, which is computed again in a replay. key: like no other's."""
+        """Returns the branch of a further prompt, which a replay computes again. key: unique."""
         branch = await self._repeated(key, call)
         self._keys[branch] = key
         return branch
 
     async def repeated_on(self, branch: Branch, call: Callable[[], Awaitable[T]]) -> T:
-        """`await call()` on the branch, in a replay too: its result is not kept."""
+        """Runs `await call()` on the branch, also in a replay: its result is not kept."""
         return await self._repeated(self._key(branch), call)
 
     async def _repeated(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
         return await self._call(key, call, lambda _: {"numbers": []}, lambda _: call())
 
     async def step(self, branch: Branch, sampling: dict[str, Any]) -> Step:
-        """`branch.step(**sampling)`, or what it returned."""
+        """Returns `branch.step(**sampling)`, or the recorded step."""
 
         async def again(data: dict[str, Any]) -> Step:
             step = _unpack_step(data)
@@ -133,7 +133,10 @@ class Journal:
     async def numbers(
         self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False
     ) -> list[float]:
-        """`await call()`, or what it returned. again: it changes a branch, so a replay calls it too."""
+        """Returns `await call()`, or the recorded numbers.
+
+        again: the call changes a branch, so a replay makes it too.
+        """
 
         async def recorded(data: dict[str, Any]) -> list[float]:
             if again:
@@ -144,8 +147,7 @@ class Journal:
         return await self._call(key, call, lambda numbers: {"numbers": numbers}, recorded)
 
     async def value(self, key: str, call: Callable[[], Awaitable[T]], read: Callable[[object], T]) -> T:
-        """`await call()`, a value that JSON has, or `read` of the one that it returned. key: like no
-        other's."""
+        """Returns `await call()`, a JSON value, or `read` of the recorded one. key: unique."""
 
         async def recorded(data: dict[str, Any]) -> T:
             try:
@@ -165,7 +167,7 @@ class Journal:
         pack: Callable[[T], dict[str, Any]],
         again: Callable[[dict[str, Any]], Awaitable[T]],
     ) -> T:
-        """`await call()`, recorded as `pack` makes it of the result; or `await again(data)` of what is."""
+        """Returns `await call()`, recorded with `pack`, or `await again(data)` of the recorded data."""
         turns = self._turns
         if turns is None:
             raise RuntimeError(f"journal {self.path}: `begin` was not called")
@@ -177,7 +179,7 @@ class Journal:
             return await turns.replay(entry, key, lambda: again(data))
         try:
             result, shared = await turns.make(key, call)
-        except PromptTooLongError as error:  # which a strategy may live with
+        except PromptTooLongError as error:  # a strategy may handle it
             self._file.write({"key": key, "refused": str(error)} | turns.note())
             raise
         self._file.write({"key": key, "shared": shared} | turns.note() | pack(result))
@@ -198,7 +200,7 @@ class Journal:
     # -- the file
 
     def _take_in(self) -> None:
-        """The entries that the file holds. One that holds none is begun anew."""
+        """Reads the entries of the file. A file without entries is started anew."""
         for turn, data in enumerate(self._file.records):
             if not _is_entry(data) or data["key"] in self._recorded:
                 self._file.close()
@@ -209,14 +211,14 @@ class Journal:
 
 
 def _is_entry(data: Any) -> bool:
-    """Whether it is of a step, of numbers, of a value or of a prompt that was too long."""
+    """Whether it records a step, numbers, a value or a prompt that was too long."""
     if not isinstance(data, dict) or not isinstance(data.get("key"), str):
         return False
     try:
         _entry(0, data)
         if "refused" in data:
             return isinstance(data["refused"], str)
-        if "value" in data:  # which who asked for it checks
+        if "value" in data:  # checked by whoever asked for it
             return True
         if "numbers" in data:
             _floats(data["numbers"])
@@ -233,7 +235,7 @@ def _is_entry(data: Any) -> bool:
 
 
 def _floats(values: list[Any]) -> list[float]:
-    """Numbers, some of which were written as texts: "nan", "inf" and "-inf"."""
+    """Returns the numbers, some of which were written as strings: "nan", "inf" and "-inf"."""
     if not isinstance(values, list) or any(type(value) not in (int, float, str) for value in values):
         raise TypeError(f"expected a list of numbers, got {values!r:.80}")
     return [float(value) for value in values]
@@ -262,7 +264,7 @@ async def _refuse(data: dict[str, Any]) -> Any:
 
 
 def _sampling(params: SamplingParams) -> dict[str, Any]:
-    """The parameters as JSON holds them: of a constraint or a predicate that is none of ours the name."""
+    """Returns the parameters as JSON values; a foreign constraint or predicate becomes its name."""
     try:
         return params.to_dict()
     except ValueError:
@@ -272,7 +274,7 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """An option as JSON holds it: of functions and other objects the name."""
+    """Returns an option as a JSON value; functions and other objects become their names."""
     if isinstance(value, (str, bool)):
         return value
     if is_integer(value) or is_real(value):

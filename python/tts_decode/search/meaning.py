@@ -1,4 +1,4 @@
-"""What candidates answer, in one wording a meaning: what every vote counts."""
+"""The candidates' answers, with one wording per meaning: what every vote counts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .result import Candidate
 Extract = Callable[[str], "str | None"]
 """The answer in a text, or None to abstain."""
 
-_MANY = 32  # different answers that are compared in a thread, be they mere words
+_MANY = 32  # different answers from which on a thread compares them, even if they are mere words
 
 
 @dataclass(frozen=True)
 class Labels:
-    """An `extract` whose answers are labels or code: votes compare them as texts, not by their meaning."""
+    """An `extract` whose answers are labels or code: votes compare them as texts, not by meaning."""
 
     extract: Extract
 
@@ -27,10 +27,10 @@ class Labels:
 
 
 async def answers_of(candidates: Sequence[Candidate], extract: Extract) -> list[str | None]:
-    """The answer of each candidate, None if it abstains, in the words of the first candidate whose answer
-    means the same (`grading.group`).
+    """Returns the answer of each candidate, in one wording per meaning; None if it abstains.
 
-    Where it may take more than milliseconds, a thread compares them, and the event loop goes on meanwhile.
+    The wording comes from the first candidate whose answer means the same (`grading.group`). If comparing may
+    take more than milliseconds, it runs in a thread, and the event loop continues meanwhile.
     """
     answers = [extract(candidate.text) for candidate in candidates]
     if isinstance(extract, Labels):

@@ -1,4 +1,4 @@
-"""What a search asks of the model: steps, forced text, log-probabilities, and further prompts."""
+"""A search's calls of the model: steps, forced text, log-probabilities, and further prompts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class SearchStoppedError(TTSError):
 
 
 class ModelCalls(HeldBranches):
-    """The branches of a search and what they are asked. Where there is a journal it records each answer, and
-    gives those that it has without a call.
+    """The branches of a search and the calls on them.
+
+    With a journal, each answer is recorded, and recorded answers are returned without a call.
 
     Attributes:
         cut_prompt: why a prompt was not made, if one was too long.
@@ -42,12 +43,14 @@ class ModelCalls(HeldBranches):
     def __init__(self, root: Branch, journal: Journal | None) -> None:
         super().__init__(root, journal)
         self.cut_prompt: str | None = None
-        self._consulted: dict[str, int] = {}  # function and hash of what it is asked -> how often
-        self._asked: dict[int, int] = {}  # hash of a prompt -> how many roots were made of it
+        self._consulted: dict[str, int] = {}  # function and hash of its input -> number of calls
+        self._asked: dict[int, int] = {}  # hash of a prompt -> number of its roots
 
     async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
-        """One step each, to its own boundary; each becomes a node of the tree. sampling: as in
-        `Branch.step`."""
+        """Runs one step per branch, to its own boundary; each becomes a node of the tree.
+
+        sampling: as in `Branch.step`.
+        """
         for branch in branches:
             self.record_new_tokens(branch)
         began = self.record.seconds
@@ -67,13 +70,13 @@ class ModelCalls(HeldBranches):
         return [made for made, _ in steps]
 
     async def complete(self, branch: Branch, **sampling: Any) -> Branch:
-        """Steps of the branch until it is finished."""
+        """Steps the branch until it is finished."""
         while not branch.finished:
             await self.step([branch], **sampling)
         return branch
 
     async def extend(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
-        """Appends forced text or token ids as a node of their own; log-probabilities of the tokens, nats.
+        """Appends forced text or token ids as one node; returns the tokens' log-probabilities, nats.
 
         A finished branch is open again afterwards.
         """
@@ -86,26 +89,30 @@ class ModelCalls(HeldBranches):
         return logprobs
 
     async def append(self, branch: Branch, token: int) -> None:
-        """A token that the strategy chose, as a sampled one: a node, and counted as generated."""
+        """Appends a token chosen by the strategy like a sampled one: a node, counted as generated."""
         self.record_new_tokens(branch)
         began = self.record.seconds
         await self.numbers([branch], lambda: _listed(branch.extend([token])), again=True)
         self.record_new_tokens(branch, began=began)
 
     async def next_logprobs(self, branch: Branch, token_ids: Sequence[int]) -> list[float]:
-        """Log-probabilities of these tokens as the branch's next, nats."""
+        """Returns the log-probabilities of these tokens as the branch's next, nats."""
         return await self.numbers([branch], lambda: _listed(branch.next_logprobs(token_ids)), again=True)
 
     async def all_logprobs(self, branch: Branch) -> Tensor:
-        """Log-probabilities of the branch's next token, nats: float32 [vocab]. A resumed search computes them
-        again, as they are too much for a journal."""
+        """Returns the log-probabilities of the branch's next token, nats: float32 [vocab].
+
+        A resumed search computes them again: they are too large for a journal.
+        """
         if self.journal is None:
             return await branch.next_logprobs()
         return await self.journal.repeated_on(branch, branch.next_logprobs)
 
     async def layer_states(self, branches: Sequence[Branch]) -> list[Tensor]:
-        """Hidden states of each branch's last token at all layers: float32 [layers + 1, hidden]. A resumed
-        search computes them again, as they are too much for a journal."""
+        """Returns the hidden states of each branch's last token at all layers: float32 [layers + 1, hidden].
+
+        A resumed search computes them again: they are too large for a journal.
+        """
 
         async def states(branch: Branch) -> Tensor:
             if self.journal is None:
@@ -115,7 +122,7 @@ class ModelCalls(HeldBranches):
         return await gather(states(branch) for branch in branches)
 
     async def logprobs_of(self, branch: Branch, tokens: str | Sequence[int]) -> list[float]:
-        """Log-probabilities of a continuation that is not kept, nats, one a token."""
+        """Returns the log-probabilities of a continuation that is not kept, nats, one per token."""
         return await self.numbers([branch], lambda: _listed(branch.logprobs_of(tokens)))
 
     async def prompt(
@@ -128,19 +135,19 @@ class ModelCalls(HeldBranches):
         seed: int | None = None,
         question: str | None = None,
     ) -> Branch:
-        """A new root in the same search, held by the run; what is resident of it already is shared.
+        """Makes a new root in the same search, held by the run; resident parts of the prompt are shared.
 
-        prompt: text becomes a user's turn where the search's own root was given as messages, and another
-            model has a chat template.
+        prompt: text becomes a user's turn if the search's own root was given as messages and the other model
+        has a chat template.
         sources: nodes that it was made from. decoder: of another model; default: the root's.
-        sampling: default: the root's; its seed does not count. seed: from which the branch's own is made,
-            another one each time that the same prompt is given; default: the root's.
-        question: what its answers are to be scored as answers to, by reward models; default: the prompt.
+        sampling: default: the root's; its seed does not count. seed: the branch's own seed is derived from
+        it, differently each time that the same prompt is given; default: the root's.
+        question: the question that reward models score its answers against; default: the prompt.
         """
         knows_chat = decoder is None or decoder.knows_chat
         if isinstance(prompt, str) and is_chat(self.root.prompt) and knows_chat:
             prompt = [{"role": "user", "content": prompt}]
-        if not prompt:  # as where a template is all answer, and the answer is empty
+        if not prompt:  # for example, an empty answer in a template that holds only the answer
             raise SearchStoppedError("a prompt of the search's own is empty")
         asked = zlib.crc32(repr(prompt).encode())
         count = self._asked[asked] = self._asked.get(asked, 0) + 1
@@ -154,7 +161,7 @@ class ModelCalls(HeldBranches):
         try:
             key = f"{asked:x}-{count}"
             branch = await (make() if self.journal is None else self.journal.root(key, make))
-        except PromptTooLongError as error:  # which a strategy may take for the end of one line of several
+        except PromptTooLongError as error:  # a strategy may treat it as the end of one of several lines
             self.cut_prompt = self.cut_prompt or str(error)
             raise
         self.held[branch] = None
@@ -173,9 +180,9 @@ class ModelCalls(HeldBranches):
         decoder: Decoder | None = None,
         **sampling: Any,
     ) -> list[str]:
-        """Texts of `n` answers to a prompt, each sampled to its end in one step; their branches are released.
+        """Returns the texts of `n` answers to a prompt, each sampled to its end in one step.
 
-        sampling: fields of `SamplingParams` that differ from the root's.
+        Their branches are released. sampling: fields of `SamplingParams` that differ from the root's.
         """
         at_least(1, n=n)
         params = self.whole_reply(**sampling)
@@ -199,7 +206,7 @@ class ModelCalls(HeldBranches):
         yes: str = "Yes",
         no: str = "No",
     ) -> float:
-        """P(yes) / (P(yes) + P(no)) as the answer to a prompt; nothing is sampled, nothing is kept."""
+        """Returns P(yes) / (P(yes) + P(no)) as the answer to a prompt; samples and keeps nothing."""
         asked = await self.prompt(prompt, sources=sources, decoder=decoder)
         try:
             return await self.p_first(asked, yes, no)
@@ -207,15 +214,15 @@ class ModelCalls(HeldBranches):
             self.drop([asked])
 
     async def p_first(self, branch: Branch, first: str, second: str) -> float:
-        """P(first) / (P(first) + P(second)) as continuations of the branch, neither of which is kept."""
+        """Returns P(first) / (P(first) + P(second)) as continuations of the branch; keeps neither."""
         p, q = await gather(self.logprobs_of(branch, text) for text in (first, second))
         return 1 / (1 + math.exp(min(math.fsum(q) - math.fsum(p), 700.0)))
 
     def whole_reply(self, **sampling: Any) -> SamplingParams:
-        """The root's sampling, but for the fields given, for a reply that is taken in one step.
+        """Returns the root's sampling, with these fields changed, for a reply taken in one step.
 
-        Where an answer's steps and the answer end, and what form it has, says nothing of a verdict or a
-        critique: `stop`, `stop_when` and `constraint` are left out.
+        The ends of an answer and its steps, and its form, say nothing about a verdict or a critique: `stop`,
+        `stop_when` and `constraint` are left out.
         """
         tokens = sampling.get("max_tokens", self.root.sampling.max_tokens)
         whole = {"stop": (), "stop_when": None, "constraint": None, "max_step_tokens": tokens}
@@ -224,7 +231,7 @@ class ModelCalls(HeldBranches):
     async def numbers(
         self, branches: Sequence[Branch], call: Callable[[], Awaitable[list[float]]], *, again: bool = False
     ) -> list[float]:
-        """What the engine or a scorer says of branches. again: as in `Journal.numbers`."""
+        """Returns what the engine or a scorer says of branches. again: as in `Journal.numbers`."""
         if self.journal is None:
             return await call()
         return await self.journal.numbers(branches, call, again=again)
@@ -236,11 +243,11 @@ class ModelCalls(HeldBranches):
         call: Callable[[], Awaitable[T]],
         read: Callable[[object], T],
     ) -> T:
-        """What a caller's own function says, such as a tool.
+        """Returns the result of a caller's own function, such as a tool.
 
-        name, asked: of the function, and what it is asked, by which a journal tells calls apart; of equal
-            ones the first comes first.
-        call: asks it, for a value that JSON has. read: makes that value of what a journal holds.
+        name, asked: of the function and its input; a journal tells calls apart by them. Equal ones are
+        matched in order.
+        call: calls it, for a JSON value. read: restores that value from a journal's.
         """
         if self.journal is None:
             return await call()

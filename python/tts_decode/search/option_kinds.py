@@ -1,6 +1,6 @@
-"""Whether the options of a strategy are of the kind that its signature says, before anything is searched.
+"""Checks before a search that a strategy's options are of the kinds in its signature.
 
-Ranges of numbers and names of choices are checked by the strategies themselves.
+The strategies themselves check ranges of numbers and names of choices.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ _FUNCTIONS = {
 
 
 def check_kinds(parameters: Mapping[str, Parameter], options: Mapping[str, object]) -> None:
-    """TypeError or ValueError, naming the option, unless each is a text, truth value, function, decoder or
-    sequence where that is expected, and a prompt has fields that are filled in alone."""
+    """Raises TypeError or ValueError, naming the option, unless each is of its expected kind.
+
+    That is a text, truth value, function, decoder or sequence; a prompt may only have the fields that are
+    filled in.
+    """
     for name, value in options.items():
         parameter = parameters[name]
         kind = str(parameter.annotation)
@@ -62,7 +65,7 @@ def _check_sequence(name: str, value: object, kind: str) -> None:
 
 
 def _check_fields(name: str, text: str, default: str) -> None:
-    """A prompt that is filled in has fields in its default, which are all that it may have."""
+    """Checks that a prompt has only fields of its default, if that has any."""
     known = _fields(default)
     if not known:
         return
@@ -76,7 +79,7 @@ def _check_fields(name: str, text: str, default: str) -> None:
 
 
 def _fields(text: str) -> set[str]:
-    """Names of the fields, without what is taken of each."""
+    """Returns the names of the fields, without their attributes and indices."""
     names = (field for _, field, _, _ in Formatter().parse(text) if field is not None)
     return {re.split(r"[.\[]", name)[0] for name in names}
 

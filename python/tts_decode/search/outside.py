@@ -1,7 +1,7 @@
 """A caller's own functions in a search: tools, retrievers, tests.
 
-What they return comes from outside, as scores do: a journal keeps it, and a resumed search does not call them
-again for it. `SearchRun(tool_timeout=)` and the budget's seconds limit each call.
+Their results come from outside, as scores do: a journal keeps them, and a resumed search does not call the
+functions again for them. `SearchRun(tool_timeout=)` and the budget's seconds limit each call.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from .run import SearchRun
 
 Tool = Callable[[str], "str | Awaitable[str]"]
-"""From code, or another call, to what it printed."""
+"""Maps code, or another call, to its output."""
 
 TextFunction = Callable[[str], "str | Awaitable[str | None] | None"]
-"""From a query, or an answer, to a text about it; "" or None for nothing."""
+"""Maps a query, or an answer, to a text about it; "" or None for nothing."""
 
 Tests = Callable[[str], "Sequence[bool] | Awaitable[Sequence[bool]]"]
-"""From a text to which of the tests it passes, the same tests for each text."""
+"""Maps a text to whether it passes each test; the tests are the same for every text."""
 
 _AT_A_TIME = (os.cpu_count() or 1) + 4  # threads, as each may start a process
 _slots_of: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 async def output_of(run: SearchRun, tool: Tool, code: str) -> str:
-    """What the tool says, or the text of an exception that it raises."""
+    """Returns the tool's output, or the text of an exception that it raises."""
 
     async def call() -> str:
         try:
@@ -52,7 +52,7 @@ async def output_of(run: SearchRun, tool: Tool, code: str) -> str:
 
 
 async def text_for(run: SearchRun, name: str, function: TextFunction, query: str) -> str:
-    """What a function from text to text returns, "" for None. name: of the option."""
+    """Returns the result of a text-to-text function, "" for None. name: of the option."""
 
     def read(value: object) -> str:
         return "" if value is None else _text(name, value)
@@ -64,7 +64,7 @@ async def text_for(run: SearchRun, name: str, function: TextFunction, query: str
 
 
 async def tests_passed(run: SearchRun, tests: Tests, text: str) -> list[bool]:
-    """Which tests a text passes."""
+    """Returns which tests a text passes."""
 
     def read(value: Any) -> list[bool]:
         try:
@@ -81,8 +81,10 @@ async def tests_passed(run: SearchRun, tests: Tests, text: str) -> list[bool]:
 
 
 async def _returned(run: SearchRun, name: str, function: Callable[[str], Any], asked: str) -> Any:
-    """The result of an async function, or of another one, which runs in a thread. SearchStoppedError where it
-    takes too long: the thread goes on by itself."""
+    """Returns the result of an async function, or of another one, which runs in a thread.
+
+    Raises SearchStoppedError if it takes too long: the thread then continues alone.
+    """
     if inspect.iscoroutinefunction(function):
         return await run.tool_in_time(name, function(asked))
 
@@ -90,12 +92,12 @@ async def _returned(run: SearchRun, name: str, function: Callable[[str], Any], a
         result = await in_thread(partial(function, asked))
         return await result if isinstance(result, Awaitable) else result
 
-    async with _slots():  # the wait for one takes no time of the call's
+    async with _slots():  # waiting for a slot does not count as the call's time
         return await run.tool_in_time(name, threaded())
 
 
 def _slots() -> asyncio.Semaphore:
-    """Of the running event loop, for calls that run in threads."""
+    """Returns the running event loop's slots for calls that run in threads."""
     loop = asyncio.get_running_loop()
     if loop not in _slots_of:
         _slots_of[loop] = asyncio.Semaphore(_AT_A_TIME)
@@ -103,7 +105,7 @@ def _slots() -> asyncio.Semaphore:
 
 
 def _text(name: str, value: object) -> str:
-    """As UTF-8 has it: half a surrogate pair, as of a program's broken output, becomes a question mark."""
+    """Makes the text valid UTF-8: half a surrogate pair, as from a program's broken output, becomes "?"."""
     if not isinstance(value, str):
         raise ReturnedError(f"{name}: got a {type(value).__name__} of it, expected a text")
     return value.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Tasks of several stages: which model, strategy and size serve each stage, and what a plan comes to."""
+"""Tasks of several stages: which model, strategy and size serve each stage, and what a plan achieves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """What may serve a stage: a model by its name, a setting, and the setting's size."""
+    """One way to serve a stage: a model by its name, a setting, and the setting's size."""
 
     model: str
     setting: Setting
@@ -42,7 +42,7 @@ class Stage:
     Attributes:
         name: a Python name; later stages' prompts have a field of that name.
         prompt: template with the fields {question} and those of earlier stages, which their answers fill.
-        choices: what may serve it, cheapest first.
+        choices: ways to serve it, cheapest first.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Stage:
 
 
 Plan = tuple[int, ...]
-"""For each stage the index of its choice."""
+"""The index of a choice for each stage."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a plan came to, mean over the questions.
+    """The results of a plan, averaged over the questions.
 
     Attributes:
         score: of the last stage's answers, by the questions' verifiers.
@@ -73,7 +73,7 @@ class Trial:
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
-    """Raises ValueError for a stage without choices, a name that is taken or none, and an unknown field."""
+    """Raises ValueError for a stage without choices, an invalid or duplicate name, or an unknown field."""
     if not stages:
         raise ValueError("stages: got none, expected one or more")
     known = ["question"]
@@ -103,7 +103,7 @@ async def measure_plan(
     sampling: SamplingParams | None = None,
     make_prompt: Callable[[str], Prompt] = str,
 ) -> Trial:
-    """Answers each question stage by stage, all questions side by side.
+    """Answers each question stage by stage, all questions concurrently.
 
     Args:
         decoders: by the names that choices give models.
@@ -144,7 +144,7 @@ async def measure_plan(
             fields[stage.name] = text
             tokens.append(count)
             eflops.append(cost)
-        assert question.verify is not None  # it was checked
+        assert question.verify is not None  # checked before
         return question.verify(text), tokens, eflops
 
     found = await gather(answered(question) for question in questions)
@@ -159,7 +159,7 @@ async def measure_plan(
 
 
 def check_plan(stages: Sequence[Stage], plan: Any) -> None:
-    """ValueError unless it has for each stage the index of a choice."""
+    """Raises ValueError unless the plan has the index of a choice for each stage."""
     fits = isinstance(plan, tuple) and len(plan) == len(stages)
     if not fits or not all(index in range(len(s.choices)) for s, index in zip(stages, plan, strict=True)):
         counts = [len(stage.choices) for stage in stages]

@@ -1,4 +1,4 @@
-"""Which setting searches a question, by how hard it is: data that is measured, saved and read."""
+"""Chooses a question's setting by its difficulty: data that is measured, saved and read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FORMAT = 1
 
 
 class PolicyFileError(TTSError, ValueError):
-    """A file of a policy cannot be used; the message names it and what is wrong."""
+    """A policy file cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A strategy with options beside its size and its scorer, such as `num_sequential` of `revisions`."""
+    """A strategy with options other than its size and scorer, such as `num_sequential` of `revisions`."""
 
     strategy: Strategy[...]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -38,12 +38,12 @@ class Setting:
         return f"{self.strategy.name}({options})"
 
     def arguments(self, n: int, known: Mapping[str, Any]) -> dict[str, Any]:
-        """What the strategy is called with at size `n`: its options, and its parameters that are `known`."""
+        """Returns the strategy's arguments at size `n`: its options, and its parameters that are `known`."""
         taken = {name: value for name, value in known.items() if name in self.strategy.parameters}
         return {self.strategy.size: n} | taken | dict(self.options)
 
     def check_size(self, n: int) -> None:
-        """ValueError where an option that divides the size does not."""
+        """Raises ValueError if an option that must divide the size does not."""
         for name in ("beam_width", "num_sequential"):
             width = {**self.strategy.options, **self.options}.get(name)
             if isinstance(width, int) and n % width:
@@ -57,12 +57,12 @@ class Policy:
     """A setting for each bin of questions, easiest first.
 
     Attributes:
-        edges: falling mean scores of a question's probes that divide the bins.
+        edges: descending mean scores of a question's probes that separate the bins.
         settings: one more than `edges`.
-        about: what it was measured on, as JSON holds it; `fit_policy` says what is there.
+        about: what it was measured on, as JSON values; see `fit_policy`.
 
     Raises:
-        ValueError: the edges do not fall, or the numbers of edges and settings do not fit.
+        ValueError: the edges do not descend, or the numbers of edges and settings do not fit.
     """
 
     edges: Sequence[float]
@@ -77,7 +77,7 @@ class Policy:
         difficulty_bin(0.0, self.edges)  # checks them
 
     def setting(self, mean_score: float) -> Setting:
-        """Of a question whose probes have this mean score; one on an edge belongs to the easier bin."""
+        """Returns the setting for this mean probe score; one on an edge belongs to the easier bin."""
         return self.settings[difficulty_bin(mean_score, self.edges)]
 
     def save(self, path: str | Path) -> None:
@@ -89,9 +89,10 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """
+        """Reads a policy.
+
         Raises:
-            PolicyFileError: the file is missing or no policy, or names a strategy that is not there.
+            PolicyFileError: the file is missing or no policy, or names an unknown strategy.
         """
         try:
             data = loads(Path(path).read_bytes())

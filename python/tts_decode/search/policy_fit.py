@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Question(Protocol):
-    """What `tts_decode.tasks.Task` is."""
+    """The interface of `tts_decode.tasks.Task`."""
 
     @property
     def prompt(self) -> str: ...
@@ -33,7 +33,7 @@ class Question(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """A question's mean probe score, and of each setting whether it solved it and the tokens that took."""
+    """A question's mean probe score, and for each setting whether it solved it and the tokens it took."""
 
     mean_score: float
     solved: tuple[bool, ...]
@@ -53,13 +53,14 @@ async def measure_settings(
     make_prompt: Callable[[str], Prompt] = str,
     parallel: int = 4,
 ) -> list[Measured]:
-    """Searches each question with each setting at size `n`, all settings of `parallel` questions
-    in one batch.
+    """Searches each question with each setting at size `n`.
+
+    All settings of `parallel` questions run in one batch.
 
     Args:
         n, scorer, num_probes, agg_strategy: as `compute_optimal` will be called.
         questions: with verifiers, whose 1 is a solved question.
-        make_prompt: of a question's text, such as chat messages.
+        make_prompt: makes the prompt from a question's text, for example chat messages.
 
     Raises:
         ValueError: a question has no verifier, or a setting's options do not fit `n`.
@@ -96,14 +97,14 @@ async def measure_settings(
 
 
 def fit_policy(measured: Sequence[Measured], settings: Sequence[Setting], bins: int = 5) -> Policy:
-    """The policy that takes in each bin the setting which solved most of its questions.
+    """Returns the policy that takes, in each bin, the setting which solved most of its questions.
 
     Snell et al., arXiv 2408.03314, section 3: bins hold equal shares of the questions by the mean score of
-    their probes. Settings that solved as many are told apart by the fewer tokens.
+    their probes. Among settings that solved equally many, the one with fewer tokens wins.
 
     Its `about` has `questions` by bin, `accuracy` and mean `tokens` by bin and setting,
-    `accuracy_of_single_settings` on all questions, and `cross_validated`: the accuracy of policies that are
-    fitted on every other question, on the questions between (None where a half has fewer than bins).
+    `accuracy_of_single_settings` on all questions, and `cross_validated`: the accuracy of policies fitted on
+    every other question, measured on the questions between (None if a half has fewer questions than bins).
     """
     edges = difficulty_edges([question.mean_score for question in measured], bins)
     chosen, table = _choose(measured, len(settings), edges)
@@ -118,7 +119,7 @@ def fit_policy(measured: Sequence[Measured], settings: Sequence[Setting], bins: 
 def _choose(
     measured: Sequence[Measured], num_settings: int, edges: Sequence[float]
 ) -> tuple[list[int], dict[str, list[Any]]]:
-    """The setting of each bin, and what was measured by bin and setting."""
+    """Returns the setting of each bin, and the measurements by bin and setting."""
     chosen: list[int] = []
     table: dict[str, list[Any]] = {"questions": [], "accuracy": [], "tokens": []}
     for index in range(len(edges) + 1):

@@ -1,4 +1,4 @@
-"""What a search records while it runs: the tree of its nodes, and where each branch stands in it."""
+"""The record of a running search: the tree of its nodes, and each branch's place in it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Span = tuple[int, int]  # a node on a branch's path, and the position in the bra
 
 
 class TreeRecord:
-    """The nodes of a search, and for each branch its path: a branch's tokens are those of its path in order.
+    """The nodes of a search, and the path of each branch: its tokens are those of its path in order.
 
-    A node is never changed once a branch grew beyond it: a branch cut inside a node goes on with a new one
-    below that node; the new one's `at` says how much of the node it took.
+    A node never changes once a branch grew beyond it: a branch cut inside a node continues with a new one
+    below that node, whose `at` says how much of the node it took.
     """
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self._events: list[tuple[int, ...]] = []  # one a node, as `next_event` gave it
+        self._events: list[tuple[int, ...]] = []  # one per node, from `next_event`
         self._paths: dict[Branch, list[Span]] = {}  # the prompt first
         self._started = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Since the search began."""
+        """Seconds since the search began."""
         return time.perf_counter() - self._started
 
     def add_prompt(self, branch: Branch, sources: Iterable[int] = ()) -> None:
-        """A root of the tree. What a caller's root generated before the search is part of its prompt here."""
+        """Adds a root of the tree. What a caller's root generated earlier is part of its prompt here."""
         now = self.seconds
         node = Node(len(self.nodes), -1, branch.full_text, tuple(branch.tokens), status="prompt")
         node.question = branch.question
@@ -44,7 +44,7 @@ class TreeRecord:
         self._paths[branch] = [(node.id, branch.length)]
 
     def add(self, branch: Branch, text: str, *, began: float, forced: bool = False) -> Node:
-        """The branch grew: a node of the tokens beyond the end of its path."""
+        """Adds a node after the branch grew: the tokens beyond the end of its path."""
         path = self._paths[branch]
         end = path[-1][1]
         grown = len(branch.tokens) - end
@@ -57,7 +57,7 @@ class TreeRecord:
         )
         node.forced, node.began = forced, began
         ends = tuple(branch.text_ends(end))
-        if ends[-1:] == (len(text),):  # not so where a forced text has special tokens, which no end counts
+        if ends[-1:] == (len(text),):  # false for a forced text with special tokens, which no end counts
             node.ends = ends
         path.append((node.id, branch.length))
         return node
@@ -70,7 +70,7 @@ class TreeRecord:
         logprobs: tuple[float, ...] = (),
         entropies: tuple[float, ...] = (),
     ) -> Node:
-        """A node below the branch's last one; the branch itself stays where it is."""
+        """Adds a node below the branch's last one; the branch itself stays where it is."""
         path = self._paths[branch]
         above, taken = self.nodes[path[-1][0]], path[-1][1] - (path[-2][1] if len(path) > 1 else 0)
         if above.status in ("open", "pruned"):
@@ -82,12 +82,12 @@ class TreeRecord:
         return node
 
     def follow(self, child: Branch, parent: Branch) -> None:
-        """`child` was forked from `parent`, perhaps at a past token."""
+        """Registers `child`, which was forked from `parent`, perhaps at a past token."""
         self._paths[child] = list(self._paths[parent])
         self.cut(child, child.length)
 
     def cut(self, branch: Branch, length: int) -> None:
-        """The branch holds `length` tokens from now on."""
+        """Cuts the branch to `length` tokens."""
         path = self._paths[branch]
         while len(path) > 1 and path[-2][1] >= length:
             path.pop()
@@ -97,21 +97,23 @@ class TreeRecord:
         del self._paths[branch]
 
     def node(self, branch: Branch) -> Node:
-        """The branch's last node."""
+        """Returns the branch's last node."""
         return self.nodes[self._path(branch)[-1][0]]
 
     def end(self, branch: Branch) -> int:
-        """Tokens of the branch that nodes hold."""
+        """Returns how many of the branch's tokens are in nodes."""
         return self._path(branch)[-1][1]
 
     def ordered(self) -> tuple[list[Node], list[int]]:
-        """Copies of the nodes in an order that does not depend on which of several concurrent branches was
-        faster, renumbered, and the new id of each node."""
+        """Returns renumbered copies of the nodes, and the new id of each node.
+
+        The order does not depend on which of several concurrent branches was faster.
+        """
         ids = [-1] * len(self.nodes)
         order: list[Node] = []
         for index in sorted(range(len(self.nodes)), key=self._events.__getitem__):
             above = [self.nodes[index]]
-            while above[-1].parent >= 0 and ids[above[-1].parent] < 0:  # a parent comes first in any case
+            while above[-1].parent >= 0 and ids[above[-1].parent] < 0:  # a parent always comes first
                 above.append(self.nodes[above[-1].parent])
             for node in reversed(above):
                 if ids[node.id] < 0:
@@ -129,8 +131,8 @@ class TreeRecord:
         return renumbered, ids
 
     def shared_tokens(self, branches: Iterable[Branch]) -> int:
-        """Tokens of the branches with every shared one counted once."""
-        taken: dict[int, int] = {}  # node -> the most tokens that a branch takes of it
+        """Returns the number of tokens of the branches, counting shared ones once."""
+        taken: dict[int, int] = {}  # node -> the most of its tokens that a branch takes
         for branch in branches:
             begin = 0
             for node, end in self._paths[branch]:

@@ -1,4 +1,4 @@
-"""What a search hands back: plain data, free of branches and tensors."""
+"""A search's result: plain data, free of branches and tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..records.strict_json import finite
 from .tree import Node
 
 SCHEMA, VERSION = "tts-decode/search-result", 2
-"""Name and version of what `SearchResult.to_dict` gives; docs/results.md lists its fields."""
+"""Name and version of the format of `SearchResult.to_dict`; docs/results.md lists its fields."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Candidate:
     Attributes:
         text, tokens: what was generated after the prompt; the tokens include a closing end-of-sequence token.
         logprob: sum of the tokens' log-probabilities, nats.
-        score: what the strategy ranks candidates by, None if it did not score this one.
+        score: what the strategy ranks candidates by; None if it did not score this one.
         scores: the scorer's value after each scored step.
         finish_reason: why the branch ended; None or "budget" if the search ended first.
         node: id of its last node in the tree.
@@ -37,20 +37,20 @@ class Candidate:
 
     @property
     def complete(self) -> bool:
-        """Whether the branch came to its own end, rather than being cut short with the search."""
+        """Whether the branch reached its own end, rather than being cut short with the search."""
         return self.finish_reason not in (None, "budget")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """One decision on which branches go on.
+    """One decision on which branches continue.
 
     Attributes:
-        width, kept: branches to choose from, and how many of them go on.
-        kv_tokens: tokens of those branches with every shared token once, prompt included: ETS's own KV
-            counter, but with the prompt's true length (its code counts the prompt as 2 or 3 tokens).
-        kept_tokens: the same over the branches that go on.
-        resident_bytes: KV bytes that the decoder held after the decision, other searches in flight included.
+        width, kept: branches to choose from, and how many of them continue.
+        kv_tokens: tokens of those branches, counting shared ones once, prompt included: ETS's own KV counter,
+            but with the prompt's true length (its code counts the prompt as 2 or 3 tokens).
+        kept_tokens: the same for the branches that continue.
+        resident_bytes: KV bytes that the decoder held after the decision, including other running searches.
     """
 
     width: int
@@ -62,12 +62,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class KVSample:
-    """What the branches of one search, its root included, held at one moment.
+    """What the branches of one search, including its root, held at one moment.
 
     Attributes:
         seconds: since the search began.
-        branches: how many they were.
-        logical_tokens: their tokens, each branch's counted.
+        branches: number of branches.
+        logical_tokens: their tokens, counted per branch.
         resident_bytes: bytes of their distinct KV pages, in all decoders that they belong to.
     """
 
@@ -82,12 +82,12 @@ class SearchStats:
     """What a search cost.
 
     Attributes:
-        seconds: wall time from the strategy's start to its end.
-        generated_tokens: sampled tokens, pruned branches included.
+        seconds: wall-clock time from the strategy's start to its end.
+        generated_tokens: sampled tokens, including those of pruned branches.
         memory: what its branches held, at the end of each step and after each decision.
-        selections: its decisions on which branches go on.
-        page_size, page_bytes: tokens and bytes of a KV page of the root's decoder; 0 where there are no
-            pages, and in older files.
+        selections: its decisions on which branches continue.
+        page_size, page_bytes: tokens and bytes of a KV page of the root's decoder; 0 if there are no pages,
+            and in older files.
         kv_tokens: sum of `Selection.kv_tokens`: the figure that ETS's code prints as total KV cache size.
     """
 
@@ -109,8 +109,10 @@ class SearchStats:
 
     @property
     def mean_bytes(self) -> float:
-        """KV bytes of the search's own branches, averaged over its time: a sample speaks for the time since
-        the one before."""
+        """KV bytes of the search's own branches, averaged over its time.
+
+        A sample represents the time since the previous one.
+        """
         total = before = 0.0
         for sample in self.memory:
             total += (sample.seconds - before) * sample.resident_bytes
@@ -120,11 +122,16 @@ class SearchStats:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """candidates: in the order in which they ended. tree: nodes by id, the prompt first, parents before
-    children. votes: answers and their votes, most voted first: of the strategy's own vote, else as its
-    `decide_by` counts them; None in files of older versions alone. stopped: why the search, or a line of it,
-    ended before its time (the budget is used up, a scorer failed, no position or KV page was left), None if
-    it came to its own end."""
+    """The result of a search.
+
+    Attributes:
+        candidates: in the order in which they ended.
+        tree: nodes by id, the prompt first, parents before children.
+        votes: answers and their votes, most voted first: of the strategy's own vote, otherwise as its
+            `decide_by` counts them; None only in files of older versions.
+        stopped: why the search, or a line of it, ended early (the budget is used up, a scorer failed, no
+            position or KV page was left); None if it reached its own end.
+    """
 
     strategy: str
     best: Candidate
@@ -140,8 +147,10 @@ class SearchResult:
         return self.best.text
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON-ready data, with None for a number that JSON does not have: NaN, where an engine
-        did not tell it, and infinities."""
+        """Returns the result as JSON values.
+
+        A number that JSON lacks becomes None: an infinity, or NaN for a value that the engine did not report.
+        """
         result: dict[str, Any] = {"schema": SCHEMA, "version": VERSION} | asdict(self)
         result["answer"] = self.answer
         for name in _DERIVED:
@@ -151,10 +160,10 @@ class SearchResult:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SearchResult:
-        """The result that `to_dict` gave.
+        """Makes the result from `to_dict`.
 
         Raises ValueError, which says where, for a field that is missing, unknown or of another type, and for
-        nodes that are not in order or not there.
+        nodes that are missing or out of order.
         """
         if not isinstance(data, dict):
             raise ValueError(f"result: got {data!r:.80}, expected an object")
@@ -189,7 +198,7 @@ class SearchResult:
                 raise ValueError(f"result: got node {end}, expected one of the tree's {len(self.tree)}")
 
 
-_DERIVED = ("kv_tokens", "peak_bytes", "mean_bytes")  # of SearchStats, written for those who read the file
+_DERIVED = ("kv_tokens", "peak_bytes", "mean_bytes")  # of SearchStats, written for readers of the file
 
 
-_UNTOLD = ("logprobs", "entropies", "logprob", "scores", "votes")  # NaN where None was written
+_UNTOLD = ("logprobs", "entropies", "logprob", "scores", "votes")  # None in a file means NaN

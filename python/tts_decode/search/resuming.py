@@ -1,15 +1,15 @@
-"""What was recorded of a search is handed out again, in the order and the company in which it came.
+"""Returns the recorded results of a search again, in the same order and grouping.
 
-A search that is resumed makes its calls anew. There are three kinds:
+A resumed search makes its calls anew. There are three kinds:
 
 * Recorded ones do what is left of their work, such as computing KV, and wait for their turn. Entries are
-  handed out in the journal's order. What was answered in one tick of the decoder is handed out together, and
-  what that leads to is done before the next.
-* Those that were under way when the search was interrupted run again, as far as they were, and are held.
+handed out in the journal's order. What was answered in one tick of the decoder is handed out together, and
+its consequences finish before the next entry.
+* Those that were pending when the search was interrupted run again to where they were, and are held.
 * New ones wait.
 
-When all is handed out and all calls are in place, the search is where it was: it is live. Up to there the
-budget counts nothing: it is told what was spent.
+When everything is handed out and all calls are in place, the search is where it was: it is live. Until then
+the budget counts nothing: it is told what was spent.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Loop cycles in which nothing happens after which nothing more is to come of what was handed out: as many as
-# a decoder waits before a tick.
+# After this many loop cycles in which nothing happens, entries that were handed out have no more effects: as
+# many as a decoder waits before a tick.
 _QUIET_CYCLES = 6
 _BUSY_CYCLES = 1000  # quiet cycles after which the loop sleeps between them
 _IDLE = 0.001  # seconds of such a sleep
-# Seconds of sleep after which a replay is given up in which nothing happens and no call is at work. They are
-# counted by sleeps, so a machine that is late is not out of patience.
+# Seconds of sleep after which a replay is given up if nothing happens and no call is at work. They are
+# counted in sleeps, so a slow machine gets more time.
 PATIENCE = 30.0
 
 
@@ -45,7 +45,7 @@ class Spent(NamedTuple):
 
 
 class UnderWay(NamedTuple):
-    """A request of a call that was not over: the call, the request's path in that, where it was."""
+    """A request of a pending call: the call, the request's path in it, and its place."""
 
     call: str
     path: str
@@ -56,8 +56,8 @@ class UnderWay(NamedTuple):
 class Entry:
     """What a journal holds of one call.
 
-    together: whether no tick lay between it and the entry before. under_way: requests of other calls, in the
-    order in which they waited. cancelled: those of calls that were cancelled since the entry before.
+    together: whether no tick lies between it and the previous entry. under_way: requests of other calls, in
+    the order in which they waited. cancelled: requests of calls that were cancelled since the previous entry.
     """
 
     turn: int  # its place in the journal
@@ -69,10 +69,10 @@ class Entry:
 
 
 class Turns:
-    """The calls of one search: hands out recorded ones, and knows how far those under way are.
+    """The calls of one search: hands out recorded ones, and tracks the progress of pending ones.
 
     Attributes:
-        live: whether all that is recorded was handed out.
+        live: whether everything recorded was handed out.
     """
 
     def __init__(self, entries: Sequence[Entry], budget: Budget | None, give_up: Callable[[int], Exception]):
@@ -81,23 +81,23 @@ class Turns:
         self._budget = budget
         self._give_up = give_up
         self._calls: dict[str, Call] = {}  # under way
-        self._cancelled: list[UnderWay] = []  # since the entry before
-        self._holds: dict[str, dict[str, Hold]] = {}  # of calls that came to no end, by key and path
+        self._cancelled: list[UnderWay] = []  # since the previous entry
+        self._holds: dict[str, dict[str, Hold]] = {}  # of calls that did not end, by key and path
         last = entries[-1].under_way if entries else ()
-        self._awaited = {call for call, _, _ in last}  # before the last entries are handed out
+        self._awaited = {call for call, _, _ in last}  # must be made before the last entries are handed out
         for call, path, hold in (*(request for entry in entries for request in entry.cancelled), *last):
             self._holds.setdefault(call, {})[path] = hold
         self._turn = 0
-        self._together = False  # whether what came together with the entry before is due at once
+        self._together = False  # whether what came together with the previous entry is due at once
         self._waiting: dict[int, asyncio.Future[None]] = {}  # callers by their turn
-        self._woken: set[asyncio.Future[None]] = set()  # those of them who have not gone on yet
-        self._new: list[_Caller] = []  # who begin when all was handed out
-        self._ended: list[_Caller] = []  # who go on then
+        self._woken: set[asyncio.Future[None]] = set()  # those of them that have not continued yet
+        self._new: list[_Caller] = []  # callers that begin when everything was handed out
+        self._ended: list[_Caller] = []  # callers that continue then
         self._passed: set[int] = set()  # entries whose caller was cancelled
         self._arrivals = 0
         self._clock = Clock()
-        self._ticks = 0  # of the clock, at the last entry
-        self._error: Exception | None = None  # with which the replay was given up
+        self._ticks = 0  # the clock's, at the last entry
+        self._error: Exception | None = None  # the error that ended the replay
         self._task: asyncio.Task[None] | None = None
         if not self.live:
             if budget is not None:
@@ -114,7 +114,7 @@ class Turns:
     # -- calls
 
     async def replay(self, entry: Entry, key: str, work: Callable[[], Awaitable[T]]) -> T:
-        """A recorded call, which has this work left; returns when it is the entry's turn."""
+        """Runs the remaining work of a recorded call; returns when it is the entry's turn."""
         self._check()
         try:
             result = await self._run(key, work, Call(self._clock, shared=entry.data.get("shared")))
@@ -128,8 +128,10 @@ class Turns:
         return result
 
     async def make(self, key: str, work: Callable[[], Awaitable[T]]) -> tuple[T, int]:
-        """A call that is not recorded: it was under way when the search was interrupted, or is new. Its
-        result, and the tokens that a prompt shares."""
+        """Makes a call that is not recorded: it was pending at the interruption, or is new.
+
+        Returns its result, and the number of tokens that a prompt shares.
+        """
         self._check()
         holds = self._holds.get(key)
         self._awaited.discard(key)
@@ -152,7 +154,7 @@ class Turns:
         return result, max((request.shared for request in call.requests.values()), default=0)
 
     def note(self) -> dict[str, Any]:
-        """What an entry that is written now says of its time; `Entry` reads it."""
+        """Returns what an entry written now records of its time; `Entry` reads it."""
         budget, ticks = self._budget, self._clock.ticks
         spent = Spent(0, 0.0, 0.0)
         if budget is not None:
@@ -192,7 +194,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         caller = self._waiting[entry.turn] = loop.create_future()
         self._arrivals += 1
-        if at_once:  # behind those
+        if at_once:  # after those
             loop.call_soon(self._hand_out)
         try:
             await caller
@@ -210,9 +212,11 @@ class Turns:
         await caller
 
     async def _hand_out_all(self) -> None:
-        """Hands out entry after entry, each when nothing more is to come of those before. Gives the replay up
-        when nothing can happen any more; calls at work are waited for."""
-        quiet, seen = 0, self._events()  # quiet: loop cycles in which nothing happened
+        """Hands out the entries in order, each when the earlier ones have no more consequences.
+
+        Gives up the replay when nothing can happen any more, but waits for calls at work.
+        """
+        quiet, seen = 0, self._events()  # quiet: loop cycles without events
         while not self.live:
             await asyncio.sleep(0 if quiet < _BUSY_CYCLES else _IDLE)
             quiet += 1
@@ -220,7 +224,7 @@ class Turns:
                 quiet, seen = 0, self._events()
             elif quiet >= _QUIET_CYCLES and not any(call.at_work for call in self._calls.values()):
                 patient = (quiet - _BUSY_CYCLES) * _IDLE < PATIENCE
-                # A scorer with a state of its own may ask for less the second time.
+                # A stateful scorer may ask for less the second time.
                 in_place = quiet >= _BUSY_CYCLES or all(call.in_place for call in self._calls.values())
                 if not patient or (in_place and not self._awaits_calls()):
                     self._hand_out(first=True)
@@ -229,17 +233,22 @@ class Turns:
                     return
 
     def _events(self) -> tuple[int, int, int, int]:
-        """Counts of all that happens: one of them rises whenever the replay gets further."""
+        """Returns counts of all events: one of them rises whenever the replay advances."""
         return self._arrivals, self._turn, self._clock.requests, self._clock.ticks
 
     def _awaits_calls(self) -> bool:
-        """Whether the next entry is one of the last, which came together, and calls are not made yet that
-        were under way when these came."""
+        """Whether the next entry must wait for calls that are not made yet.
+
+        That is so if it is one of the last entries, which came together, and these calls were pending when
+        they came.
+        """
         return bool(self._awaited) and all(entry.together for entry in self._entries[self._turn + 1 :])
 
     def _hand_out(self, *, first: bool = False) -> None:
-        """What came together is handed out together, as far as its callers wait. first: the next entry is,
-        whether it came with the one before or not."""
+        """Hands out together what came together, as far as its callers wait.
+
+        first: hands out the next entry, whether or not it came with the previous one.
+        """
         if self.live or self._error is not None:
             return
         self._together = not first
@@ -266,7 +275,7 @@ class Turns:
             _wake(caller)
 
     def _fail(self, error: Exception) -> None:
-        """Every call that waits, or that is made from now on, ends with the error."""
+        """Ends every waiting and future call with the error."""
         self._error = error
         for caller in [*self._waiting.values(), *(caller for _, caller in (*self._new, *self._ended))]:
             if not caller.done():
@@ -288,7 +297,7 @@ def _requests(key: str, call: Call) -> list[UnderWay]:
 
 
 def _row(request: UnderWay) -> tuple[str | int, ...]:
-    """As a journal has it, in its place in the order."""
+    """Returns a request as a journal's row, in its place in the order."""
     return (*request[:2], *request.hold[:3])
 
 

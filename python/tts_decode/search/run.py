@@ -1,4 +1,4 @@
-"""What every search does alike: it holds branches, records its tree, keeps accounts, cleans up."""
+"""What every search does alike: holds branches, records its tree, keeps accounts, cleans up."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class SearchRun(ModelCalls):
     """One search from one root: what a strategy works with.
 
     A branch is held from `fork` or `prompt` on, until it is pruned or ends as a candidate; both release it at
-    once, so that its pages return. The root stays the caller's. Methods on branches are those of
-    `HeldBranches`, and of `ModelCalls` where they wait for the model.
+    once, so that its pages are freed. The root stays the caller's. `HeldBranches` has the methods on
+    branches, and `ModelCalls` those that wait for the model.
 
     Args:
         root: where the search begins.
         journal: keeps what engine and scorers return, so that the search can be resumed.
         scorer_timeout: seconds that a call of a scorer may take; None: what the budget leaves. A scorer that
-            takes longer, or raises, ends the search with what it has. So does one that blocks its thread:
-            where there is a limit, a scorer's code runs on a thread of its own while the event loop waits.
-        tool_timeout: the same for each call of a tool, a retriever or another function of the caller's; but
-            where it is a tool, its output says so and the search goes on.
+            takes longer, or raises, ends the search with what it has; so does one that blocks its thread.
+            With a limit, a scorer's code runs on its own thread while the event loop waits.
+        tool_timeout: the same for each call of a tool, a retriever or another function of the caller. A
+            tool's timeout is reported as its output, and the search continues.
 
     Attributes:
-        rng: for what the strategy itself draws; its seed is the root's.
+        rng: for the strategy's own draws; seeded with the root's seed.
         candidates: those that ended so far.
-        stopped: why the search ended before its time.
+        stopped: why the search ended early.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SearchRun(ModelCalls):
 
     @contextmanager
     def of(self, strategy: str, options: Mapping[str, object]) -> Iterator[None]:
-        """The time of the search. On leaving, every branch that it holds is released."""
+        """Spans the search. On leaving, every branch that it holds is released."""
         if self.strategy:
             raise RuntimeError(
                 f"this SearchRun served {self.strategy} already: make one for each search, or call "
@@ -98,16 +98,16 @@ class SearchRun(ModelCalls):
 
     @property
     def question(self) -> str:
-        """What the user asked: the last message of a chat's user, or the prompt's text."""
+        """The user's question: a chat user's last message, or the prompt's text."""
         return self.root.question
 
     @property
     def over(self) -> bool:
-        """Whether the budget is used up: every further step would return at once, with nothing."""
+        """Whether the budget is used up: every further step would return at once, empty."""
         return self.root.budget is not None and self.root.budget.exhausted
 
     def check_room(self) -> None:
-        """Ends the search where the root leaves no position for an answer."""
+        """Ends the search if the root leaves no position for an answer."""
         limit = self.root.decoder.max_positions
         if limit is not None and self.root.length >= limit:
             raise SearchStoppedError(
@@ -115,10 +115,10 @@ class SearchRun(ModelCalls):
             )
 
     def refuse_constraint(self, strategy: str, why: str) -> None:
-        """ConstraintError where the root has a constraint: for a strategy that could not keep to one.
+        """Raises ConstraintError if the root has a constraint, for a strategy that could not obey one.
 
         Args:
-            why: what the strategy does, behind its name.
+            why: what the strategy does; follows its name in the message.
         """
         if self.root.sampling.constraint is not None:
             raise ConstraintError(
@@ -129,11 +129,11 @@ class SearchRun(ModelCalls):
     # -- how it ends
 
     def decide_by(self, decide_by: str, extract: Extract = extract_answer, *own: str) -> None:
-        """Which candidate `result` takes, as `Decision` says; "max" until set.
+        """Sets which candidate `result` takes, as in `Decision`; "max" until set.
 
         Args:
-            own: rules of the strategy itself, which then gives `result` its best; where the search is cut
-                short, "max" takes their place.
+            own: rules of the strategy itself, which then gives `result` its best; if the search is cut short,
+                "max" replaces them.
         """
         check_decision(decide_by, *own)
         self._decision = Decision("max" if decide_by in own else decide_by, extract)
@@ -141,7 +141,7 @@ class SearchRun(ModelCalls):
     # -- scores
 
     async def score(self, branches: Sequence[Branch], scorer: Scorer) -> list[float]:
-        """Append the scorer's value to each branch's scores. One that fails or hangs ends the search."""
+        """Appends the scorer's value to each branch's scores. A failing scorer ends the search."""
         if not branches:
             return []
         scores = await self.numbers(branches, lambda: self._scored(branches, scorer))
@@ -156,7 +156,7 @@ class SearchRun(ModelCalls):
         return await self._in_time(self._scorer_timeout, _scores(scorer, branches), late)
 
     async def tool_in_time(self, name: str, call: Coroutine[Any, Any, T]) -> T:
-        """What a call of the caller's own function returns; SearchStoppedError where it takes too long.
+        """Returns the result of the caller's own function; raises SearchStoppedError if it takes too long.
 
         Args:
             name: of the option.
@@ -164,8 +164,10 @@ class SearchRun(ModelCalls):
         return await self._in_time(self._tool_timeout, call, f"{name} gave nothing")
 
     async def _in_time(self, limit: float | None, call: Coroutine[Any, Any, T], late: str) -> T:
-        """What the call returns; SearchStoppedError, with `late`, where the limit is over before, or the
-        budget's seconds are."""
+        """Returns the call's result; raises SearchStoppedError, with `late`, after the limit.
+
+        The budget's seconds limit it too.
+        """
         limits = [] if limit is None else [limit]
         budget = self.root.budget
         if budget is not None and budget.max_seconds is not None:
@@ -184,14 +186,15 @@ class SearchRun(ModelCalls):
     # -- search step by step
 
     def limit_steps(self, max_steps: int) -> None:
-        """`advance` ends the search after `max_steps` steps."""
+        """Makes `advance` end the search after `max_steps` steps."""
         at_least(1, max_steps=max_steps)
         self._steps_left = max_steps
 
     async def advance(self, live: Sequence[Branch], scorer: Scorer) -> list[Branch]:
-        """One scored step of `live`; the branches that go on. Those that finished become candidates.
+        """Runs one scored step of `live`; returns the branches that continue. Others become candidates.
 
-        Empty when the search is over: nothing left to extend, `max_steps` taken, or the budget used up.
+        Empty when the search is over: nothing is left to extend, `max_steps` are taken, or the budget is used
+        up.
         """
         await self.step(live)
         await self.score(live, scorer)
@@ -205,7 +208,7 @@ class SearchRun(ModelCalls):
         return [branch for branch in live if not branch.finished]
 
     def expand(self, live: Sequence[Branch], counts: Sequence[int]) -> list[Branch]:
-        """Replace each branch by `counts[i]` forks of itself, in order; 0 prunes it."""
+        """Replaces each branch by `counts[i]` forks of itself, in order; 0 prunes it."""
         children = []
         kept = [branch for branch, count in zip(live, counts, strict=True) if count]
         kv_tokens, kept_tokens = self.record.shared_tokens(live), self.record.shared_tokens(kept)
@@ -221,7 +224,7 @@ class SearchRun(ModelCalls):
     # -- tokens that a strategy chooses itself
 
     def charge(self, tokens: int) -> bool:
-        """Take them out of the budget; False, nothing taken, if too few are left."""
+        """Takes tokens out of the budget; returns False, and takes nothing, if too few are left."""
         budget = self.root.budget
         if budget is not None:
             left = budget.remaining_tokens
@@ -231,7 +234,7 @@ class SearchRun(ModelCalls):
         return True
 
     def add_leaf(self, branch: Branch, token: int, logprob: float, score: float) -> int:
-        """Record a last token after the branch, which itself stays where it is; the id of the new node."""
+        """Records a last token after the branch, which itself does not change; returns the new node's id."""
         text = branch.text_of([token])
         node = self.record.add_below(branch, text, (token,), (logprob,))
         node.score, node.status = score, "finished"
@@ -241,16 +244,16 @@ class SearchRun(ModelCalls):
     # -- the end
 
     def stop(self, error: Exception) -> None:
-        """Takes down why the search ended before its time."""
+        """Records why the search ended early."""
         self.stopped = str(error)
 
     async def result(
         self, best: Candidate | None = None, votes: dict[str, float] | None = None
     ) -> SearchResult:
-        """The result; branches still held are candidates too, though not complete ones. Branches of further
-        prompts are not, unless they were ended.
+        """Returns the result; branches still held become candidates too, though incomplete ones.
 
-        The best candidate and the votes, unless given, are those of `decide_by` over all candidates.
+        Branches of further prompts do not, unless they were ended. The best candidate and the votes, unless
+        given, come from `decide_by` over all candidates.
         """
         for branch in list(self.held):
             if branch not in self.extra_roots:

@@ -1,4 +1,4 @@
-"""What makes a strategy of a coroutine over a `SearchRun`: a name, a call on a root, a place in the list."""
+"""Makes a strategy of a coroutine over a `SearchRun`: a name, a call on a root, a place in the list."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Strategy(Generic[Options]):
     """`await strategy(root, **options)` searches from a root; made by the decorator `strategy`.
 
     Attributes:
-        name: of the function. summary: a line on what it does.
-        family: the folder under `search/` that it is in; "own" for those of others.
-        body: the function itself, over a `SearchRun`: what another strategy calls to go on in its own run.
+        name: of the function. summary: one line on what it does.
+        family: the folder under `search/` that it is in; "own" for strategies of others.
+        body: the function itself, over a `SearchRun`; another strategy calls it to continue in its own run.
     """
 
     def __init__(self, body: Body[Options], summary: str) -> None:
@@ -45,11 +45,11 @@ class Strategy(Generic[Options]):
     async def __call__(
         self, root: Branch | SearchRun, *args: Options.args, **options: Options.kwargs
     ) -> SearchResult:
-        """Searches from `root`, which stays the caller's. Nothing that the search forked outlives it. A root
-        that is finished, or whose budget is used up, is its own answer.
+        """Searches from `root`, which stays the caller's. Nothing that the search forked outlives it.
 
-        A search ends with what it has, and `stopped` says why, where the model has no position left for a
-        prompt, a forced text or any answer, where KV pages run out, and where a scorer fails.
+        A root that is finished, or whose budget is used up, is its own answer. A search ends with what it
+        has, and `stopped` says why, if the model has no position left for a prompt, a forced text or any
+        answer, if KV pages run out, or if a scorer fails.
 
         Args:
             root: a branch, or a `SearchRun` made of one, which says how the search is recorded and limited.
@@ -58,7 +58,7 @@ class Strategy(Generic[Options]):
         Raises:
             StaleKVError: the model's weights changed while the search ran.
             StrategyError: a TypeError; the function has no such option or lacks one, and nothing was
-                searched; or what it returned is no result.
+                searched; or its return value is no result.
         """
         self.check_options(options)
         try:
@@ -101,7 +101,7 @@ class Strategy(Generic[Options]):
 
     @property
     def size(self) -> str:
-        """Name of the option that says how much is searched, by convention the first: `n` for most."""
+        """Name of the option that sets how much is searched, by convention the first: `n` for most."""
         return next(iter(self.parameters), "n")
 
     @property
@@ -115,7 +115,7 @@ class Strategy(Generic[Options]):
 
     @property
     def plain_options(self) -> dict[str, tuple[type, object]]:
-        """The options that fit into text, by name: type and default, None for one that is left open."""
+        """Options that text can express, by name: type and default, None if there is no default."""
         found: dict[str, tuple[type, object]] = {}
         for name, parameter in self.parameters.items():
             if isinstance(parameter.default, (bool, int, float, str)):
@@ -130,9 +130,9 @@ class Strategy(Generic[Options]):
         return scorer is not None and scorer.default is inspect.Parameter.empty
 
     def check_options(self, options: Mapping[str, object]) -> None:
-        """Whether these may be options of the strategy, before anything is searched.
+        """Checks whether these may be options of the strategy, before anything is searched.
 
-        Numbers, names of choices and what belongs together are left to the search. Of a strategy of your own
+        Ranges of numbers, names of choices and combinations are left to the search. For your own strategy
         only the names are checked.
 
         Raises:
@@ -149,7 +149,7 @@ class Strategy(Generic[Options]):
             check_kinds(parameters, options)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Listed strategies are pickled by their names, those of others with their code."""
+        """Pickles listed strategies by name, strategies of others with their code."""
         if self.family != "own" and STRATEGIES.get(self.name) is self:
             return listed, (self.name,)
         return super().__reduce__()
@@ -184,19 +184,19 @@ def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:
 
 
 def listed(name: str) -> Strategy[...]:
-    """The strategy of that name."""
+    """Returns the strategy of that name."""
     return STRATEGIES[name]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """For an error message: the known names most like an unknown one, or all if none is like it."""
+    """Returns, for an error message, the known names most like an unknown one, or all if none is like it."""
     names = list(known)
     close = difflib.get_close_matches(name, names)
     return f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(names)}"
 
 
 def get_strategy(name: str) -> Strategy[...]:
-    """The strategy called `name`; ValueError that lists the known ones if there is none."""
+    """Returns the strategy called `name`; raises ValueError that lists the known ones if there is none."""
     if name not in STRATEGIES:
         raise ValueError(f"strategy: got {name!r}, expected one of {', '.join(STRATEGIES)}")
     return STRATEGIES[name]

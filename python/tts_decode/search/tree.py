@@ -17,21 +17,22 @@ class Node:
     """One run of tokens of one or more branches: a prompt, a sampled step, or forced text.
 
     Attributes:
-        id, parent: positions of this node and of the node above in the tree's list; -1 above a prompt.
+        id, parent: indices of this node and of its parent in the tree's list; -1 above a prompt.
         at: number of the parent's tokens that come before this node; None: all of them.
-        text: what the step generated; of a prompt, its text, with all that a chat template adds.
-        question: of a prompt, what was asked; "" elsewhere, and in older files.
-        tokens: ids of the step's tokens; -1 for one without an id (an embedding, or an engine that hides it).
-        logprobs, entropies: one entry a token, nats, of the model's own distribution; empty for a prompt, and
-            where the engine does not tell.
-        ends: how many characters of the text there are up to the end of each token; empty for a prompt, where
-            the engine does not tell, and in older files.
-        score: what the scorer said of the text up to here, None if it was not asked.
-        status: "prompt"; "kept": the search went on from here; "pruned": it did not; "finished": a branch
+        text: what the step generated; for a prompt, its text, with everything that a chat template adds.
+        question: for a prompt, the question; "" elsewhere, and in older files.
+        tokens: ids of the step's tokens; -1 for a token without an id (an embedding, or an engine that hides
+            it).
+        logprobs, entropies: one entry per token, nats, of the model's own distribution; empty for a prompt,
+            and if the engine does not report them.
+        ends: number of characters of the text up to the end of each token; empty for a prompt, if the engine
+            does not report it, and in older files.
+        score: the scorer's value for the text up to here; None if it was not called.
+        status: "prompt"; "kept": the search continued from here; "pruned": it did not; "finished": a branch
             ended here; "open": still alive when the search ended.
         forced: whether the tokens were given rather than sampled.
-        sources: of a prompt: nodes whose text it was made from.
-        began, ended: seconds since the search began; equal nodes may differ in them.
+        sources: for a prompt, the nodes whose text it was made from.
+        began, ended: seconds since the search began; not compared by `==`.
     """
 
     id: int
@@ -58,8 +59,9 @@ _UNICODE, _ASCII = ("├─ ", "└─ ", "│  ", "   "), ("|- ", "`- ", "|  ",
 def render_tree(
     nodes: Sequence[Node], *, best: int | None = None, width: int = 100, ascii_only: bool = False
 ) -> str:
-    """The tree as text, one line a node: status mark, score, tokens and the step's text, of a prompt its
-    question, cut to `width` columns. Control characters in it are escaped.
+    """Returns the tree as text, one line per node: status mark, score, tokens and text.
+
+    The text is the step's, or a prompt's question, cut to `width` columns with control characters escaped.
 
     Marks: `x` pruned, `#` finished, `~` still open, and `*` on the path to the node `best`. A run of nodes
     without a fork is drawn as one line with the last one's score. `^3` says that a node took only the first 3

@@ -1,7 +1,7 @@
-"""Selection rules of search algorithms: pure functions over numbers, with no branch and no model in sight.
+"""Selection rules of search algorithms: pure functions over numbers, without branches or models.
 
-Scores are floats where larger is better. Every rule is deterministic (ties go to the lower index) or
-draws from the generator that it is given.
+Scores are floats; larger is better. Every rule is deterministic (ties go to the lower index) or draws from
+the generator it is given.
 """
 
 from .allocation import ALLOCATIONS, allocate, rebase_weights, walk_ceilings

@@ -1,4 +1,4 @@
-"""How many continuations each node gets: REBASE weights and their allocation in whole numbers."""
+"""Allocates continuations to nodes: REBASE weights, and their split into whole numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .scores import require_finite
 
 
 def rebase_weights(scores: Sequence[float], softmax_temperature: float = 0.2) -> list[float]:
-    """softmax(scores / softmax_temperature): each node's share of the search width. Sums to 1.
+    """Returns softmax(scores / softmax_temperature): each node's share of the search width. Sums to 1.
 
-    The balancing rule of REBASE (Wu et al., "Inference Scaling Laws", arXiv 2408.00724), whose code takes a
+    The balancing rule of REBASE (Wu et al., "Inference Scaling Laws", arXiv 2408.00724), whose code uses a
     temperature of 0.2 for scores in [0, 1].
     """
     number("softmax_temperature", softmax_temperature, above=0)
@@ -28,11 +28,11 @@ def rebase_weights(scores: Sequence[float], softmax_temperature: float = 0.2) ->
 
 
 def allocate(width: int, weights: Sequence[float]) -> list[int]:
-    """Split `width` continuations over nodes in proportion to `weights`: whole numbers that sum to `width`.
+    """Splits `width` continuations over nodes in proportion to `weights`: whole numbers that sum to `width`.
 
-    Largest remainder in exact rational arithmetic: node i gets floor(width * w_i / sum(w)), and the units
-    left over go to the largest fractional parts, ties to the lower index. So equal weights differ by at most
-    one, and the earliest nodes hold the extra unit.
+    Largest remainder in exact rational arithmetic: node i gets floor(width * w_i / sum(w)), and the remaining
+    units go to the largest fractional parts, ties to the lower index. So equal weights differ by at most one,
+    and the earliest nodes hold the extra unit.
     """
     shares = _shares(width, weights)
     total = sum(shares, Fraction(0))
@@ -45,14 +45,14 @@ def allocate(width: int, weights: Sequence[float]) -> list[int]:
 
 
 def walk_ceilings(width: int, weights: Sequence[float]) -> list[int]:
-    """Split `width` as REBASE's code does, and ETS's code after it: whole numbers that sum to `width`.
+    """Splits `width` as REBASE's code does, and ETS's code after it: whole numbers that sum to `width`.
 
-    Node after node, by falling weight, gets ceil(width left * w_i / sum of the weights left), ties to the
-    lower index. Each ceiling is paid by the nodes behind it, so the tail gets nothing: scores of .70, .68 ...
-    .56 at width 8 and temperature 0.2 make 2, 2, 1, 1, 1, 1, 0, 0, where `allocate` gives each one.
+    Each node, by descending weight, gets ceil(remaining width * w_i / sum of the remaining weights), ties to
+    the lower index. The later nodes pay for each ceiling, so the tail gets nothing: scores of .70, .68 ...
+    .56 at width 8 and temperature 0.2 give 2, 2, 1, 1, 1, 1, 0, 0, where `allocate` gives one each.
 
-    Exact rational arithmetic. The published code walks in float32, whose residue can give one of several
-    equal nodes two and starve the last; of equal nodes it serves the last first.
+    Uses exact rational arithmetic. The published code uses float32, whose residue can give one of several
+    equal nodes two and the last none; among equal nodes it serves the last first.
     """
     shares = _shares(width, weights)
     counts = [0] * len(shares)
@@ -70,11 +70,11 @@ ALLOCATIONS: dict[str, Callable[[int, Sequence[float]], list[int]]] = {
     "published": walk_ceilings,
     "exact": allocate,
 }
-"""What the option `allocation` of `rebase` and `ets` names."""
+"""The values of the option `allocation` of `rebase` and `ets`."""
 
 
 def _shares(width: int, weights: Sequence[float]) -> list[Fraction]:
-    """The weights as exact numbers; ValueError where they divide nothing."""
+    """Returns the weights as exact numbers; raises ValueError if they cannot divide anything."""
     if width < 0:
         raise ValueError(f"width: got {width}, expected 0 or more")
     require_finite("weights", weights)

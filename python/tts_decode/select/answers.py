@@ -1,4 +1,4 @@
-"""The final answer inside a worked solution. Texts are a model's: every rule is linear in their length."""
+"""Finds the final answer in a worked solution. A model wrote the text: every rule is linear in its length."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from decimal import Decimal
 from .units import unit_named
 
 _BOX = re.compile(r"\\boxed\s{0,9}\{")
-_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # one behind a backslash is text
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # a brace after a backslash is text
 _ANSWER_IS = re.compile(r"answer\s{0,9}(?:is|:|=)[ \t]{0,9}:?\s{0,9}([^\n]+)", re.IGNORECASE)
 _HASHES = re.compile(r"^####[ \t]*([^\n]+)", re.MULTILINE)
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _PLAIN = re.compile(rf"[+-]?(?:{_DIGITS})(?:[eE][+-]?\d{{1,4}})?")
 _PROSE_NUMBER = re.compile(rf"-?(?:{_DIGITS})")
 _OPERATORS = ("+", "-", "*", "/", "^", "=", "\\times", "\\cdot", "\u00d7", "\u00b7", "\u00f7", "\u2212")
-_REACH = 1000  # characters around the last digit that are looked at
+_REACH = 1000  # characters examined around the last digit
 _DECORATION = "*$ \t.,;:!?"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
-# Of two letters or more: a single one may be a variable.
+# Two letters or more: a single one may be a variable.
 _UNIT = re.compile(
     r"(?:\*\*|\$|\\\))?[ \t]*(?P<before>(?:(?:square|cubic|sq|cu)[ \t]+)?)(?P<word>[a-zA-Z]{2,})\b"
     r"(?P<power>(?:[ \t]+(?:squared|cubed)\b)?)"
 )
-_BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)|(?<=\S)\*\*(?![\w(])")  # not that of 2**3
-_PER = re.compile(r"[ \t]*(?:/|per\b)")  # miles per hour are no miles
-_UNITS = re.compile(r"(?:[^\W\d_]+|%)?")  # what may follow a number in one word: 5kg, 5%
+_BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)|(?<=\S)\*\*(?![\w(])")  # not the one in 2**3
+_PER = re.compile(r"[ \t]*(?:/|per\b)")  # miles per hour are not miles
+_UNITS = re.compile(r"(?:[^\W\d_]+|%)?")  # suffix of a number in the same word: 5kg, 5%
 
 
 def extract_answer(text: str) -> str:
-    r"""The last \boxed{...}, or what follows the last `####` or "answer is", or the last number or the
-    expression that ends with it, or all the text. A number keeps the unit behind it: `5 hours`, not `5`."""
+    r"""Returns the final answer in a text, by the first rule that applies.
+
+    The rules take the last \boxed{...}; what follows the last `####` or "answer is"; the last number, or the
+    expression that ends with it; all of the text. A number keeps the unit after it: `5 hours`, not `5`.
+    """
     boxed = last_boxed(text)
     if boxed is not None:
         return boxed
@@ -46,7 +49,7 @@ def extract_answer(text: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last \boxed{} holds; None where there is none, or the text ends inside its braces."""
+    r"""Returns the content of the last \boxed{}; None without one, or if the text ends inside its braces."""
     boxes = [*_BOX.finditer(text)]
     if not boxes:
         return None
@@ -59,7 +62,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def stated_answer(text: str) -> str | None:
-    """What follows the last `####` at the begin of a line, else the last "answer is", to the line's end."""
+    """Returns the rest of the line after the last `####` at a line's start, else the last "answer is"."""
     for pattern in (_HASHES, _ANSWER_IS):
         stated = pattern.findall(text)
         if stated:
@@ -68,10 +71,10 @@ def stated_answer(text: str) -> str | None:
 
 
 def last_value(text: str) -> str | None:
-    """The last number of a text, without its unit; None without digits.
+    """Returns the last number of a text, without its unit; None without digits.
 
-    A number that is part of an expression, as in `2/3`, `3 + 5` or `sqrt(3)`, is not taken out of it: the
-    expression is the value, from its last `=` on.
+    A number in an expression, as in `2/3`, `3 + 5` or `sqrt(3)`, is not taken out of it: the expression is
+    the value, starting after its last `=`.
     """
     at = next((i for i in range(len(text) - 1, -1, -1) if text[i].isdecimal()), None)
     if at is None:
@@ -96,7 +99,7 @@ def last_value(text: str) -> str | None:
 
 
 def unit_behind(text: str) -> str:
-    """The unit that a text behind a number begins with, as it is written; "" for none that is known."""
+    """Returns the unit at the start of a text after a number, as written; "" if none is known."""
     found = _UNIT.match(text)
     if found is None or unit_named(found["word"]) is None or _PER.match(text, found.end()):
         return ""
@@ -106,13 +109,13 @@ def unit_behind(text: str) -> str:
 
 
 def plain_number(text: str) -> Decimal | None:
-    """The number that a text is, with thousands separators or an exponent; None if it is anything else."""
+    """Returns the number that a text is, with thousands separators or an exponent; otherwise None."""
     text = text.strip().replace("\u2212", "-")
     return Decimal(text.replace(",", "")) if _PLAIN.fullmatch(text) else None
 
 
 def _open(words: list[str]) -> bool:
-    """Whether they close a bracket that begins before them."""
+    """Whether the words close a bracket that begins before them."""
     closed = "".join(words)
     return closed.count(")") + closed.count("]") > closed.count("(") + closed.count("[")
 
@@ -122,7 +125,7 @@ def _signed(word: str) -> bool:
 
 
 def _reduced(expression: str) -> str:
-    """Behind the last `=`; a number without what surrounds it."""
+    """Returns what follows the last `=`; a number without its surroundings."""
     value = expression.rpartition("=")[2].strip(_DECORATION).removeprefix("\\boxed{").strip(_DECORATION)
     number = _PROSE_NUMBER.search(value)
     if (
@@ -135,6 +138,6 @@ def _reduced(expression: str) -> str:
 
 
 def _clean(answer: str) -> str:
-    """Drop what decorates an answer: markdown and dollar signs, a final full stop, thousands separators."""
+    """Drops decoration of an answer: markdown and dollar signs, a final full stop, thousands separators."""
     answer = answer.strip().strip("*$ ").rstrip(".").strip("*$ ")
     return answer.replace(",", "") if plain_number(answer) is not None else answer

@@ -1,9 +1,9 @@
-"""ATLAS: whether a token was written for want of information, and which earlier tokens say of what.
+"""ATLAS: whether a token was written for lack of information, and which earlier tokens name what is missing.
 
 Sagar Srinivas et al., arXiv 2504.01281, section 2.2. Attention is float [layers, heads, tokens, tokens], from
-the row's token to the column's, and causal; the token in question is the last one. In a causal
-model a token gets no attention from those before it, though equations 14 and 15 sum over that: the sums here
-are over the attention that it gives them.
+the row's token to the column's, and causal; the token in question is the last one. In a causal model a token
+gets no attention from earlier tokens, though equations 14 and 15 sum over it: the sums here run over the
+attention that it gives them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ Floats = npt.NDArray[np.floating]
 
 
 def attention_gradient(attention: Floats, probability: float, *, epsilon: float = 1e-10) -> float:
-    """MLAG of the last token, equations 12 to 19, without the factors for load and for the kind of word.
+    """Returns the MLAG of the last token, equations 12 to 19, without the factors for load and kind of word.
+
+    It multiplies the shift of attention from layer to layer, with more weight on higher layers, the model's
+    doubt, and the attention that the last layer's heads give to the past, with heads weighted by their
+    entropy.
 
     Args:
-        probability: of the token, by the model itself. The shift of attention from layer to layer, higher
-            layers weighing more, times the model's doubt, times the attention that the last layer's heads
-            give to the past, heads weighing by their entropy.
+        probability: of the token, by the model itself.
     """
     a = _checked(attention)
     number("probability", probability, low=0, high=1)
@@ -45,12 +47,12 @@ def attention_gradient(attention: Floats, probability: float, *, epsilon: float 
 def attended_tokens(
     attention: Floats, states: Floats, k: int = 7, *, beta: float = 0.7, temperature: float = 2.0
 ) -> list[int]:
-    """LRP: the `k` tokens before the last one that matter most to it, ascending; equations 21 to 25.
+    """Returns the `k` tokens before the last one that matter most to it, ascending (LRP, equations 21 to 25).
 
     Args:
         states: float [layers, tokens, hidden], the output of each layer.
-        beta: weight of attention, against likeness of states.
-        temperature: of the layers' weights in the states, which favour the higher ones.
+        beta: weight of attention, against similarity of states.
+        temperature: of the layers' weights in the states, which favour the higher layers.
     """
     a, h = _checked(attention), np.asarray(states, np.float64)
     layers, _, count, _ = a.shape

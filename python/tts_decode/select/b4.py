@@ -1,4 +1,4 @@
-"""B4: which solutions to trust, from which of them pass which plausible tests."""
+"""B4: which solutions to trust, given which of them pass which plausible tests."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tts_kernels.checks import number
 
 
 def b4_scores(passed: Sequence[Sequence[bool]], beta_0: float = 1e5, alpha_xy: float = 1e3) -> list[float]:
-    """Log-posterior, up to a constant, of each of N solutions together with those that pass the same tests.
+    """Returns the log-posterior, up to a constant, of each of N solutions and those that pass the same tests.
 
     Chen et al., "B4: Towards Optimal Assessment of Plausible Code Solutions with Plausible Tests", arXiv
-    2409.08692, section 4. The hypothesis of a solution: it is right, with all solutions that pass just the
+    2409.08692, section 4. The hypothesis of a solution: it is right, with all solutions that pass exactly the
     same tests, and the tests that they pass are right too. Its posterior has four factors with beta priors:
-    the share of right solutions and of right tests (`alpha_xy`: many are right), the chance that a wrong
+    the shares of right solutions and of right tests (`alpha_xy`: many are right), the chance that a wrong
     solution passes a right test (flat), and a wrong test (`beta_0`: hardly ever).
 
     Args:
         passed: `[N][M]`, whether solution n passes test m.
-        beta_0, alpha_xy: of the priors; 1e3 and the middle one of 1e4, 1e5, 1e6 in the authors' code.
+        beta_0, alpha_xy: of the priors; the authors' code uses 1e3, and the middle one of 1e4, 1e5, 1e6.
     """
     rows = [tuple(bool(value) for value in row) for row in passed]
     if len({len(row) for row in rows}) > 1:

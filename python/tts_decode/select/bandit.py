@@ -12,9 +12,9 @@ from .thompson import Beta, thompson
 from .uct import uct
 
 ExplorationRule = Literal["uniform", "ucb", "thompson"]
-"""How a bandit chooses what to sample next."""
+"""The rule by which a bandit chooses what to sample next."""
 EXPLORATION_RULES: tuple[ExplorationRule, ...] = ("uniform", "ucb", "thompson")
-"""All of them."""
+"""All rules."""
 
 
 def next_question(
@@ -24,14 +24,15 @@ def next_question(
     exploration: float = 1.0,
     rng: random.Random | None = None,
 ) -> int:
-    """Index of the question that is sampled next, of those whose rewards so far these are.
+    """Returns the index of the question to sample next, given the rewards of each so far.
 
-    A question without any comes first, in order. Then, by `rule`:
+    Questions without rewards come first, in order. Then, by `rule`:
 
     "uniform"   the one with the fewest samples.
-    "ucb"       the highest upper confidence bound of its mean reward, `uct` with `exploration`: of questions
-                that no sample has solved, those that come near are sampled on.
-    "thompson"  the best of one draw from each one's posterior (`Beta`), of rewards in [0, 1]; needs `rng`.
+    "ucb"       the highest upper confidence bound of its mean reward, `uct` with `exploration`: among
+    questions
+                that no sample has solved, those that come close are sampled further.
+    "thompson"  the best of one draw from each posterior (`Beta`), for rewards in [0, 1]; needs `rng`.
 
     Ties go to the first.
     """
@@ -55,11 +56,10 @@ def next_question(
 
 
 def halving_rounds(arms: int, pulls: int) -> list[tuple[int, int]]:
-    """The rounds of successive halving with `pulls` pulls in all: (arms that are left, pulls of each).
+    """Returns the rounds of successive halving with `pulls` pulls in total: (remaining arms, pulls of each).
 
     Karnin et al., "Almost Optimal Exploration in Multi-Armed Bandits", ICML 2013: ceil(log2(arms)) rounds
-    share the pulls evenly, and after each the half of the arms that did better goes on, half an arm
-    rounded up.
+    share the pulls evenly, and after each round the best half of the arms, rounded up, continues.
 
     Raises:
         ValueError: there is no arm, or a round would pull an arm less than once.
@@ -80,7 +80,7 @@ def halving_rounds(arms: int, pulls: int) -> list[tuple[int, int]]:
 
 
 def better_half(values: Sequence[float]) -> list[int]:
-    """Indices of the larger values, a half of all, rounded up; rising; of equal values the first."""
+    """Returns the indices of the larger half of the values, rounded up, ascending; among equals the first."""
     require_finite("values", values)
     order = sorted(range(len(values)), key=lambda i: (-values[i], i))
     return sorted(order[: -(-len(values) // 2)])

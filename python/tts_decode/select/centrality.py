@@ -11,11 +11,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def most_central(distances: npt.ArrayLike) -> int:
-    """Index of the smallest mean distance to the others; distances: [N, N], symmetric, zero diagonal, none
-    negative.
+    """Returns the index of the smallest mean distance to the others.
 
-    Wang et al., arXiv 2503.01422, section 3: of samples on their way to n answers, the one nearest to the
-    rest estimates the best of n.
+    distances: [N, N], symmetric, zero diagonal, not negative. Wang et al., arXiv 2503.01422, section 3: among
+    samples on their way to n answers, the one nearest to the rest estimates the best of n.
     """
     d = np.asarray(distances, np.float64)
     if d.ndim != 2 or d.shape[0] != d.shape[1] or not len(d):
@@ -23,19 +22,19 @@ def most_central(distances: npt.ArrayLike) -> int:
     if not np.isfinite(d).all():
         raise ValueError("distances: got NaN or infinity, expected finite numbers")
     sums = d.sum(1)
-    return int((sums <= sums.min() * (1 + 1e-9)).argmax())  # equal ones differ by rounding: the first
+    return int((sums <= sums.min() * (1 + 1e-9)).argmax())  # equal sums differ by rounding; takes the first
 
 
 def chain_of_embedding(states: npt.ArrayLike) -> Floats:
-    """How far N texts move from layer to layer, as one number each, [N].
+    """Returns how far N texts move from layer to layer, as one number each, [N].
 
     Args:
-        states: [N, K, D], hidden states of the K - 1 layers' inputs and of the output, K of at least 2.
+        states: [N, K, D], hidden states of the K - 1 layers' inputs and of the output, K at least 2.
 
-    The mean over the K - 1 moves of the distance that is gone, in units of the distance from the first to the
-    last state, less the angle that is turned, in units of the angle between those two. Wang et al., "Latent
+    The number is the mean over the K - 1 moves of the distance moved, in units of the distance from the first
+    to the last state, minus the angle turned, in units of the angle between those two. Wang et al., "Latent
     Space Chain-of-Embedding", arXiv 2410.13640; arXiv 2503.01422, section 3, compares samples by it. As in
-    its code lengths and angles have a floor, so that equal states give a number.
+    its code, lengths and angles have a floor, so that equal states give a number.
     """
     h = np.asarray(states, np.float64)
     if h.ndim != 3 or h.shape[1] < 2:
@@ -48,7 +47,7 @@ def chain_of_embedding(states: npt.ArrayLike) -> Floats:
 
 
 def squared_differences(numbers: npt.ArrayLike) -> Floats:
-    """(x_i - x_j)^2, [N, N], of N numbers."""
+    """Returns (x_i - x_j)^2, [N, N], for N numbers."""
     x = np.asarray(numbers, np.float64)
     distances: Floats = np.square(x[:, None] - x[None])
     return distances
@@ -70,7 +69,7 @@ def _angles(x: Floats, y: Floats) -> Floats:
 
 
 def ngram_distances(sequences: Sequence[Sequence[Hashable]], n: int = 2) -> Floats:
-    """1 - Jaccard overlap [N, N] of the sets of n-grams in N sequences of words; 0 for equal sequences.
+    """Returns 1 - Jaccard overlap, [N, N], of the n-gram sets of N word sequences; 0 for equal sequences.
 
     A sequence shorter than `n` is one n-gram.
     """

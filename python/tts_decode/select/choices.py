@@ -1,4 +1,4 @@
-"""Choices that a model wrote as text."""
+"""Reads choices that a model wrote as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def last_choice(text: str, choices: Sequence[str]) -> str | None:
-    """The one of `choices` that stands last in a text as a word of its own; None if none does.
+    """Returns the last of `choices` that occurs in a text as a separate word; None if none does.
 
     Words of several letters are found in any case, single letters only as they are: "a" is no choice "A".
     """

@@ -1,9 +1,9 @@
-"""Which items of a tree to take, when an item needs those above it and a cover pays once.
+"""Which items of a tree to take, if an item needs those above it and a cover pays once.
 
 Item 0 is the root, which is taken. Every other item has a parent, a gain of any sign and a set of covers, as
 the bits of an integer. The items taken pay their gains and, for each cover that one of them has, `worth`.
-Without covers this is a maximum-weight closure of a tree, which one pass from the leaves up solves. With them
-it is as hard as set cover, but the trees of searches fall apart by the rules of `reduced`.
+Without covers this is a maximum-weight closure of a tree, which one pass from the leaves up solves. With
+covers it is as hard as set cover, but the trees of searches break down under the rules of `reduced`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 
 from ..extras import require
 
-# Gains are scaled by this for HiGHS, whose tolerances, 1e-7 and an absolute gap of 1e-6, then lie far below
+# Gains are scaled by this for HiGHS. Its tolerances, 1e-7 and an absolute gap of 1e-6, are then far below
 # every difference that counts in an objective of order 1.
 _SCALE = 1e6
 
 
 @dataclass
 class Items:
-    """One entry an item: its parent, lower than itself (-1 at item 0), gain, covers, and what it holds."""
+    """One entry per item: its parent, lower than itself (-1 at item 0), gain, covers, and what it holds."""
 
     parents: list[int]
     gains: list[float]
@@ -34,15 +34,17 @@ class Items:
 
 
 def reduced(items: Items, worth: float) -> Items:
-    """A smaller problem whose best choice, by what its items hold, is a best choice of `items`.
+    """Returns a smaller problem whose best choice, by what its items hold, is a best choice of `items`.
 
     Until nothing changes:
-    - A cover that the root has, or an item above, is crossed out. One that a single item has joins its gain.
+    - A cover that the root or an item above has is crossed out. A cover that a single item has joins its
+    gain.
     - An item whose gain is not negative is taken whenever its parent is: they become one.
     - An item without covers is taken only for what is below. If that is one item, they become one.
-    - An item that would not pay even if every item below it were paid for all its covers goes, with those.
-    - Of two items with equal covers and nothing below, one goes if by itself it costs as much as the other
-      with all that stands above only the other.
+    - An item that would not pay even if every item below it were paid for all its covers is dropped, with
+    those.
+    - Of two items with equal covers and nothing below, one is dropped if by itself it costs as much as the
+    other with everything that is above only the other.
     """
     items = Items(list(items.parents), list(items.gains), list(items.covers), list(items.held))
     while True:
@@ -57,7 +59,7 @@ def reduced(items: Items, worth: float) -> Items:
 
 
 def _cross_out(items: Items, worth: float) -> bool:
-    """The first rule, in place; whether it changed anything."""
+    """Applies the first rule, in place; returns whether it changed anything."""
     once = twice = 0
     for covers in items.covers:
         twice |= once & covers
@@ -78,13 +80,13 @@ def _cross_out(items: Items, worth: float) -> bool:
 
 
 def _contracted(items: Items, worth: float) -> Items:
-    """The three rules in the middle, from the leaves up."""
+    """Applies the three middle rules, from the leaves up."""
     parents, gains, covers, held = items.parents, items.gains, items.covers, items.held
     size = len(items)
-    below = [0.0] * size  # bound on what the items below bring, once the item is taken
-    children = [0] * size  # those that remain, and the last of them
+    below = [0.0] * size  # upper bound on the gain of the items below, once the item is taken
+    children = [0] * size  # number of remaining children, and the last of them
     last = [0] * size
-    joined = [False] * size  # with the item above
+    joined = [False] * size  # merged into the item above
     gone = [False] * size
     for v in range(size - 1, 0, -1):
         above = parents[v]
@@ -113,7 +115,7 @@ def _contracted(items: Items, worth: float) -> Items:
             last[above] = v
 
     kept, kept_parents = [0], [-1]
-    place = [0] * size  # where the item is now, -1 if it is gone
+    place = [0] * size  # new index of the item, -1 if dropped
     for v in range(1, size):
         above = place[parents[v]]
         if gone[v] or above < 0:
@@ -128,7 +130,7 @@ def _contracted(items: Items, worth: float) -> Items:
 
 
 def _dominated(items: Items, *, thorough: bool) -> set[int]:
-    """Items that go by the last rule. Unless `thorough`, only some of them, found in linear time."""
+    """Returns items that the last rule drops. Unless `thorough`, only some of them, found in linear time."""
     parents, gains = items.parents, items.gains
     inner = set(parents)
     cost = [0.0] * len(items)  # of the item with all above it
@@ -169,7 +171,7 @@ def _path(items: Items, v: int) -> list[int]:
 
 
 def _meeting(one: list[int], other: list[int]) -> int:
-    """The last item that two paths from the root share."""
+    """Returns the last item that two paths from the root share."""
     return [v for v, u in zip(one, other, strict=False) if v == u][-1]
 
 
@@ -185,18 +187,20 @@ def _without(items: Items, leaves: set[int]) -> Items:
 
 
 def best_choice(items: Items, worth: float, *, nonempty: bool = False) -> list[int]:
-    """What a best choice holds, found by HiGHS: the linear programme, and where it comes out fractional the
-    integer one. nonempty: something must be held."""
+    """Returns what a best choice holds, found by HiGHS. nonempty: it must hold something.
+
+    It solves the linear programme, and the integer programme if the solution is fractional.
+    """
     if len(items) == 1:
         return list(items.held[0])
     require("scipy")
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import coo_array
 
-    # Variables: x_v for the items but the root, then c_k for each cover.
+    # Variables: x_v for the items except the root, then c_k for each cover.
     size = len(items) - 1
     columns: dict[int, int] = {}  # cover -> its column
-    entries: list[tuple[int, int, float]] = []  # row, column, value; each row has to be 0 or more
+    entries: list[tuple[int, int, float]] = []  # row, column, value; each row must be at least 0
     rows = 0
     for v in range(1, size + 1):
         for cover in _bits(items.covers[v]):
@@ -217,7 +221,7 @@ def best_choice(items: Items, worth: float, *, nonempty: bool = False) -> list[i
     matrix = coo_array((values, (row_ids, column_ids)), shape=(len(lower), width)).tocsc()
     gains = np.array(items.gains[1:] + [worth] * len(columns))
     for integral in (False, True):
-        # Only x has to be asked to be integer: for such x the best c are 0 or 1 by themselves.
+        # Only x needs to be constrained to integers: the best c are then 0 or 1.
         solution = milp(
             -_SCALE * gains,
             integrality=(np.arange(width) < size) & integral,
@@ -234,13 +238,13 @@ def best_choice(items: Items, worth: float, *, nonempty: bool = False) -> list[i
 
 
 def greedy_choice(items: Items, worth: float) -> list[int]:
-    """What a good choice holds: again and again the item that brings most together with those above it."""
+    """Returns what a good choice holds: it repeatedly takes the item that gains most with those above it."""
     parents, gains = items.parents, items.gains
     size = len(items)
     taken = [True] + [False] * (size - 1)
     covered = items.covers[0]
     while True:
-        path_gain, path_covers = [0.0] * size, [0] * size  # from below what is taken to the item
+        path_gain, path_covers = [0.0] * size, [0] * size  # from the taken part down to the item
         best, most = 0, 0.0
         for v in range(1, size):
             if not taken[v]:

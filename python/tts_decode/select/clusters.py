@@ -1,4 +1,4 @@
-"""Grouping steps that say the same thing."""
+"""Groups steps that say the same thing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..extras import require
 def cluster(
     embeddings: Sequence[Sequence[float]] | np.ndarray[Any, Any], threshold: float = 0.05
 ) -> list[int]:
-    """Cluster label of each row of `embeddings` [N, D]: average linkage, cosine distance, cut at `threshold`.
+    """Labels the rows of `embeddings` [N, D] by average linkage, cosine distance, cut at `threshold`.
 
-    Labels are 0..K-1 in order of first appearance. The rule and the threshold are those of ETS's code.
-    A row of zeros is at distance 1 from every other row.
+    Labels are 0..K-1 in order of first appearance. The rule and the threshold are those of ETS's code. A row
+    of zeros is at distance 1 from every other row.
     """
     require("scipy")
     from scipy.cluster.hierarchy import fcluster, linkage

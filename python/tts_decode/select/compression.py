@@ -9,15 +9,15 @@ from tts_kernels.checks import integer
 
 
 def kept_tokens(importance: npt.NDArray[np.floating], keep: int) -> npt.NDArray[np.int64]:
-    """Indices of the `keep` most important tokens of each layer, rising: int64 [layers, keep].
+    """Returns the indices of the `keep` most important tokens of each layer, ascending: int64 [layers, keep].
 
     Args:
         importance: float [layers, tokens], finite: the attention that each token draws in each layer.
-        keep: tokens of each layer, 1 <= keep <= tokens. Of equal ones the earlier is kept.
+        keep: tokens per layer, 1 <= keep <= tokens. Among equals the earlier is kept.
 
     CRITIC (Sagar Srinivas et al., arXiv 2504.01281) compresses a cache by the importance of its tokens.
-    Attention of the last queries is the score of SnapKV (Li et al., arXiv 2404.14469), here summed over the
-    heads of a layer.
+    SnapKV (Li et al., arXiv 2404.14469) scores tokens by the attention of the last queries, here summed over
+    the heads of a layer.
     """
     if importance.ndim != 2:
         raise ValueError(f"importance: got shape {importance.shape}, expected [layers, tokens]")

@@ -11,15 +11,17 @@ from tts_kernels.checks import integer
 from .scores import require_finite
 
 MEASURES = ("lowest", "bottom", "tail", "mean")
-"""What `trace_confidence` can measure."""
+"""The measures of `trace_confidence`."""
 
 
 def group_confidences(confidences: Sequence[float], window: int) -> list[float]:
-    """Means over every run of `window` neighbouring tokens, in order; one mean where there are fewer tokens,
-    none where there is no token.
+    """Returns the means over every run of `window` consecutive tokens, in order.
+
+    With fewer tokens it is one mean; without tokens, none. The groups of Fu et al., arXiv 2508.15260, section
+    2.
 
     Args:
-        confidences: one a token. The groups of Fu et al., arXiv 2508.15260, section 2.
+        confidences: one per token.
     """
     integer("window", window, 1)
     require_finite("confidences", confidences)
@@ -32,11 +34,11 @@ def group_confidences(confidences: Sequence[float], window: int) -> list[float]:
 
 
 def trace_confidence(confidences: Sequence[float], measure: str, window: int) -> float:
-    """One number for a text; 0 where it has no token.
+    """Returns one number for a text; 0 if it has no token.
 
     Args:
-        confidences: one a token.
-        measure: "lowest": the least group (`group_confidences`); "bottom": the mean of the lowest tenth of
+        confidences: one per token.
+        measure: "lowest": the lowest group (`group_confidences`); "bottom": the mean of the lowest tenth of
             the groups, at least one; "tail": the mean over the last `window` tokens; "mean": over all.
         window: tokens of a group.
     """
@@ -56,7 +58,9 @@ def trace_confidence(confidences: Sequence[float], measure: str, window: int) ->
 
 
 def top_percent_bar(confidences: Sequence[float], percent: float) -> float:
-    """The confidence that the `percent` highest ones reach: the (100 - percent)-th percentile, interpolated
-    between neighbours."""
+    """Returns the confidence that the highest `percent` percent reach.
+
+    That is the (100 - percent)-th percentile, interpolated between neighbours.
+    """
     require_finite("confidences", confidences)
     return float(np.percentile(np.asarray(confidences, np.float64), 100 - percent))

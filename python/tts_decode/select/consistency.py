@@ -1,4 +1,4 @@
-"""How settled a vote is, and what a model's or a sample's confidence makes of its votes."""
+"""How settled a vote is, and how much confidence or consistency makes each vote weigh."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .scores import require_finite
 
 
 def majority_probability(counts: Sequence[int], criterion: Literal["beta", "dirichlet"] = "beta") -> float:
-    """Probability that the most frequent answer is the most probable one, given how often each was seen.
+    """Returns the probability that the most frequent answer is the most probable one, given the counts.
 
     Aggarwal et al., arXiv 2305.11860, section 2: under a uniform prior the shares of the answers have a
     Dirichlet posterior with parameters counts + 1. "dirichlet" compares the first answer with all others;
-    "beta" only with the second one, which is 0 where there is none. No counts give 0.
+    "beta" only with the second one, whose count is 0 if there is none. Without counts it is 0.
     """
     if any(count < 0 for count in counts):
         raise ValueError(f"counts: got {list(counts)}, expected no negative count")
@@ -34,7 +34,7 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
     from scipy import integrate, special
 
     # Shares are gamma variables over their sum, so the largest share is the largest gamma variable. The
-    # integral over the first one's quantiles has the others' distribution functions as its integrand.
+    # integrand over the first one's quantiles is the product of the others' distribution functions.
     def others_below(quantile: float) -> float:
         first = special.gammaincinv(ranked[0] + 1, quantile)
         return math.prod(float(special.gammainc(count + 1, first)) for count in ranked[1:])
@@ -43,16 +43,16 @@ def majority_probability(counts: Sequence[int], criterion: Literal["beta", "diri
 
 
 def agreement(answers: Sequence[str | None]) -> float:
-    """Share of the most frequent answer among those given; 0 if all abstain (None)."""
+    """Returns the share of the most frequent answer among those given; 0 if all abstain (None)."""
     given = [answer for answer in answers if answer is not None]
     return max((given.count(answer) for answer in given), default=0) / max(len(given), 1)
 
 
 def consistency_weight(answers: Sequence[str | None]) -> float:
-    """What each vote of a model weighs, by how much its own k answers agree: 1 if all are the same, 1/k if no
-    two are, linear in their entropy between.
+    """Returns the weight of a model's votes, by how much its own k answers agree.
 
-    Chen et al., arXiv 2504.00762 (the internal weight of ModelSwitch's vote). Answers of None abstain.
+    It is 1 if all are the same, 1/k if no two are, and linear in their entropy between. Chen et al., arXiv
+    2504.00762 (the internal weight of ModelSwitch's vote). Answers of None abstain.
     """
     given = [answer for answer in answers if answer is not None]
     counts = [given.count(answer) for answer in dict.fromkeys(given)]
@@ -64,10 +64,10 @@ def consistency_weight(answers: Sequence[str | None]) -> float:
 
 
 def borda_weights(scores: Sequence[float], power: float = 1.0) -> list[float]:
-    """(N - rank) ** power for the rank of each of N scores, 0 for the largest; ties go to the lower index.
+    """Returns (N - rank) ** power for each of N scores, rank 0 for the largest; ties go to the lower index.
 
     Kang et al., "Scalable Best-of-N Selection for Large Language Models via Self-Certainty", arXiv
-    2502.18581, section 4: power 0 is a majority vote, a large one lets the most confident sample decide.
+    2502.18581, section 4: power 0 is a majority vote; a large power lets the most confident sample decide.
     """
     require_finite("scores", scores)
     number("power", power, low=0)

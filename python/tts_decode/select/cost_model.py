@@ -5,8 +5,8 @@ leaves,
 
     maximise   sum_{i in S} O_i  -  lambda_b * cost(V_S) / cost(V)  +  lambda_d * |C_S| / |C|
 
-O_i is leaf i's share of the outcome (they sum to 1), V_S the nodes on the paths from the root to S, V those
-of all leaves, C_S the clusters that S touches, C all clusters.
+O_i is leaf i's share of the outcome (they sum to 1), V_S are the nodes on the paths from the root to S, V the
+nodes on the paths to all leaves, C_S the clusters that S touches, C all clusters.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tts_kernels.checks import number
 from .closure import Items, best_choice, greedy_choice, reduced
 from .scores import require_finite
 
-# Objectives closer than this count as equal; see `ets_select` for what then decides.
+# Objectives closer than this count as equal; `ets_select` describes the tie rule.
 RESOLUTION = 2e-6
 
 
 def retained_nodes(parents: Sequence[int], leaves: Sequence[int]) -> list[int]:
-    """The nodes on the paths from the root to `leaves`, themselves included, in increasing order.
+    """Returns the nodes on the paths from the root to `leaves`, including the leaves, ascending.
 
     `parents[v]` is the parent of node v, smaller than v, or -1 at a root.
     """
@@ -48,7 +48,7 @@ def ets_objective(
     lambda_b: float = 0.0,
     lambda_d: float = 0.0,
 ) -> float:
-    """The objective of the module docstring for one choice of leaves. Arguments as in `ets_select`."""
+    """Returns the module docstring's objective for one choice of leaves. Arguments as in `ets_select`."""
     total_cost = math.fsum(costs[v] for v in retained_nodes(parents, leaves))
     chosen = [i for i, keep in enumerate(kept) if keep]
     value = math.fsum(outcomes[i] for i in chosen)
@@ -71,23 +71,23 @@ def ets_select(
     lambda_d: float = 0.0,
     method: Literal["exact", "greedy"] = "exact",
 ) -> list[bool]:
-    """Which leaves to keep by the ETS objective.
+    """Returns which leaves to keep by the ETS objective.
 
     Args:
-        outcomes: one non-negative number a leaf, O_i.
-        parents: one a node of the tree, smaller than the node; -1 at a root.
+        outcomes: one non-negative number per leaf, O_i.
+        parents: one per node of the tree, smaller than the node; -1 at a root.
         leaves: distinct node ids; no leaf is an ancestor of another.
-        costs: one non-negative number a node: 1 each for the published model, or the node's tokens.
-        clusters: one label a leaf, or None to leave the coverage term out.
+        costs: one non-negative number per node: 1 each for the published model, or the node's tokens.
+        clusters: one label per leaf, or None to leave the coverage term out.
         method: "exact": an optimum, by the reductions of `select.closure` and HiGHS for what they leave open.
-            "greedy": that is decided best path first, without SciPy.
+            "greedy": what they leave open is decided best path first, without SciPy.
 
-    At least one leaf is kept. Objectives within RESOLUTION are ties: each leaf carries a bonus that falls
-    with its index, less than that in sum, so a tie goes to more leaves and, between like leaves, to the lower
-    index. With lambda_b = 0 every leaf is kept.
+    At least one leaf is kept. Objectives within RESOLUTION are ties: each leaf carries a bonus that decreases
+    with its index, less than RESOLUTION in total, so a tie goes to more leaves and, between equal leaves, to
+    the lower index. With lambda_b = 0 every leaf is kept.
 
     At 256 leaves, on the 280 random trees of benches/bench_ets.py, exact took 2.3 ms of CPU time in the
-    median, 8 ms at the 99th percentile and 18 ms at most; 13 and 31 ms on those that grew by the exact
+    median, 8 ms at the 99th percentile and 18 ms at most; 13 and 31 ms on trees grown by the exact
     allocation, where the integer programme is needed more often. Greedy took at most 5 ms and found the
     optimum on 85 %; it lost 7e-4 of the objective on average, 2e-2 at worst.
     """
@@ -97,7 +97,7 @@ def ets_select(
     if n == 1 or lambda_b == 0:
         return [True] * n  # a further leaf costs nothing, and never lowers the other two terms
 
-    # An item of `closure` for each node, behind a root that stands for what every choice takes.
+    # One item of `closure` per node, after a root that represents what every choice takes.
     nodes = retained_nodes(parents, leaves)
     place = {node: i for i, node in enumerate(nodes, start=1)} | {-1: 0}
     total_cost = math.fsum(costs[v] for v in nodes)
@@ -121,14 +121,14 @@ def ets_select(
 
     small = reduced(items, worth)
     kept = best_choice(small, worth) if method == "exact" else greedy_choice(small, worth)
-    if not kept:  # nothing pays: the reductions, which may drop any leaf, do not know that one is to stay
+    if not kept:  # nothing pays: the reductions, which may drop any leaf, do not know that one must stay
         kept = best_choice(items, worth, nonempty=True) if method == "exact" else [_best_alone(items)]
     chosen = set(kept)
     return [i in chosen for i in range(n)]
 
 
 def _best_alone(items: Items) -> int:
-    """The leaf whose path brings most."""
+    """Returns the leaf whose path gains most."""
     brings = [0.0] * len(items)
     for v in range(1, len(items)):
         brings[v] = brings[items.parents[v]] + items.gains[v]
@@ -145,7 +145,7 @@ def _check(
     lambda_b: float,
     lambda_d: float,
 ) -> int:
-    """The number of leaves; ValueError for arguments that do not describe a tree with costs."""
+    """Returns the number of leaves; raises ValueError unless the arguments describe a tree with costs."""
     n = len(leaves)
     for name, value in (("lambda_b", lambda_b), ("lambda_d", lambda_d)):
         number(name, value, low=0)

@@ -9,11 +9,10 @@ from tts_kernels.checks import integer
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Probability that k of `n` samples, drawn without replacement, hold a correct one: 1 - C(n - c, k) /
-    C(n, k).
+    """Returns the probability that k of `n` samples, drawn without replacement, include a correct one.
 
-    The unbiased estimate of what k fresh samples would do, from `n` of which `correct` are right, for k <= n:
-    Chen et al., arXiv 2107.03374, section 2.1.
+    It is 1 - C(n - c, k) / C(n, k) with c = `correct`, the unbiased estimate of this probability for k fresh
+    samples, for k <= n: Chen et al., arXiv 2107.03374, section 2.1.
     """
     integer("n", n, 1)
     integer("k", k, 1)
@@ -28,10 +27,12 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def coverage_curve(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> list[float]:
-    """Coverage at each k: the mean of `pass_at_k` over the problems.
+    """Returns the coverage at each k: the mean of `pass_at_k` over the problems.
+
+    Brown et al., arXiv 2407.21787, section 2.
 
     Args:
-        counts: (samples, correct ones) of each problem. Brown et al., arXiv 2407.21787, section 2.
+        counts: (samples, correct ones) of each problem.
     """
     if not counts:
         raise ValueError("counts: got no problem, expected at least one")
@@ -39,11 +40,13 @@ def coverage_curve(counts: Sequence[tuple[int, int]], ks: Sequence[int]) -> list
 
 
 def coverage_fit(ks: Sequence[int], coverage: Sequence[float]) -> tuple[float, float]:
-    """(a, b) of the law coverage = exp(a * k ** b), by least squares of log(-log(coverage)) over log(k).
+    """Returns (a, b) of the law coverage = exp(a * k ** b), fitted by least squares.
+
+    The fit is linear, of log(-log(coverage)) over log(k). The law is from Brown et al., arXiv 2407.21787,
+    section 3.1, where a nonlinear fit finds its constants.
 
     Args:
-        coverage: strictly between 0 and 1, at two different k or more. The law is from Brown et al., arXiv
-            2407.21787, section 3.1, where a nonlinear fit finds its constants.
+        coverage: strictly between 0 and 1, at two different k or more.
     """
     if len(ks) != len(coverage) or len(set(ks)) < 2:
         raise ValueError(

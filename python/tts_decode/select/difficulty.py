@@ -1,4 +1,4 @@
-"""How hard a question is for a model, by the scores of a few of its answers."""
+"""Estimates how hard a question is for a model from the scores of a few of its answers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .scores import require_finite
 
 
 def difficulty_edges(mean_scores: Sequence[float], bins: int = 5) -> list[float]:
-    """The bins - 1 falling boundaries that split questions into equal shares by their mean scores.
+    """Returns the bins - 1 descending boundaries that split questions into equal shares by mean score.
 
     Args:
-        mean_scores: of each question of a calibration set, the mean score of the model's answers to it: the
+        mean_scores: for each question of a calibration set, the mean score of the model's answers to it: the
             model-predicted difficulty of Snell et al., arXiv 2408.03314, section 3.2.
     """
     require_finite("mean_scores", mean_scores)
@@ -24,7 +24,7 @@ def difficulty_edges(mean_scores: Sequence[float], bins: int = 5) -> list[float]
 
 
 def difficulty_bin(mean_score: float, edges: Sequence[float]) -> int:
-    """0 for the easiest bin, len(edges) for the hardest: the number of edges above the score."""
+    """Returns the number of edges above the score: 0 for the easiest bin, len(edges) for the hardest."""
     require_finite("edges", edges)
     if list(edges) != sorted(edges, reverse=True):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Where a sampled text could have gone another way: the tokens at which the model was least sure."""
+"""The tokens at which the model was least sure, where a sampled text could have gone another way."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def fork_points(entropies: Sequence[float], k: int) -> list[int]:
-    """Indices of the `k` highest entropies (all if there are fewer), highest first, ties to the lower index.
+    """Returns the indices of the `k` highest entropies (or all), highest first, ties to the lower index.
 
-    NaN, the entropy that an engine does not tell, is never taken.
+    NaN, an entropy that an engine does not report, is never taken.
 
     Liu et al., "ETTRL: Balancing Exploration and Exploitation in LLM Test-Time Reinforcement Learning Via
     Entropy Mechanism", arXiv 2508.11356: the fork points of its tree rollouts.

@@ -1,4 +1,4 @@
-"""Which pages of a KV cache to give up: those that have drawn the least attention."""
+"""Which pages of a KV cache to drop: those that have drawn the least attention."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def evicted_columns(
     sink: int = 1,
     recent: int = 4,
 ) -> list[int]:
-    """The columns whose pages to drop from every branch so that each keeps `keep` pages, in increasing order.
+    """Returns the columns whose pages to drop from every branch so that each keeps `keep` pages, ascending.
 
     Args:
-        tables: one int32 [columns] a branch: its pages in order, -1 where one was evicted before.
-        masses: one float32 [columns] a branch: the attention that each page has drawn so far.
+        tables: one int32 [columns] per branch: its pages in order, -1 for evicted ones.
+        masses: one float32 [columns] per branch: the attention that each page has drawn so far.
         keep: pages that each branch keeps, at least 1; the branch with the fewest decides.
         sink, recent: how many of the first and last columns of each branch stay, whatever they drew.
 
-    Only pages that all of the branches hold are dropped, as one alone would stay resident for the others;
-    their masses are summed over the branches. The least mass goes first, ties to the lower column. Where too
-    few pages may go, all of those go; where a branch has no more than `keep`, none.
+    Only pages that all of the branches hold are dropped, because others would stay resident anyway; their
+    masses are summed over the branches. The least mass is dropped first, ties to the lower column. If too few
+    pages may be dropped, all of those are; if a branch has no more than `keep`, none.
 
-    Accumulated mass is the score of H2O (Zhang et al., arXiv 2306.14048, section 4), here of pages rather
-    than tokens and of all heads together; sink and recent pages are kept as there and in SnapKV (Li et al.,
+    Accumulated mass is the score of H2O (Zhang et al., arXiv 2306.14048, section 4), here for pages rather
+    than tokens and summed over all heads; sink and recent pages are kept as there and in SnapKV (Li et al.,
     arXiv 2404.14469).
     """
     for name, value, least in (("keep", keep, 1), ("sink", sink, 0), ("recent", recent, 1)):

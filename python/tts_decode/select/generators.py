@@ -1,4 +1,4 @@
-"""Which of several generators makes the next answer: bandits over what their answers scored."""
+"""Which of several generators makes the next answer: bandits over the scores of their answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from .thompson import Posterior, generate_or_continue, thompson
 
 
 def thompson_generator(seen: Sequence[Sequence[float]], prior: Posterior, rng: random.Random) -> int:
-    """The generator of the best posterior draw; seen: scores in the whole tree by generator."""
+    """Returns the generator with the best posterior draw. seen: scores in the whole tree by generator."""
     return thompson([prior.given(scores) for scores in seen], rng) if len(seen) > 1 else 0
 
 
 def ucb_generator(seen: Sequence[Sequence[float]]) -> int:
-    """The generator of the highest bound, mean + sqrt(2 ln(all) / its count); one without scores comes first.
-    Ties go to the lower index."""
+    """Returns the generator with the highest bound, mean + sqrt(2 ln(all) / its count).
+
+    One without scores comes first. Ties go to the lower index.
+    """
     total = sum(len(scores) for scores in seen)
     bounds = [
         math.fsum(scores) / len(scores) + math.sqrt(2 * math.log(total) / len(scores)) if scores else math.inf
@@ -32,8 +34,9 @@ def stacked_choice(
     prior: Posterior,
     rng: random.Random,
 ) -> tuple[int | None, int]:
-    """The choice where a generator is drawn first, then GEN or CONT among its own children alone: (child or
-    None, the generator). Its posterior has seen all scores of the children that it made and below them.
+    """Draws a generator first, then GEN or CONT among its own children: returns (child or None, generator).
+
+    A generator's posterior includes all scores of its children and below them.
 
     Args:
         children: for each, its own score first, then those below it.

@@ -1,4 +1,4 @@
-"""Search states that say the same, taken together."""
+"""Merges search states that say the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 
 def hyper_nodes(labels: Sequence[Hashable], scores: Sequence[float]) -> list[list[int]]:
-    """Indices of equal label, each group best score first, groups in order of first appearance.
+    """Returns groups of indices with equal labels, each best score first, in order of first appearance.
 
     Each group is a hyper-node of FETCH (Wang et al., arXiv 2502.11183), whose value is its first member's
     score. Ties go to the lower index.

@@ -1,4 +1,4 @@
-"""Scores of groups under a mixed model: what a further score of each group, or of a new one, will be."""
+"""Scores of groups under a mixed model: predicts a further score of each group, or of a new one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from .scores import require_finite
 
 _POINTS = 48  # of the grid over each of the two deviations
-_LEAST, _MOST = 0.01, 4.5  # ends of the grid: a score's resolution; so many scales of the prior
+_LEAST, _MOST = 0.01, 4.5  # ends of the grid: a score's resolution, and a multiple of the prior's scale
 
 
 @dataclass(frozen=True)
 class MixedModel:
-    """score = a + e, where a ~ N(mu, sigma_a^2) is its group's, e ~ N(0, sigma_y^2) its own.
+    """score = a + e, where a ~ N(mu, sigma_a^2) is the group's and e ~ N(0, sigma_y^2) the score's own.
 
     The model of AB-MCTS-M (Inoue et al., arXiv 2503.04412) with the priors of its code (treequest), for
     scores in [0, 1]: mu ~ N(mean, mean_deviation^2), and half-normal sigma_a and sigma_y of the scales
@@ -27,8 +27,8 @@ class MixedModel:
 
     The code samples the posterior by NUTS. Here mu and the groups' a are integrated in closed form, and the
     sigmas lie on a grid of 48 x 48 points, evenly spaced in the logarithm from 0.01 to 4.5 scales: draws are
-    exact but for the grid. Below 0.01 (the code rounds scores so where it compares them) a posterior of equal
-    scores could not be normalised.
+    exact except for the grid. Below 0.01, the resolution at which the code compares scores, a posterior of
+    equal scores could not be normalised.
     """
 
     mean: float = 0.5
@@ -37,10 +37,11 @@ class MixedModel:
     noise: float = 0.3
 
     def draws(self, groups: Sequence[Sequence[float]], rng: random.Random, new: int = 1) -> list[float]:
-        """A draw of the next score of each group, then of `new` groups that have none; all independent.
+        """Draws the next score of each group, then of `new` groups that have none; all independent.
 
         Args:
-            groups: the scores seen, at least one each. ValueError for an empty group, or what is not finite.
+            groups: the scores seen, at least one each. ValueError for an empty group, or scores that are not
+                finite.
         """
         for i, scores in enumerate(groups):
             require_finite(f"groups[{i}]", scores)
@@ -65,8 +66,10 @@ class MixedModel:
     def _posterior(
         self, groups: Sequence[Sequence[float]], count: NDArray[np.float64], mean: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], ...]:
-        """The grid's sigma_a and sigma_y, cumulated probabilities of its points, and of mu there the
-        precision and precision times mean; float64 [points] each."""
+        """Returns the grid's sigma_a and sigma_y, cumulative probabilities, and mu's conditional posterior.
+
+        The last is its precision and precision times mean; all are float64 [points].
+        """
         ends = self.group_deviation, self.noise
         grids = [np.geomspace(_LEAST, _MOST * scale, _POINTS) for scale in ends]
         a, y = (grid.ravel() for grid in np.meshgrid(*grids, indexing="ij"))
@@ -85,17 +88,19 @@ class MixedModel:
 
 
 def settled(scores: Sequence[float]) -> bool:
-    """Whether AB-MCTS-M leaves a subtree of these scores alone: four or more, of which three quarters are the
-    same in hundredths."""
+    """Whether AB-MCTS-M leaves a subtree with these scores alone.
+
+    It does if there are four or more, of which three quarters are equal in hundredths.
+    """
     most = max(Counter(round(100 * score) for score in scores).values(), default=0)
     return len(scores) >= 4 and most >= 0.75 * len(scores)
 
 
 def mixed_choice(children: Sequence[Sequence[float]], rng: random.Random, model: MixedModel) -> int | None:
-    """The choice of AB-MCTS-M at a node: None to generate a new child, or the child to go on to.
+    """Returns the choice of AB-MCTS-M at a node: None for a new child, or the child to continue with.
 
-    The best draw of a next score decides between all children and a new one. A settled child gives way to
-    the next best one that is not settled, and to a new child where all are.
+    The best draw of a next score decides between all children and a new one. A settled child is replaced by
+    the next best one that is not settled, or by a new child if all are.
 
     Args:
         children: for each, its own score and those of all answers below it.
@@ -108,8 +113,11 @@ def mixed_choice(children: Sequence[Sequence[float]], rng: random.Random, model:
 
 
 def mixed_generator(seen: Sequence[Sequence[float]], rng: random.Random, model: MixedModel) -> int:
-    """Which generator makes the new answer: each is a group of the scores of all that it made, the best draw
-    wins; any, all alike, where there are none yet. seen: scores in the tree by generator."""
+    """Returns which generator makes the new answer.
+
+    Each is a group of the scores of all that it made, and the best draw wins; if there are no scores yet,
+    any, with equal probability. seen: scores in the tree by generator.
+    """
     if len(seen) == 1:
         return 0
     known = [i for i, scores in enumerate(seen) if scores]
@@ -127,9 +135,9 @@ def mixed_stack(
     rng: random.Random,
     model: MixedModel,
 ) -> tuple[int | None, int]:
-    """The choice where each generator has a model of its own: (child or None, generator of a new one).
+    """Chooses with one model per generator: returns (child or None, generator of a new one).
 
-    Every generator's children and its new child have a draw each from the model of its children; the best
+    Every generator's children and its new child each have a draw from the model of its children; the best
     draw of all wins, unless it is a settled child's.
     """
     options: list[tuple[float, int | None, int]] = []

@@ -1,4 +1,4 @@
-"""Reasoning Pruning: which samples are probable enough to have a say."""
+"""Reasoning Pruning: which samples are probable enough to count."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .scores import require_finite
 
 Floats = npt.NDArray[np.float64]
 
-# Where the fit starts and how far it may go: those of the authors' code (WNJXYK/RPC, compute_rpc.py).
+# Start and bounds of the fit, from the authors' code (WNJXYK/RPC, compute_rpc.py).
 _START = (0.5, 1.0, 1.0, 1.5, 2.0)  # weight of the first component; shape and scale of each
 _BOUNDS = [(0.2, 0.8), *4 * [(0.01, None)]]
 
 
 def probable_paths(probabilities: Sequence[float]) -> list[bool]:
-    """Whether to keep each of N samples, by its probability (0 <= p <= 1).
+    """Returns whether to keep each of N samples, by its probability (0 <= p <= 1).
 
     Zhou et al., arXiv 2510.15444, section 4.2: a mixture of two Weibull distributions is fitted to the
-    probabilities. A sample that rather belongs to the component of smaller mean, and is below the average of
-    all, is dropped. Equal probabilities are all kept.
+    probabilities. A sample is dropped if it more likely belongs to the component with the smaller mean and is
+    below the average of all. Equal probabilities are all kept.
 
     Raises:
-        ValueError: a probability that is none.
+        ValueError: an entry is no probability.
     """
     require_finite("probabilities", probabilities)
     for i, value in enumerate(probabilities):
@@ -41,7 +41,7 @@ def probable_paths(probabilities: Sequence[float]) -> list[bool]:
 
 
 def _fit(x: Floats) -> list[float]:
-    """Maximum-likelihood weight of the first component, then shape and scale of each."""
+    """Returns the maximum-likelihood weight of the first component, then shape and scale of each."""
     require("scipy")
     from scipy import optimize
 
@@ -51,7 +51,7 @@ def _fit(x: Floats) -> list[float]:
         second = np.log1p(-weight) + _log_density(x, k2, scale2)
         return -float(np.logaddexp(first, second).sum())
 
-    with np.errstate(invalid="ignore"):  # far from the optimum both components may give a point 0
+    with np.errstate(invalid="ignore"):  # far from the optimum both densities may be 0 at a point
         fitted: list[float] = optimize.minimize(cost, _START, bounds=_BOUNDS).x.tolist()
     return fitted
 

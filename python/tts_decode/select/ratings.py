@@ -1,4 +1,4 @@
-"""Ratings that a model wrote as text."""
+"""Reads ratings that a model wrote as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def rating(text: str, top: float = 100.0) -> float | None:
-    """The last number of a text that lies in 0..top, as a share of `top`; None if there is none.
+    """Returns the last number of a text that lies in 0..top, as a share of `top`; None if there is none.
 
     "I rate this 70 out of 100." with `top` 100 gives 1.0: ask for the number alone, or last.
     """

@@ -1,4 +1,4 @@
-"""Drawing which particles or beams go on, in proportion to weights made of their scores."""
+"""Draws which particles or beams continue, in proportion to weights computed from their scores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tts_kernels.checks import number
 from .allocation import rebase_weights
 from .scores import require_finite
 
-_EPSILON = 1e-7  # its_hub's: scores of 0 and 1 count as this far from them
+_EPSILON = 1e-7  # from its_hub: scores are kept this far from 0 and 1
 
 
 def logit(score: float) -> float:
-    """log(p / (1 - p)) of a score, with p first moved 1e-7 away from 0 and 1.
+    """Returns log(p / (1 - p)) of a score, with p first moved 1e-7 away from 0 and 1.
 
-    p is the score, as of a process reward model; a negative one is a log-probability (`mean_logprob`), p its
-    exponential.
+    p is the score, for example a process reward model's; a negative score is a log-probability
+    (`mean_logprob`), and p its exponential.
     """
     if not score <= 1:
         raise ValueError(f"score: got {score}, expected a probability or a log-probability, at most 1")
@@ -29,7 +29,7 @@ def logit(score: float) -> float:
 
 
 def particle_weights(scores: Sequence[float], softmax_temperature: float = 1.0) -> list[float]:
-    """softmax(logit(scores) / softmax_temperature): weights of particles, summing to 1.
+    """Returns softmax(logit(scores) / softmax_temperature): weights of particles, summing to 1.
 
     Puri et al., arXiv 2502.01618, section 3: the logit undoes the sigmoid of a process reward model.
     """
@@ -37,7 +37,7 @@ def particle_weights(scores: Sequence[float], softmax_temperature: float = 1.0) 
 
 
 def effective_sample_size(weights: Sequence[float]) -> float:
-    """1 / sum of squares of normalised weights: 1 if one holds all the weight, N if all N are equal."""
+    """Returns 1 / sum of squares of normalised weights: 1 if one has all the weight, N if all N are equal."""
     total = _total(weights)
     return total**2 / math.fsum(w * w for w in weights)
 
@@ -45,11 +45,11 @@ def effective_sample_size(weights: Sequence[float]) -> float:
 def annealed_temperature(
     weights: Sequence[float], progress: float, ess_threshold: float = 0.5, early_phase: float = 0.5
 ) -> float:
-    """What to divide log-weights by so that early resampling keeps its diversity; 1 leaves them.
+    """Returns the divisor of log-weights that keeps early resampling diverse; 1 leaves them unchanged.
 
     Entropic annealing of Giannone et al., arXiv 2510.05825, in the form that its_hub runs by default: while
     `progress` (steps taken / step limit) is below `early_phase` and the effective sample size, as a share of
-    the particles, below `ess_threshold`, it is (1 - progress) / share, at least 1.
+    the particles, is below `ess_threshold`, it is (1 - progress) / share, at least 1.
     """
     share = effective_sample_size(weights) / len(weights)
     if len(weights) < 2 or share >= ess_threshold or progress >= early_phase:
@@ -58,15 +58,15 @@ def annealed_temperature(
 
 
 def multinomial(weights: Sequence[float], n: int, rng: random.Random) -> list[int]:
-    """`n` indices drawn independently in proportion to `weights`."""
+    """Draws `n` indices independently in proportion to `weights`."""
     _total(weights)
     return rng.choices(range(len(weights)), weights=weights, k=n)
 
 
 def systematic(weights: Sequence[float], n: int, rng: random.Random) -> list[int]:
-    """`n` indices, rising: index i floor(n w_i) or ceil(n w_i) times, w normalised, n w_i on average.
+    """Draws `n` ascending indices: index i floor(n w_i) or ceil(n w_i) times, w normalised, n w_i on average.
 
-    One uniform number moves a comb of n equally spaced points over the cumulated weights.
+    One uniform number shifts a comb of n equally spaced points over the cumulative weights.
     """
     total = _total(weights)
     ends = list(accumulate(weights))
@@ -78,11 +78,11 @@ def systematic(weights: Sequence[float], n: int, rng: random.Random) -> list[int
 def sample_top_k(
     scores: Sequence[float], k: int, softmax_temperature: float, rng: random.Random
 ) -> list[int]:
-    """`k` distinct indices (all if there are fewer), in the order of a draw without replacement by
-    softmax(scores / softmax_temperature).
+    """Draws `k` distinct indices (or all) without replacement, by softmax(scores / softmax_temperature).
 
-    By the Gumbel top-k trick (Kool et al., arXiv 1903.06059), which has the law of drawing one at a time and,
-    unlike exponentials, no score that underflows to weight 0.
+    Uses the Gumbel top-k trick (Kool et al., arXiv 1903.06059), which has the distribution of drawing one at
+    a time. Unlike exponentials, it has no score that underflows to weight 0. The indices are in the order of
+    the draws.
     """
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")

@@ -1,4 +1,4 @@
-"""Ranking scores, and folding the scores of a branch's steps into one."""
+"""Ranks scores, and aggregates the scores of a branch's steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 Aggregation = Callable[[Sequence[float]], float]
-"""From the scores of a branch's steps, in order and at least one, to one score."""
+"""Maps the scores of a branch's steps, in order and at least one, to one score."""
 
 
 def _last(scores: Sequence[float]) -> float:
@@ -23,23 +23,23 @@ AGG_STRATEGIES: dict[str, Aggregation] = {
     "max": max,
     "median": statistics.median,
     "sum": math.fsum,
-    # A scorer that reads the whole response as one step has put everything into its last score.
+    # The last score of a scorer that reads the whole response as one step covers everything.
     "whole": _last,
 }
-"""What the names stand for; beside them there is "window:k", the mean of the last `k` scores."""
+"""The named aggregations; besides them there is "window:k", the mean of the last `k` scores."""
 
 _WINDOW = re.compile(r"window:([1-9][0-9]*)")
 
 
 def require_finite(name: str, values: Sequence[float]) -> None:
-    """Raise ValueError, naming the argument and the index, if a value is NaN or infinite."""
+    """Raises ValueError, naming the argument and the index, if a value is NaN or infinite."""
     for i, value in enumerate(values):
         if not math.isfinite(value):
             raise ValueError(f"{name}[{i}]: got {value}, expected a finite number")
 
 
 def aggregation(agg_strategy: str) -> Aggregation:
-    """The function that `agg_strategy` names, of a sequence of step scores.
+    """Returns the function that `agg_strategy` names, which aggregates a sequence of step scores.
 
     ==============  ===============================================================================
     "last"          the last score: a process reward model's view of the text so far
@@ -67,7 +67,7 @@ def aggregation(agg_strategy: str) -> Aggregation:
 
 
 def aggregate(scores: Sequence[float], agg_strategy: str = "last") -> float:
-    """One score for a branch from the scores of its steps, in order, as `aggregation` describes."""
+    """Returns one score for a branch from the scores of its steps, in order, as `aggregation` describes."""
     fold = aggregation(agg_strategy)
     if not scores:
         raise ValueError("scores: got nothing, expected at least one step score")
@@ -75,7 +75,7 @@ def aggregate(scores: Sequence[float], agg_strategy: str = "last") -> float:
 
 
 def top_k(scores: Sequence[float], k: int) -> list[int]:
-    """Indices of the `k` largest scores (all if there are fewer), best first, ties to the lower index."""
+    """Returns the indices of the `k` largest scores (or all), best first, ties to the lower index."""
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
     require_finite("scores", scores)

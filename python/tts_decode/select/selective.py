@@ -1,4 +1,4 @@
-"""What an answerer that may abstain earns, by the confidence from which it answers."""
+"""The utility of answering only above a confidence threshold, with the option to abstain."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from .scores import require_finite
 
 
 class Selective(NamedTuple):
-    """answered: share of the questions that were answered. accuracy: share of those answered that are right,
-    None where none was. utility: mean over all questions."""
+    """What answering selectively achieves.
+
+    Attributes:
+        answered: share of the questions that were answered.
+        accuracy: share of those answered that are right, None if none was.
+        utility: mean over all questions.
+    """
 
     answered: float
     accuracy: float | None
@@ -20,14 +25,14 @@ class Selective(NamedTuple):
 def selective_utility(
     confidences: Sequence[float], correct: Sequence[bool], threshold: float, wrong: float = -1.0
 ) -> Selective:
-    """Answers are given at a confidence of `threshold` or more. A right one earns 1, a wrong one `wrong`, and
-    none 0.
+    """Returns the utility of answering at a confidence of `threshold` or more.
+
+    A right answer earns 1, a wrong one `wrong`, and none 0. Jurayj, Cheng and Van Durme, arXiv 2502.13962,
+    section 2.
 
     Args:
-        confidences, correct: one entry a question.
-        wrong: 0: the exam that punishes nothing; -1: as in Jeopardy; -20: high stakes.
-
-    Jurayj, Cheng and Van Durme, arXiv 2502.13962, section 2.
+        confidences, correct: one entry per question.
+        wrong: 0: an exam without penalties; -1: as in Jeopardy; -20: high stakes.
     """
     require_finite("confidences", confidences)
     if len(confidences) != len(correct) or not len(correct):

@@ -1,4 +1,4 @@
-"""How alike two texts are, by their words."""
+"""How similar two texts are, by their words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def lexical_similarity(one: str, other: str) -> float:
-    """Cosine of the word counts of two texts, in [0, 1]; numbers and single symbols count as words."""
+    """Returns the cosine of the word counts of two texts, in [0, 1]; numbers and single symbols are words."""
     a, b = (Counter(re.findall(r"\w+|[^\w\s]", text.lower())) for text in (one, other))
     dot = sum(count * b[word] for word, count in a.items())
     norms = math.sqrt(sum(c * c for c in a.values()) * sum(c * c for c in b.values()))
@@ -17,7 +17,7 @@ def lexical_similarity(one: str, other: str) -> float:
 
 
 def most_similar(query: str, texts: Sequence[str]) -> int | None:
-    """Index of the text most like the query (ties: the first); None if none shares a word with it."""
+    """Returns the index of the text most like the query (ties: the first); None if no word is shared."""
     likeness = [lexical_similarity(query, text) for text in texts]
     best = max(range(len(texts)), key=likeness.__getitem__, default=None)
     return best if best is not None and likeness[best] > 0 else None

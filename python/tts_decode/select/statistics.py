@@ -1,4 +1,4 @@
-"""Intervals for what is measured on a set of problems: accuracies, their differences, ratios of costs."""
+"""Confidence intervals of measurements on a set of problems: accuracies, differences, ratios of costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .scores import require_finite
 class Interval(NamedTuple):
     """An estimate and the ends of its confidence interval.
 
-    The ends are NaN where the data do not tell how far the estimate may be off.
+    The ends are NaN if the data do not tell how far off the estimate may be.
     """
 
     value: float
@@ -26,14 +26,14 @@ class Interval(NamedTuple):
     high: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """JSON-ready, with None for what JSON lacks."""
+        """Returns JSON values, with None for what JSON lacks."""
         return {name: end if math.isfinite(end) else None for name, end in self._asdict().items()}
 
 
 def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> Interval:
-    """The share of successes, with Wilson's score interval.
+    """Returns the share of successes, with Wilson's score interval.
 
-    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927). Holds for
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927). Valid for
     few trials and for shares near 0 and 1. successes: a trial that is itself a mean may count in part.
     """
     if not 0 <= successes <= trials or trials < 1:
@@ -49,13 +49,14 @@ def wilson_interval(successes: float, trials: int, confidence: float = 0.95) -> 
 
 
 def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean, with the bootstrap's bias-corrected and accelerated interval (BCa) of 2,000 resamples.
+    """Returns the mean, with the bias-corrected and accelerated bootstrap interval (BCa) of 2,000 resamples.
+
+    Use it for skewed values; for few problems, about 20 or less, the interval is too narrow. For one value,
+    or equal ones, its ends are NaN. The same values give the same ends. Efron, "Better Bootstrap Confidence
+    Intervals", JASA 82 (1987). Needs the package scipy.
 
     Args:
-        values: one number a problem, such as tokens. For skewed ones; of few problems, some 20 and less, it
-            is too narrow. Of one, or of equal ones, it is not stated: its ends are NaN. The same values give
-            the same ends. Efron, "Better Bootstrap Confidence Intervals", JASA 82 (1987). Needs the package
-            scipy.
+        values: one number per problem, such as tokens.
     """
     _quantile(confidence)
     if not len(values):
@@ -77,16 +78,16 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> Interva
 def paired_proportion_difference(
     ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95
 ) -> Interval:
-    """mean(ours) - mean(theirs) where both are 0 or 1 on each of the same problems, with Bonett and Price's
-    adjusted Wald interval.
+    """Returns mean(ours) - mean(theirs) of outcomes 0 or 1, with Bonett and Price's adjusted Wald interval.
+
+    The interval is the Wald interval around the difference after adding one problem to each kind on which the
+    two disagree. So it has a width even if they agree on every problem, and is valid for few problems. Bonett
+    and Price, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on Paired
+    Data", Journal of Educational and Behavioral Statistics 37 (2012), pages 479-488. (Neither scipy nor
+    statsmodels has it.)
 
     Args:
-        ours, theirs: 1 for right and 0 for wrong; entry i of both is problem i. The interval is the Wald
-            interval around the difference after one problem more was added to each kind on which the two
-            disagree. So it has a width also where they agree on every problem, and holds from few problems
-            on. Bonett and Price, "Adjusted Wald Confidence Interval for a Difference of Binomial Proportions
-            Based on Paired Data", Journal of Educational and Behavioral Statistics 37 (2012), pages 479-488.
-            (Neither scipy nor statsmodels has it.)
+        ours, theirs: 1 for right and 0 for wrong; entry i of both is problem i.
     """
     z = _quantile(confidence)
     pairs = _pairs(ours, theirs)
@@ -105,15 +106,15 @@ def paired_proportion_difference(
 def paired_difference(
     ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95
 ) -> Interval:
-    """mean(ours) - mean(theirs) over the same problems, with the interval of Student's paired t.
+    """Returns mean(ours) - mean(theirs) over the same problems, with the interval of Student's paired t.
 
     Args:
-        ours, theirs: one number a problem, such as tokens; entry i of both is problem i. For numbers of any
-            kind; where they are 0 and 1, `paired_proportion_difference` is the better one.
+        ours, theirs: one number per problem, such as tokens; entry i of both is problem i. Numbers may be of
+            any kind; for 0 and 1, `paired_proportion_difference` is better.
 
     The interval is exact for normal differences at any number of problems from two on. A bootstrap of few
-    problems is too narrow (of two it covers half), and of one, or of equal differences, it has no width, as
-    if nothing else could be. Here such an interval is not stated: its ends are NaN. Needs the package scipy.
+    problems is too narrow (with two it covers half), and of one, or of equal differences, it has no width, as
+    if nothing else could occur. Here the ends of such an interval are NaN. Needs the package scipy.
     """
     return _t_interval(*_pairs(ours, theirs), confidence)
 
@@ -121,11 +122,12 @@ def paired_difference(
 def geometric_mean_ratio(
     ours: Sequence[float], theirs: Sequence[float], *, confidence: float = 0.95
 ) -> Interval:
-    """exp(mean(log(ours / theirs))) over the same problems; its interval is `paired_difference`'s of the
-    logarithms.
+    """Returns exp(mean(log(ours / theirs))) over the same problems.
+
+    Its interval is `paired_difference`'s of the logarithms.
 
     Args:
-        ours, theirs: one positive number a problem, such as bytes or seconds. Needs the package scipy.
+        ours, theirs: one positive number per problem, such as bytes or seconds. Needs the package scipy.
     """
     pairs = _pairs(ours, theirs)
     for name, values in zip(("ours", "theirs"), pairs, strict=True):
@@ -150,7 +152,7 @@ def _pairs(
 
 
 def _t_interval(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], confidence: float) -> Interval:
-    """The mean difference and Student's interval around it; no ends where the differences are the same."""
+    """Returns the mean difference and Student's interval around it; no ends if all differences are equal."""
     _quantile(confidence)
     values = ours - theirs
     mean = float(values.mean())
@@ -165,6 +167,6 @@ def _t_interval(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], confid
 
 
 def _quantile(confidence: float) -> float:
-    """Of the standard normal distribution, for a two-sided interval."""
+    """Returns the standard normal quantile for a two-sided interval."""
     number("confidence", confidence, above=0, below=1)
     return NormalDist().inv_cdf((1 + confidence) / 2)

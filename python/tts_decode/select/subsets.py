@@ -1,13 +1,12 @@
-"""What a rule would choose from k of n samples: its accuracy, averaged over all subsets of k.
+"""What a rule would choose from k of n samples: its accuracy, averaged over all subsets of size k.
 
-The average over all subsets is unbiased for what the rule does with k fresh samples where the n are
-independent draws of one distribution (Hoeffding, "A Class of Statistics with Asymptotically Normal
-Distribution", 1948); `coverage.pass_at_k` is this average for the rule "any of them". The rules have the
-names that Hugging Face's search-and-learn gives them: Beeching, Tunstall and Rush, "Scaling Test-Time Compute
-with Open Models", 2024.
+If the n samples are independent draws of one distribution, this average is an unbiased estimate of the rule's
+accuracy on k fresh samples (Hoeffding, "A Class of Statistics with Asymptotically Normal Distribution",
+1948); `coverage.pass_at_k` is this average for the rule "any of them". The rules are named as in Hugging
+Face's search-and-learn: Beeching, Tunstall and Rush, "Scaling Test-Time Compute with Open Models", 2024.
 
-Ties go to what was drawn first, a subset's order being random, as `votes.vote` gives them to the answer seen
-first. A vote is right as often as the samples are that gave its answer.
+Ties go to what was drawn first, a subset's order being random, just as `votes.vote` gives them to the answer
+seen first. A vote is right as often as the samples that gave its answer are.
 """
 
 from __future__ import annotations
@@ -24,36 +23,36 @@ from tts_kernels.checks import integer
 from .scores import require_finite
 
 MOST_SUBSETS = 20_000
-"""So many subsets are enumerated; of more, `DRAWS` are drawn."""
+"""Up to this many subsets are enumerated; from more, `DRAWS` are drawn."""
 DRAWS = 4_096
 
 MOST_SAMPLES = 1_000
-"""Of `majority_at_k`: float64 counts the subsets of no more."""
+"""Limit of `majority_at_k`: float64 cannot count the subsets of more samples."""
 
 _BLOCK = 1024  # subsets at a time
-_TIE = 1e-12  # sums of weights that differ by less, of the larger one, are the same up to rounding
+_TIE = 1e-12  # sums of weights whose relative difference is less are equal up to rounding
 
 Array = np.ndarray[Any, Any]
 
 
 class AtK(NamedTuple):
-    """value: probability that the choice is right. error: standard error of drawing subsets, 0 if exact."""
+    """value: probability that the choice is right. error: standard error from drawing subsets, 0 if exact."""
 
     value: float
     error: float = 0.0
 
 
 def majority_at_k(answers: Sequence[object | None], correct: Sequence[bool], k: int) -> AtK:
-    """Accuracy of a majority vote of k of the samples: maj@k. Exact, by counting.
+    """Returns the accuracy of a majority vote of k of the samples: maj@k. Exact, by counting.
 
     Args:
-        answers: one a sample, equal where they mean the same; None abstains. Where all of a subset abstain,
-            the first one drawn is the choice.
+        answers: one per sample, equal if they mean the same; None abstains. If all of a subset abstain, the
+            first one drawn is the choice.
         correct: whether each sample is right.
 
-    An answer that m samples gave has u votes in C(m, u) ways. For a winner with u votes, the polynomial
-    whose coefficient of x**v y**r counts the ways to draw v others, of which r answers tie with it, is a
-    product over the other answers. Its terms are not negative, so float64 keeps their digits.
+    An answer that m samples gave has u votes in C(m, u) ways. For a winner with u votes, the polynomial whose
+    coefficient of x**v y**r counts the ways to draw v others, of which r answers tie with it, is a product
+    over the other answers. Its terms are not negative, so float64 keeps their digits.
     """
     n = _checked(answers, correct, k)
     if n > MOST_SAMPLES:
@@ -75,12 +74,12 @@ def majority_at_k(answers: Sequence[object | None], correct: Sequence[bool], k: 
 
 
 def _wins(size: int, others: Sequence[int], abstain: int, k: int) -> float:
-    """Subsets of k in which an answer of `size` samples wins the vote; of r + 1 tied ones it wins a part."""
+    """Counts the subsets of k in which an answer of `size` samples wins the vote; with r ties, in part."""
     total = 0.0
     for votes in range(1, min(size, k) + 1):
         left = k - votes
         rivals = [other for other in others if other >= votes]
-        free = abstain + sum(others) - sum(rivals)  # samples of which no answer can have so many votes
+        free = abstain + sum(others) - sum(rivals)  # samples whose answers cannot reach that many votes
         ways = np.zeros((min(left // votes, len(rivals)) + 1, left + 1))  # [tied others, samples drawn]
         ways[0] = [float(math.comb(free, u)) for u in range(left + 1)]
         for other in rivals:
@@ -105,13 +104,15 @@ def weighted_at_k(
     *,
     seed: int = 0,
 ) -> AtK:
-    """Accuracy of a weighted vote of k of the samples, in which the answer with the largest sum of weights
-    wins: weighted@k, best-of-N weighted (Li et al., arXiv 2206.02336).
+    """Returns the accuracy of a weighted vote of k of the samples: weighted@k.
+
+    The answer with the largest sum of weights wins: best-of-N weighted (Li et al., arXiv 2206.02336). Exact
+    if there are at most `MOST_SUBSETS` subsets; otherwise the average over `DRAWS` subsets that `seed` draws,
+    with its standard error.
 
     Args:
-        weights: one a sample, not negative, as `vote_weights` makes them of scores. Other arguments as of
-            `majority_at_k`. Exact where there are at most `MOST_SUBSETS` subsets; else the average over
-            `DRAWS` subsets that `seed` draws, with its standard error.
+        weights: one per sample, not negative, as `vote_weights` makes them from scores. Other arguments as in
+            `majority_at_k`.
     """
     n = _checked(answers, correct, k)
     if len(weights) != n:
@@ -137,7 +138,7 @@ def weighted_at_k(
 
 
 def _weighted_votes(drawn: Array, belongs: Array, weights: Array, right: Array) -> Array:
-    """For each subset, a row of indices, the probability that its choice is right.
+    """Returns, for each subset (a row of indices), the probability that its choice is right.
 
     Args:
         belongs: [n, answers], 1 where a sample gave the answer.
@@ -150,17 +151,19 @@ def _weighted_votes(drawn: Array, belongs: Array, weights: Array, right: Array) 
     counts = there @ belongs
     sums = np.where(counts > 0, there @ (belongs * weights[:, None]), -1.0)
     tied = (counts > 0) & (sums >= sums.max(1, keepdims=True) * (1 - _TIE))
-    # The first one drawn of the samples that gave a tied answer says which of them wins.
+    # Among tied answers, the one whose sample was drawn first wins.
     backers = (tied * counts).sum(1)
     right_ones = (tied * (there @ (belongs * right[:, None]))).sum(1)
     return np.asarray(np.where(backers > 0, right_ones / np.maximum(backers, 1), any_of_them))
 
 
 def naive_at_k(scores: Sequence[float | None], correct: Sequence[bool], k: int) -> AtK:
-    """Accuracy of the best-scored one of k of the samples: naive@k, plain best-of-N. Exact, by counting.
+    """Returns the accuracy of the best-scored of k samples: naive@k, plain best-of-N. Exact, by counting.
+
+    Cobbe et al., arXiv 2110.14168, section 4.
 
     Args:
-        scores: one a sample; None ranks below all. Cobbe et al., arXiv 2110.14168, section 4.
+        scores: one per sample; None ranks below all.
     """
     n = _checked(scores, correct, k)
     require_finite("scores", [score for score in scores if score is not None])
@@ -187,7 +190,7 @@ def _checked(samples: Sequence[object], correct: Sequence[bool], k: int) -> int:
 
 
 def _grouped(answers: Sequence[object | None]) -> list[list[int]]:
-    """Indices of the samples of each answer."""
+    """Returns the indices of the samples of each answer."""
     groups: dict[object, list[int]] = {}
     for index, answer in enumerate(answers):
         if answer is not None:
@@ -200,5 +203,5 @@ def _all_subsets(n: int, k: int) -> Array:
 
 
 def _drawn_subsets(n: int, k: int, seed: int) -> Array:
-    """Independent subsets, each uniform: the k smallest of n random numbers."""
+    """Draws independent uniform subsets: the k smallest of n random numbers."""
     return np.random.default_rng(seed).random((DRAWS, n)).argpartition(k - 1, axis=1)[:, :k]

@@ -1,4 +1,4 @@
-"""Thompson sampling: draw a worth of each option from its posterior, take the best draw."""
+"""Thompson sampling: draws the value of each option from its posterior and takes the best draw."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ P = TypeVar("P", bound="Posterior")
 
 class Posterior(Protocol):
     def given(self: P, scores: Sequence[float]) -> P:
-        """The posterior after these scores were seen, with this one as the prior."""
+        """Returns the posterior after these scores, with this one as the prior."""
 
     def draw(self, rng: random.Random) -> float:
-        """A draw of the mean score."""
+        """Draws a mean score."""
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean and variance of normal scores: the normal-inverse-chi-squared prior, with the defaults of
-    AB-MCTS-A (Inoue et al., arXiv 2503.04412, as in treequest).
+    """Mean and variance of normal scores, with a normal-inverse-chi-squared prior.
+
+    The defaults are those of AB-MCTS-A (Inoue et al., arXiv 2503.04412, as in treequest).
 
     Attributes:
         m, kappa: prior mean, and how many scores it is worth.
@@ -61,8 +62,10 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Beta:
-    """Chance of success of scores in [0, 1], a score being that share of a success; default: Jeffreys' prior,
-    as in AB-MCTS-A."""
+    """Chance of success for scores in [0, 1], where a score is a fractional success.
+
+    Default: Jeffreys' prior, as in AB-MCTS-A.
+    """
 
     a: float = 0.5
     b: float = 0.5
@@ -80,7 +83,7 @@ class Beta:
 
 
 def thompson(posteriors: Sequence[Posterior], rng: random.Random) -> int:
-    """Index of the best of one draw from each posterior, drawn in order."""
+    """Returns the index of the best of one draw from each posterior, drawn in order."""
     draws = [posterior.draw(rng) for posterior in posteriors]
     return max(range(len(draws)), key=draws.__getitem__)
 
@@ -88,11 +91,11 @@ def thompson(posteriors: Sequence[Posterior], rng: random.Random) -> int:
 def generate_or_continue(
     children: Sequence[Sequence[float]], prior: Posterior, rng: random.Random
 ) -> int | None:
-    """The choice of AB-MCTS-A at a node: None to generate a new child, or the index of the child to go on to.
+    """Returns the choice of AB-MCTS-A at a node: None for a new child, or the index of a child to continue.
 
-    Two Thompson draws: between GEN, which has seen the scores of the children when they were generated, and
-    CONT, which has seen all scores below them; then, for CONT, between the children, each of which has seen
-    its own score and those below it.
+    It makes two Thompson draws: between GEN, which has seen the scores of the children when they were
+    generated, and CONT, which has seen all scores below them; then, for CONT, between the children, each of
+    which has seen its own score and those below it.
 
     Args:
         children: for each, its own score first, then those below it.

@@ -11,12 +11,12 @@ from .scores import require_finite
 def uct(
     values: Sequence[float], visits: Sequence[int], parent_visits: int, exploration: float = 1.0
 ) -> list[float]:
-    """UCT of each child: value + exploration * sqrt(ln(parent_visits) / max(1, visits)).
+    """Returns the UCT of each child: value + exploration * sqrt(ln(parent_visits) / max(1, visits)).
 
-    Kocsis and Szepesvari, "Bandit based Monte-Carlo Planning", ECML 2006. `values` are means of what came
-    back through the children; an unvisited one is given its prior estimate and counts as visited once, as in
-    llm-reasoners ("UCT with fast reward"), so that not every child has to be tried. Before the parent's first
-    visit the values alone decide.
+    Kocsis and Szepesvari, "Bandit based Monte-Carlo Planning", ECML 2006. `values` are means of the values
+    backed up through the children; an unvisited child has its prior estimate and counts as visited once, as
+    in llm-reasoners ("UCT with fast reward"), so that not every child has to be tried. Before the parent's
+    first visit the values alone decide.
     """
     _check(values, visits, parent_visits)
     spread = math.log(max(parent_visits, 1))
@@ -35,11 +35,11 @@ def puct(
     pb_c_base: float = 19652.0,
     pb_c_init: float = 1.25,
 ) -> list[float]:
-    """PUCT of each child: value + c * prior * sqrt(parent_visits) / (1 + visits), where
-    c = ln((parent_visits + pb_c_base + 1) / pb_c_base) + pb_c_init.
+    """Returns the PUCT of each child: value + c * prior * sqrt(parent_visits) / (1 + visits).
 
-    Silver et al., "A general reinforcement learning algorithm that masters chess, shogi and Go through
-    self-play", Science 2018, pseudocode; its constants, which openr keeps. `priors` sum to 1.
+    Here c = ln((parent_visits + pb_c_base + 1) / pb_c_base) + pb_c_init. Silver et al., "A general
+    reinforcement learning algorithm that masters chess, shogi and Go through self-play", Science 2018,
+    pseudocode; its constants, which openr keeps. `priors` sum to 1.
     """
     _check(values, visits, parent_visits)
     require_finite("priors", priors)
@@ -55,17 +55,17 @@ def puct(
 def self_refine_uct(
     rewards: Sequence[Sequence[float]], parents: Sequence[int], exploration: float = 1.4
 ) -> tuple[list[float], list[float]]:
-    """(Q, UCT) of the answers in a tree where a child is a refinement of its parent.
+    """Returns (Q, UCT) of the answers in a tree where a child is a refinement of its parent.
 
     Zhang et al., "Accessing GPT-4 level Mathematical Olympiad Solutions via Monte Carlo Tree Self-refine",
-    arXiv 2406.07394, section 3. An answer's own worth is (min + mean) / 2 of the rewards that it was given,
-    which holds against a lenient one; its Q is the mean of that and the best Q below it. UCT adds
-    exploration * sqrt(ln(1 + rewards of its parent) / rewards of its own).
+    arXiv 2406.07394, section 3. An answer's own value is (min + mean) / 2 of its rewards, which guards
+    against a lenient reward; its Q is the mean of that and the best Q below it. UCT adds exploration *
+    sqrt(ln(1 + rewards of its parent) / rewards of its own).
 
     Args:
         rewards: of each answer, at least one.
-        parents: index of the answer it refines, before its own; -1 for none.
-        exploration: the paper's code takes 1.4, for rewards of 0 to 100.
+        parents: index of the answer it refines, lower than its own; -1 for none.
+        exploration: the paper's code uses 1.4, for rewards of 0 to 100.
     """
     for i, (given, parent) in enumerate(zip(rewards, parents, strict=True)):
         require_finite(f"rewards[{i}]", given)

@@ -35,5 +35,5 @@ _CANONICAL = {name: unit for unit, names in _SAME.items() for name in (unit, *na
 
 
 def unit_named(word: str) -> str | None:
-    """The unit that a word is known to name, in one spelling."""
+    """Returns the unit that a word is known to name, in one spelling."""
     return _CANONICAL.get(word.casefold())

@@ -1,4 +1,4 @@
-"""Which verifiers to ask: chosen on problems whose right answers are known."""
+"""Chooses verifiers on problems whose right answers are known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ def choose_verifiers(
     right: Sequence[Sequence[bool]],
     max_verifiers: int | None = None,
 ) -> list[int]:
-    """Verifiers whose approvals together choose most right candidates (Lifshitz et al., arXiv 2502.20379,
-    section 5): added one by one, each time the one that gives most, ties to the lower index; then the
-    shortest such list with the most right choices.
+    """Returns the verifiers whose approvals together choose the most right candidates.
 
-    A set of verifiers chooses of each problem the first candidate with most approvals.
+    Lifshitz et al., arXiv 2502.20379, section 5: verifiers are added one by one, each time the one that gains
+    most, ties to the lower index; the result is the shortest such list with the most right choices. For each
+    problem a set of verifiers chooses the first candidate with the most approvals.
 
     Args:
         approvals: `[problem][candidate][verifier]`.

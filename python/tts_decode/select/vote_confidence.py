@@ -1,4 +1,4 @@
-"""How sure a weighted vote is of itself."""
+"""How confident a weighted vote is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .scores import require_finite
 
 
 def vote_confidence(votes: Sequence[float]) -> float:
-    """2 (1 - sigmoid(H)) for the entropy H, nats, of the shares of the votes: 1 if all are for one answer.
+    """Returns 2 (1 - sigmoid(H)) for the entropy H, nats, of the vote shares: 1 if all votes agree.
 
-    Chen et al., MAgICoRe, arXiv 2409.12147, as in its code. votes: one non-negative number an
-    answer, their scale does not matter; all 0 count as equal. None at all give 0.
+    Chen et al., MAgICoRe, arXiv 2409.12147, as in its code. votes: one non-negative number per answer, at any
+    scale; all 0 count as equal. Without votes it is 0.
     """
     require_finite("votes", votes)
     if any(weight < 0 for weight in votes):

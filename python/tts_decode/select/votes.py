@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from .scores import require_finite
 
-_REPRESENTED = 600.0  # exp of it is far from the ends of float64, and so are sums of many
+_REPRESENTED = 600.0  # its exp, and sums of many, are far from the limits of float64
 
 
 def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> dict[str, float]:
-    """Votes for each answer, most voted first (ties: the answer seen first). None abstains.
+    """Returns the votes for each answer, most voted first (ties: the answer seen first). None abstains.
 
-    `weights`, one non-negative number an answer, turns the majority vote into a weighted one.
-    Empty if every voter abstains.
+    `weights`, one non-negative number per answer, make it a weighted vote. Empty if every voter abstains.
     """
     if weights is None:
         weights = [1.0] * len(answers)
@@ -33,17 +32,22 @@ def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) 
 def elect(
     answers: Sequence[str | None], weights: Sequence[float] | None = None
 ) -> tuple[dict[str, float], list[int]]:
-    """The votes, as `vote` counts them, and the voters who gave the answer that has most of them: indices in
-    order, or those of all voters if all abstain."""
+    """Returns the votes, as `vote` counts them, and the indices of the voters for the winner, in order.
+
+    If all abstain, these are all voters.
+    """
     votes = vote(answers, weights)
     winner = next(iter(votes), None)
     return votes, [i for i, answer in enumerate(answers) if answer == winner]
 
 
 def vote_weights(scores: Sequence[float]) -> list[float]:
-    """What a vote weighs by its score: the score; if one is negative, as logits and log-probabilities are,
-    the exponentials of all. Where float64 does not hold the largest exponential, as for sums of many
-    log-probabilities, all are taken relative to the largest, which changes no vote's share."""
+    """Returns what each vote weighs by its score: the score itself, or exponentials.
+
+    If one score is negative, as logits and log-probabilities are, the weights are the exponentials of all. If
+    float64 cannot hold the largest exponential, as for sums of many log-probabilities, all are taken relative
+    to it, which changes no vote's share.
+    """
     if min(scores, default=0) >= 0:
         return list(scores)
     top = max(scores)

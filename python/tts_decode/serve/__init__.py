@@ -7,4 +7,4 @@ from ..extras import require, require_tested
 
 for _module in ("fastapi", "uvicorn", "prometheus_client"):
     require(_module)
-require_tested("uvicorn")  # whose protocol connection.py changes
+require_tested("uvicorn")  # connection.py changes its protocol

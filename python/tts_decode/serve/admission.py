@@ -1,4 +1,4 @@
-"""How many sequences are generated at a time, of all requests and of one client."""
+"""Limits the sequences generated at a time, in total and per client."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .errors import busy, invalid, unavailable
 
 
 class Ticket:
-    """Sequences that one request holds: from before its prompts are read, until its work has ended.
+    """Sequences that one request holds, from before its prompts are read until its work has ended.
 
     Attributes:
-        sequences: how many.
+        sequences: their number.
     """
 
     def __init__(self, admission: Admission, client: str) -> None:
@@ -22,25 +22,28 @@ class Ticket:
         self.sequences = 0
 
     def widen(self, sequences: int, param: str = "n") -> None:
-        """Holds `sequences` in all. Raises APIError and keeps what it held: 400 if they never fit, or 429."""
+        """Holds `sequences` in total.
+
+        Raises APIError and keeps what it held: 400 if they never fit, or 429.
+        """
         more = sequences - self.sequences
         if more > 0:
             self._admission.take(more, sequences, self._client, param)
             self.sequences = sequences
 
     def release(self) -> None:
-        """Gives all back; at the second call nothing is left to give."""
+        """Returns all sequences; a second call does nothing."""
         self._admission.give(self.sequences, self._client)
         self.sequences = 0
 
 
 class Admission:
-    """A request comes in whole or is refused at once: a queue would only hold connections open.
+    """Admits a request in whole or refuses it at once: a queue would only hold connections open.
 
     For the loop that speaks HTTP.
 
     Attributes:
-        running: sequences that are held now. closed: whether nothing is admitted any more.
+        running: sequences held now. closed: whether nothing is admitted any more.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -51,7 +54,7 @@ class Admission:
         self.closed = False
 
     def admit(self, sequences: int, client: str) -> Ticket:
-        """Raises APIError: 400 for what can never fit, 429, 503."""
+        """Admits a request. Raises APIError: 400 for what can never fit, 429, 503."""
         if self.closed:
             raise unavailable("the server is shutting down")
         ticket = Ticket(self, client)
@@ -59,7 +62,7 @@ class Admission:
         return ticket
 
     def take(self, more: int, sequences: int, client: str, param: str) -> None:
-        """For a ticket. sequences: that it then holds."""
+        """Takes sequences for a ticket. sequences: the total that it then holds."""
         most = min(self._limit, self._share)
         if sequences > most:
             raise invalid(param, f"got {sequences} sequences in one request, expected at most {most}")
@@ -71,16 +74,16 @@ class Admission:
         self._clients[client] += more
 
     def give(self, sequences: int, client: str) -> None:
-        """For a ticket."""
+        """Returns a ticket's sequences."""
         self.running -= sequences
         self._clients[client] -= sequences
         if not self._clients[client]:
-            del self._clients[client]  # clients come and go
+            del self._clients[client]  # keeps no entry for clients that left
 
 
 @contextmanager
 def released_on_error(ticket: Ticket) -> Iterator[None]:
-    """The ticket stays held where the body ends well: then its work has it."""
+    """Releases the ticket on an error; if the body succeeds, the request's work keeps it."""
     try:
         yield
     except BaseException:

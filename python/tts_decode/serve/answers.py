@@ -1,7 +1,7 @@
-"""Answers in OpenAI's form, made of a job's pieces: whole ones, and the events of a stream.
+"""Writes a job's pieces as answers in OpenAI's format: whole, or as the events of a stream.
 
-What is the same in all chunks is written once. JSON is put together from parts that are JSON already, so that
-a chunk of a stream costs little beside its token.
+What all chunks share is written once. JSON is joined from parts that are JSON already, so that a chunk of a
+stream costs little more than its token.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .job import Piece, Token, Usage
 
 DONE = b"data: [DONE]\n\n"
 _BLOCK = 256  # tokens
-_LOWEST = -9999.0  # for a log-probability of -inf, which JSON does not have
+_LOWEST = -9999.0  # for a log-probability of -inf, which JSON lacks
 
 to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class Form(ABC):
-    """How one answer is written.
+    """The format of one answer.
 
     Args:
-        model: its name. logprobs: whether the caller asked for log-probabilities. token_ids: for ids.
+        model: its name. logprobs: whether the caller asked for log-probabilities. token_ids: whether for ids.
     """
 
     kind = chunk_kind = prefix = ""
@@ -39,7 +39,7 @@ class Form(ABC):
         self._logprobs, self._token_ids = logprobs, token_ids
 
     def whole(self, pieces: Sequence[Piece], usage: Usage) -> bytes:
-        """The body of an answer."""
+        """Returns the body of an answer."""
         pieces = sorted(merged(pieces), key=lambda piece: piece.choice)
         choices = ",".join([self.choice(piece) for piece in pieces])
         more = self._beside(pieces[0]) + "".join([_more(piece.more) for piece in pieces])
@@ -47,7 +47,7 @@ class Form(ABC):
         return f'{self._head},"object":{to_json(self.kind)},"choices":[{choices}],{end}'.encode()
 
     def chunks(self, pieces: Sequence[Piece]) -> bytes:
-        """Events of a stream, one for each choice that goes on."""
+        """Returns events of a stream, one for each choice that continues."""
         begin = self._chunk
         return "".join(
             [
@@ -61,14 +61,14 @@ class Form(ABC):
 
     @abstractmethod
     def choice(self, piece: Piece) -> str:
-        """A choice of a whole answer, as JSON."""
+        """Returns a choice of a whole answer, as JSON."""
 
     @abstractmethod
     def delta(self, piece: Piece) -> str:
-        """What a piece adds to its choice, as JSON."""
+        """Returns what a piece adds to its choice, as JSON."""
 
     def _beside(self, piece: Piece) -> str:
-        """What a chunk or an answer has of its first piece beside the choices."""
+        """Returns the fields that a chunk or an answer takes from its first piece besides the choices."""
         return ""
 
     def _ends(self, piece: Piece) -> str:
@@ -82,15 +82,15 @@ class Form(ABC):
 
 
 class CompletionForm(Form):
-    """Of /v1/completions."""
+    """The format of /v1/completions."""
 
     kind = chunk_kind = "text_completion"
     prefix = "cmpl"
 
     def __init__(self, model: str, **options: bool) -> None:
         super().__init__(model, **options)
-        self._offsets: dict[int, int] = {}  # characters of each choice that are out
-        self._echo: tuple[Sequence[Token], _Columns] = (), _Columns((), 0)  # the last one that was written
+        self._offsets: dict[int, int] = {}  # characters of each choice already sent
+        self._echo: tuple[Sequence[Token], _Columns] = (), _Columns((), 0)  # the last one written
 
     def choice(self, piece: Piece) -> str:
         logprobs = self._listed(piece) if self._logprobs else "null"
@@ -111,10 +111,10 @@ class CompletionForm(Form):
 
 
 class ChatForm(Form):
-    """Of /v1/chat/completions.
+    """The format of /v1/chat/completions.
 
     Args:
-        token_bytes: of each token by its id; b"" where they are not known.
+        token_bytes: of each token by its id; b"" if unknown.
     """
 
     kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
@@ -122,7 +122,7 @@ class ChatForm(Form):
     def __init__(self, model: str, token_bytes: Sequence[bytes] = (), **options: bool) -> None:
         super().__init__(model, **options)
         self._bytes = token_bytes
-        self._begun: set[int] = set()  # choices that said their role
+        self._begun: set[int] = set()  # choices whose role was sent
 
     def choice(self, piece: Piece) -> str:
         message = f'{{"role":"assistant","content":{to_json(piece.text)},"refusal":null}}'
@@ -158,7 +158,7 @@ class ChatForm(Form):
 class _Columns:
     """Tokens as the lists that completions have of them.
 
-    begin: characters of the text before them. end: and with them. lists: each as JSON without its brackets.
+    begin: characters of the text before them. end: including them. lists: each as JSON without its brackets.
     """
 
     def __init__(self, tokens: Sequence[Token], begin: int) -> None:
@@ -176,7 +176,7 @@ class _Columns:
         self.lists = {name: _items(column) for name, column in columns.items()}
 
     def before(self, other: _Columns) -> _Columns:
-        """These, then others."""
+        """Returns these tokens followed by others."""
         joined = _Columns((), other.end)
         for name, column in self.lists.items():
             joined.lists[name] = ",".join(filter(None, (column, other.lists[name])))
@@ -187,29 +187,29 @@ class _Columns:
 
 
 def _ids(piece: Piece) -> str:
-    """Of the prompt; null after a choice's first piece."""
+    """Returns the prompt's ids; null after a choice's first piece."""
     return f"[{_items(piece.prompt_ids)}]" if piece.prompt_ids else "null"
 
 
 def _items(column: Sequence[Any]) -> str:
-    """As JSON without brackets; in blocks, as no other thread runs while one is written."""
+    """Returns a column as JSON without brackets, written in blocks because writing blocks other threads."""
     blocks = (column[at : at + _BLOCK] for at in range(0, len(column), _BLOCK))
     return ",".join([to_json(block)[1:-1] for block in blocks])
 
 
 def event(data: Mapping[str, Any]) -> bytes:
-    """One event of a stream."""
+    """Returns one event of a stream."""
     return f"data: {to_json(data)}\n\n".encode()
 
 
 def merged(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces of each choice as one, in the order in which the choices come up."""
+    """Merges the pieces of each choice into one, in the order in which the choices appear."""
     found: dict[int, Piece] = {}
     for piece in pieces:
         before = found.get(piece.choice)
         if before is not None:
             piece = replace(
-                before,  # of which the prompt stays
+                before,  # its prompt stays
                 text=before.text + piece.text,
                 tokens=[*before.tokens, *piece.tokens],
                 finish_reason=piece.finish_reason,
@@ -221,12 +221,15 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _more(fields: Mapping[str, Any]) -> str:
-    """Further fields behind others."""
+    """Returns further fields to append to others."""
     return "," + to_json(fields)[1:-1] if fields else ""
 
 
 def _alternatives(token: Token) -> dict[str, float] | None:
-    """The token itself is always among them, as at OpenAI. None: a prompt's first token."""
+    """Returns the alternatives of a token, always including itself, as OpenAI does.
+
+    None for a prompt's first token.
+    """
     if token.logprob is None:
         return None
     found = {text: _finite(value) for _, text, value in token.top}

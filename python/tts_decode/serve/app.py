@@ -37,14 +37,14 @@ from .trees import KeptTrees
 
 
 def create_app(decoder: TreeDecoder, config: ServerConfig) -> FastAPI:
-    """An ASGI application that serves a decoder; one process, one application, one decoder.
+    """Returns an ASGI application that serves a decoder; one process, one application, one decoder.
 
-    While it runs, the decoder belongs to it: everything that touches it goes through `app.state.server`.
+    While it runs, it owns the decoder: everything that uses it goes through `app.state.server`.
 
     Raises:
         TypeError: an argument is of another type.
-        ValueError: the decoder's pages hold fewer tokens than `config.least_kv_tokens`, and not the model's
-            longest text either.
+        ValueError: the decoder's pages hold fewer tokens than `config.least_kv_tokens`, and fewer than the
+            model's longest text.
     """
     _check_room(instance("decoder", decoder, TreeDecoder), instance("config", config, ServerConfig))
     server = Server(decoder, config)
@@ -81,7 +81,7 @@ def create_app(decoder: TreeDecoder, config: ServerConfig) -> FastAPI:
 
 
 class Server:
-    """What an application serves with.
+    """The parts that an application serves with.
 
     Attributes:
         decoder, config. metrics, bodies, admission, trees. retained: for the engine's thread only.
@@ -102,7 +102,7 @@ class Server:
         self._desk: Desk | None = None
 
     def open(self) -> None:
-        """For the loop that speaks HTTP."""
+        """Opens the server, for the loop that speaks HTTP."""
         limits = self.config.limits
         engine, ferry = EngineThread(), Ferry(asyncio.get_running_loop())
         prompts, grammars = Prompts(self.decoder, limits), Grammars(self.decoder.tokenizer)
@@ -111,7 +111,7 @@ class Server:
         self._desk = Desk(engine, ferry, self.admission, self.metrics, limits, prompts, grammars)
 
     async def close(self) -> None:
-        """Gives back every page."""
+        """Frees every page."""
         self.admission.closed = True
         engine = self.desk.engine
         await asyncio.to_thread(engine.close)
@@ -193,7 +193,7 @@ class Server:
                     alone = self.admission.running == ticket.sequences
                     if max(needed) > room or (alone and sum(needed) > room):
                         raise without_room(length_field(body), sum(needed), room) from None
-                    raise  # it fits when others have ended
+                    raise  # it will fit when others have ended
         else:
             search = read_search(body, job, decoder, limits, self.config.scorers)
             ticket.widen(search.sequences, "tts")
@@ -230,7 +230,7 @@ def _check_room(decoder: TreeDecoder, config: ServerConfig) -> None:
 
 
 def _client(request: Request) -> str:
-    """Whom it counts for, as the guard says."""
+    """Returns the client that a request counts for, as set by the guard."""
     return str(getattr(request.state, CLIENT))
 
 
@@ -239,7 +239,7 @@ def _listed(job: Job) -> dict[str, bool]:
 
 
 async def _on_api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, APIError)  # as registered
+    assert isinstance(error, APIError)  # registered for it
     return error_response(error)
 
 
@@ -247,9 +247,9 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reasons = {404: "no such path", 405: "this path does not serve the method"}
     reason = reasons.get(error.status_code, "not served")
-    headers = error.headers or {}  # a 405's methods
+    headers = error.headers or {}  # a 405 lists its methods
     return error_response(APIError(error.status_code, reason, None, "not_served", headers))
 
 
 async def _on_disconnect(_: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # the client is gone

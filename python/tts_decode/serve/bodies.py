@@ -1,4 +1,4 @@
-"""Bodies of requests, read within their limits: of each, and of all together."""
+"""Reads request bodies within their limits, each and in total."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .errors import APIError, given, unavailable
 from .presence import DisconnectedError, while_there
 from .protocol import B, read_body
 
-_SLOWEST = 20  # times `Limits.idle_seconds` that a body may take in all: 4 MiB in 600 s
-_LONG = 1 << 15  # bytes; bodies from here on are read beside the event loop
+_SLOWEST = 20  # multiple of `Limits.idle_seconds` that a body may take in total: 4 MiB in 600 s
+_LONG = 1 << 15  # bytes; bodies from this size on are parsed outside the event loop
 
 
 class _Body:
     """Bytes of one request.
 
     Attributes:
-        client: whom they count for. size: bytes that came. given_up: whether they made room for others.
-        next: the part that was waited for last.
+        client: whom they count for. size: bytes received. given_up: whether they made room for others.
+        next: the part that was last waited for.
     """
 
     def __init__(self, client: str) -> None:
@@ -38,26 +38,26 @@ class _Body:
 class Bodies:
     """Reads bodies for the loop that speaks HTTP.
 
-    Where there is no room, the client who holds most bytes gives up a body that is still arriving: no client
-    takes the room of those that hold less.
+    If there is no room, the client that holds the most bytes gives up a body that is still arriving: no
+    client takes the room of those that hold less.
 
     Attributes:
-        held: bytes that came, of requests that are not taken or refused yet.
+        held: bytes received for requests that are not accepted or refused yet.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._room = max(limits.bodies_bytes, limits.body_bytes)  # one alone has room
+        self._room = max(limits.bodies_bytes, limits.body_bytes)  # room for at least one
         self._clients: Counter[str] = Counter()  # bytes of each
         self._arriving: set[_Body] = set()
         self.held = 0
 
     @asynccontextmanager
     async def read(self, request: Request, kind: type[B], client: str) -> AsyncIterator[B]:
-        """What a request of a client asks for; its bytes are held until the end of the block.
+        """Yields the parsed request of a client; its bytes are held until the end of the block.
 
-        Raises APIError for a body that is too large, too slow or none, and for one without room, 503;
-        DisconnectedError where the client leaves before it is read.
+        Raises APIError for a body that is too large, too slow or invalid, and for one without room, 503;
+        DisconnectedError if the client leaves before it is read.
         """
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
@@ -102,7 +102,7 @@ class Bodies:
         return bytes(data)
 
     async def _next(self, parts: AsyncIterator[bytes], body: _Body) -> bytes | None:
-        """The next part of a body; None at its end. Raises APIError, 503, where it was given up."""
+        """Returns the next part of a body; None at its end. Raises APIError, 503, if it was given up."""
         body.next = asyncio.ensure_future(_part(parts))
         self._arriving.add(body)
         try:
@@ -112,7 +112,7 @@ class Bodies:
                 raise
         finally:
             self._arriving.discard(body)
-        if body.given_up:  # also where the part came at the same time
+        if body.given_up:  # even if the part came at the same time
             raise unavailable("too many bytes of requests are on their way, most of them yours; try again")
         return part
 
@@ -134,7 +134,7 @@ class Bodies:
         self.held += size
 
     def _give_back(self, body: _Body) -> None:
-        """All bytes of a body; at the second call nothing is left to give."""
+        """Returns all bytes of a body; a second call does nothing."""
         self.held -= body.size
         self._clients[body.client] -= body.size
         if not self._clients[body.client]:

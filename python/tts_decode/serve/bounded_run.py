@@ -1,6 +1,8 @@
-"""A search that a client asked for: its branches are counted, its further prompts and forced texts are paid
-for, the reasons for which it stopped are in fixed words, and what candidates computed stays until one is
-chosen."""
+"""A search that a client requested, within the server's limits.
+
+Its branches are counted, and its further prompts and forced texts are charged to the budget. The reasons for
+which it stopped have fixed wording, and the KV of candidates stays until one is chosen.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,21 @@ _log = logging.getLogger(__name__)
 _TOO_LONG = "a prompt or text of the search is too long for the model or its memory"
 _NO_MEMORY = "no memory was left for the KV of the search"
 _SCORER = "the scorer failed"
-_PINNED = 128  # candidates, the last ones
+_PINNED = 128  # last candidates
 
 
 class WrongScoresError(TTSError):
-    """A scorer's scores are not one finite number for each branch; the message is for the log only."""
+    """A scorer did not return one finite number per branch; the message is for the log only."""
 
 
 class BoundedRun(SearchRun):
-    """Args:
+    """A search within limits.
+
+    Args:
         most: branches that it may hold.
 
     Attributes:
-        began: whether the model was asked for anything; what is refused before is an option.
+        began: whether the model was used; anything refused earlier is an option's fault.
     """
 
     def __init__(self, decoder: TreeDecoder, root: TreeBranch, most: int) -> None:
@@ -47,7 +51,7 @@ class BoundedRun(SearchRun):
         self._decoder = decoder
         self.began = False
         self._most = most
-        self._pins: dict[tuple[int, ...], Pin] = {}  # of candidates, by their tokens
+        self._pins: dict[tuple[int, ...], Pin] = {}  # of candidates, by token ids
 
     async def step(self, branches: Sequence[Branch], **sampling: Any) -> list[Step]:
         self.began = True
@@ -97,7 +101,7 @@ class BoundedRun(SearchRun):
         return super().end(branch, score)
 
     def pin_of(self, candidate: Candidate) -> Pin | None:
-        """What holds the KV of a candidate, for the caller to release; None where it is not held."""
+        """Returns what holds the KV of a candidate, for the caller to release; None if nothing does."""
         return self._pins.pop(candidate.tokens, None)
 
     def stop(self, error: Exception) -> None:
@@ -109,7 +113,7 @@ class BoundedRun(SearchRun):
         elif isinstance(error, PromptTooLongError):
             self.stopped = _TOO_LONG
         else:
-            super().stop(error)  # the search's own words
+            super().stop(error)  # the search's own wording
 
     def release_candidates(self) -> None:
         for pin in self._pins.values():
@@ -117,7 +121,7 @@ class BoundedRun(SearchRun):
         self._pins.clear()
 
     def _pay(self, tokens: int) -> None:
-        """Takes tokens that were computed, not sampled, out of the budget."""
+        """Charges tokens that were computed, not sampled, to the budget."""
         if self.root.budget is not None:
             self.root.budget.count(tokens)
 

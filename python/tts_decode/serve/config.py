@@ -1,4 +1,4 @@
-"""What a server serves, and the limits of what a client can ask of it."""
+"""What a server serves, and the limits of what a client may request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..rewards.scorer import Scorer
 from .keys import check_keys
 
 _DAY = 86400.0  # seconds
-_MANY = 1 << 20  # choices, branches, texts: far beyond what one machine decodes side by side
+_MANY = 1 << 20  # choices, branches, texts: far more than one machine decodes concurrently
 _TOKENS = 1 << 30
 _BYTES = 1 << 40
-# What a limit may be; all others are from 1 to _MANY.
+# Ranges of limits; all others range from 1 to _MANY.
 _RANGES: dict[str, tuple[float, float]] = {
     "body_bytes": (1, 1 << 30),
     "bodies_bytes": (1, _BYTES),
@@ -32,17 +32,17 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a client sends is held against these; the answer to more is an error.
+    """Limits on what a client sends; more is answered with an error.
 
-    Raises ValueError, by the limit's name, for one that is out of its range. Seconds may be fractions.
+    Raises ValueError, naming the limit, for one that is out of its range. Seconds may be fractions.
 
     Attributes:
         body_bytes: of a request.
-        bodies_bytes: that came of all requests which are not taken or refused yet; one alone has room. Where
-            they become too many, the client that has the most gives up a body.
+        bodies_bytes: received for all requests that are not accepted or refused yet; a single one always has
+            room. If they become too many, the client that has the most gives up a body.
         prompts: in one request.
         prompt_tokens: of each; None: the model's positions.
-        choices: `n` and `best_of`, and what a search may hold side by side.
+        choices: `n` and `best_of`, and the concurrent branches of a search.
         max_tokens: of one choice.
         search_tokens: sampled by one search.
         stops: stop strings of a request.
@@ -50,18 +50,18 @@ class Limits:
         logprobs: alternatives of a token.
         bias_tokens: entries of `logit_bias`.
         schema_bytes: of a JSON schema.
-        request_tokens: that all choices of one request may come to, those of `best_of` too.
-        answer_entries: tokens and alternatives that one answer lists, echoed ones counted for each choice.
+        request_tokens: that all choices of one request may reach in total, including those of `best_of`.
+        answer_entries: tokens and alternatives that one answer lists; echoed ones count for each choice.
         search_products: of a search's counts, such as n and num_comparisons, multiplied.
-        search_branches: that a search holds at a time, those of its further prompts too.
-        sequences: choices that are generated at a time, of all requests; a search counts as its `n`.
-        client_sequences: of them, those of one API key, or without keys of one address, and no more than
+        search_branches: that a search holds at a time, including those of its further prompts.
+        sequences: choices generated at a time, over all requests; a search counts as its `n`.
+        client_sequences: of these, those of one API key, or without keys of one address, and no more than
             `sequences`; None: all.
-        request_seconds: for an answer as a whole.
+        request_seconds: for a whole answer.
         idle_seconds: for a client to send its head or a part of its body, and to take a part of its answer.
-        retained: finished texts that are kept for requests that go on with them. Where they become too many,
-            the API key that has the most loses one.
-        retained_tokens: of them all, prompts counted each time.
+        retained: finished texts kept for requests that continue them. If they become too many, the API key
+            that has the most loses one.
+        retained_tokens: of them all; prompts count each time.
         trees: of searches, kept for their links.
         tree_bytes: of them all.
     """
@@ -111,17 +111,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Attributes:
-    model: the name under which the model is served.
-    keys: API keys, of which a request has to carry one; none: every request is served.
-    scorers: what searches may name beside the built-in scorers.
-    limits: of what a client can ask.
-    loopback: whether the server listens on this machine only. Without keys, requests that name another host
-        are then refused: pages in a browser reach the server under a name of their own.
-    least_kv_tokens: that the decoder's pages have to hold, or the model's longest text where that is shorter:
-        with fewer hardly a chat is served.
+    """What a server serves.
 
-    Raises TypeError or ValueError, by the attribute's name; of a key it tells no character.
+    Attributes:
+        model: the name under which the model is served.
+        keys: API keys, of which a request must carry one; none: every request is served.
+        scorers: that searches may name besides the built-in ones.
+        limits: on what a client may request.
+        loopback: whether the server listens on this machine only. Without keys, requests that name another
+            host are then refused: pages in a browser reach the server under their own host name.
+        least_kv_tokens: minimum capacity of the decoder's pages, or the model's longest text if that is
+            shorter: with less, hardly a chat can be served.
+
+    Raises TypeError or ValueError, naming the attribute; errors reveal no character of a key.
     """
 
     model: str
@@ -148,6 +150,6 @@ class ServerConfig:
         integer("least_kv_tokens", self.least_kv_tokens, 1)
 
     def least_kv(self, decoder: TreeDecoder) -> tuple[int, int]:
-        """Tokens that a decoder's KV pages have to hold, and bytes of these pages."""
+        """Returns the minimum tokens that a decoder's KV pages must hold, and the bytes of these pages."""
         tokens = min(self.least_kv_tokens, decoder.max_positions or self.least_kv_tokens)
         return tokens, -(-tokens // decoder.page_size) * decoder.stats().page_bytes

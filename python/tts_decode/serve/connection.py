@@ -1,4 +1,4 @@
-"""HTTP over one connection: uvicorn's protocol, which waits for no client and sees each one leave."""
+"""HTTP over one connection: uvicorn's protocol with time limits, which notices when clients leave."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import APIError, error_response, unavailable
 
-CONNECTIONS = 1024  # at a time; requests on more are answered 503
-_EARLY_BYTES = 1 << 16  # that may come while an answer is on its way: of the next requests
+CONNECTIONS = 1024  # at a time; requests on further ones are answered 503
+_EARLY_BYTES = 1 << 16  # of the next requests, which may arrive while an answer is being sent
 
 
 def impatient(idle_seconds: float) -> type[asyncio.Protocol]:
-    """The protocol for clients that have so long to send a head, and to read a part of what is sent."""
+    """Returns the protocol for clients with a time limit to send a head, and to read a part of an answer."""
 
     class ImpatientProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._early = bytearray()  # came while an answer is on its way
-            self._begun: float | None = self.loop.time()  # when a head was first waited for; None: none is
-            self._unsent, self._moved = 0, self._begun  # bytes that the client has not read, and since when
+            self._early = bytearray()  # arrived while an answer is being sent
+            self._begun: float | None = self.loop.time()  # since when a head is awaited; None: none is
+            self._unsent, self._moved = (
+                0,
+                self._begun,
+            )  # bytes not read by the client, and since when
             self._watch = self.loop.call_later(0.1 * idle_seconds, self._look)
 
         @property
         def _answers(self) -> bool:
-            """Whether a request has come to its end, and its answer has not."""
+            """Whether a request is complete and its answer is not."""
             return self.cycle is not None and not (self.cycle.more_body or self.cycle.response_complete)
 
         def data_received(self, data: bytes) -> None:
             if self._answers:
-                # Kept here: h11 would stop to read, and nobody would see the client leave.
+                # Kept here: h11 would stop reading, and nobody would notice the client leave.
                 self._early += data
                 if len(self._early) > _EARLY_BYTES:
                     self.transport.abort()
                 return
             if self._begun is None and (self.cycle is None or self.cycle.response_complete):
-                self._begun = self.loop.time()  # of the next head: more bytes of it do not put it off
+                self._begun = self.loop.time()  # of the next head: more bytes of it do not extend the limit
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._begun = None
@@ -62,7 +65,7 @@ def impatient(idle_seconds: float) -> type[asyncio.Protocol]:
             lines += [name + b": " + value for name, value in body.raw_headers]
             cycle = self.cycle
             begun = cycle is not None and cycle.response_started
-            if not begun or (cycle.response_complete and not cycle.more_body):  # else it was answered
+            if not begun or (cycle.response_complete and not cycle.more_body):  # otherwise it was answered
                 self.transport.write(b"\r\n".join([*lines, b"", bytes(body.body)]))
             self.transport.close()
 
@@ -76,7 +79,7 @@ def impatient(idle_seconds: float) -> type[asyncio.Protocol]:
             if not unsent or unsent != self._unsent:
                 self._unsent, self._moved = unsent, now
             if unsent and now - self._moved >= idle_seconds:
-                self.transport.abort()  # close() would wait until the client has read it all
+                self.transport.abort()  # close() would wait until the client has read everything
             elif self._begun is not None and now - self._begun >= idle_seconds:
                 self.transport.close()
             else:
@@ -86,7 +89,7 @@ def impatient(idle_seconds: float) -> type[asyncio.Protocol]:
 
 
 async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application for connections that are too many."""
+    """The application for connections beyond the limit."""
     response = error_response(unavailable("too many connections; try again"))
     response.headers["Connection"] = "close"
     await response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The decoder's own thread: its event loop, and what crosses to the loop that speaks HTTP."""
+"""The decoder's own thread: its event loop, and its exchange with the loop that speaks HTTP."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 
 class EngineThread:
-    """Runs an event loop in a thread, for everything that touches the decoder.
+    """Runs an event loop in a thread, for everything that uses the decoder.
 
-    HTTP and the model then do not wait for each other: a forward leaves Python to the other thread.
+    HTTP and the model then do not wait for each other: during a forward the other thread runs Python.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._closed = False  # no more is taken
-        self._lock = threading.Lock()  # of closing: what is taken before it is cancelled by it
+        self._closed = False  # nothing more is accepted
+        self._lock = threading.Lock()  # guards closing: whatever was accepted before is cancelled by it
         self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="tts-decoder", daemon=True)
         self._thread.start()
@@ -36,7 +36,7 @@ class EngineThread:
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Starts a coroutine there; cancelling the future cancels it.
 
-        Raises APIError, 503, once the thread ends; the coroutine is closed then.
+        Raises APIError, 503, once the thread is ending; the coroutine is then closed.
         """
         with self._lock:
             if not self._closed:
@@ -45,7 +45,7 @@ class EngineThread:
         raise unavailable("the server is shutting down")
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """What a function returns there."""
+        """Returns the result of a function called there."""
 
         async def run() -> T:
             return function(*arguments)
@@ -53,7 +53,7 @@ class EngineThread:
         return await asyncio.wrap_future(self.submit(run()))
 
     def close(self) -> None:
-        """Cancels what still runs, waits for its end, and ends the thread."""
+        """Cancels what is still running, waits for its end, and ends the thread."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -61,13 +61,13 @@ class EngineThread:
         self._thread.join()
 
     def _run(self) -> None:
-        torch.set_num_threads(self._threads)  # OpenMP keeps this by thread
+        torch.set_num_threads(self._threads)  # OpenMP stores this per thread
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
         finally:
             with self._lock:
-                self._closed = True  # also where an interrupt ended the loop
+                self._closed = True  # also if an interrupt ended the loop
             tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
@@ -91,7 +91,7 @@ class Inbox(Generic[T]):
         self._news.set()
 
     async def take(self) -> list[T]:
-        """All that came since the last call, one at least."""
+        """Returns everything that came since the last call, at least one item."""
         await self._news.wait()
         self._news.clear()
         items, self._items = self._items, []
@@ -99,10 +99,10 @@ class Inbox(Generic[T]):
 
 
 class Ferry:
-    """Takes items from the engine's thread to inboxes of another loop.
+    """Carries items from the engine's thread to inboxes of another loop.
 
-    What all requests put in during one turn of the engine's loop crosses in one call: one wake-up of the
-    other thread for each forward, however many streams there are.
+    All items of one turn of the engine's loop cross in one call: one wake-up of the other thread per forward,
+    however many streams there are.
     """
 
     def __init__(self, to: asyncio.AbstractEventLoop) -> None:
@@ -110,7 +110,7 @@ class Ferry:
         self._load: list[tuple[Inbox[Any], Any]] = []
 
     def put(self, inbox: Inbox[T], item: T) -> None:
-        """For the engine's thread."""
+        """Adds an item; for the engine's thread."""
         if not self._load:
             asyncio.get_running_loop().call_soon(self._cross)
         self._load.append((inbox, item))

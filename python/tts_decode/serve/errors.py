@@ -1,4 +1,4 @@
-"""Errors as a client gets them: a status, and OpenAI's form of what is wrong."""
+"""Errors as a client gets them: a status, and a description in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _TYPES = {
 _RETRY = {"Retry-After": "1"}  # seconds
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: _RETRY, 503: _RETRY}
 _LONGEST_GIVEN = 60  # characters of a client's own value that an error repeats
-_SHOWN_DIGITS = 20  # of a number that is longer
+_SHOWN_DIGITS = 20  # of a longer number
 _LONGEST_REASON = 300  # characters of a grammar's own message
 
 
 def given(value: Any) -> str:
-    """What a client sent, in the words of JSON and no longer than a line; lists and objects by their size.
+    """Returns what a client sent, as JSON and at most one line; lists and objects by their size.
 
-    What is shortened says so: no text and no number is told as another one.
+    Shortened values say so: no text and no number is shown as another one.
     """
     if isinstance(value, (list, dict)):
         kind, of = ("a list", "items") if isinstance(value, list) else ("an object", "fields")
@@ -45,13 +45,13 @@ def given(value: Any) -> str:
         cut = value[:_LONGEST_GIVEN]
         return repr(cut) + ("..." if len(cut) < len(value) else "")
     text = json.dumps(value)
-    if len(text) > _LONGEST_GIVEN:  # an integer: what else JSON has is shorter
+    if len(text) > _LONGEST_GIVEN:  # an integer: other JSON values are shorter
         return f"{text[:_SHOWN_DIGITS]}... of {len(text.lstrip('-'))} digits"
     return text
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, cut after `most` characters and ended by three dots if it is longer."""
+    """Returns the text, cut after `most` characters and ended by three dots if it is longer."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
@@ -59,9 +59,9 @@ class APIError(TTSError):
     """A request is not served.
 
     Attributes:
-        status: of HTTP. message: for the client; it quotes nothing of this machine. param: the field that is
-            wrong, None if it is none. code: for programs. headers: of the answer, those that its status asks
-            for included.
+        status: of HTTP. message: for the client; it reveals nothing about this machine. param: the wrong
+            field, if any. code: for programs. headers: of the answer, including those that its status
+            requires.
     """
 
     def __init__(
@@ -83,19 +83,19 @@ class APIError(TTSError):
 
 
 def invalid(param: str, problem: str, code: str | None = "invalid_value") -> APIError:
-    """400: a field has a value that cannot be served. problem: `got X, expected Y`."""
+    """Returns a 400: a field has a value that cannot be served. problem: `got X, expected Y`."""
     return APIError(400, f"{param}: {problem}", param, code)
 
 
 def at_most(name: str, value: int, limit: int, what: str = "") -> None:
-    """400 for more than a limit. what: is counted."""
+    """Raises a 400 for a value above a limit. what: the noun that is counted."""
     if value > limit:
         got = f"{given(value)} {what}".strip()
         raise invalid(name, f"got {got}, expected at most {limit}")
 
 
 def unsupported(param: str, why: str) -> APIError:
-    """400: a field of the protocol that is not served at all."""
+    """Returns a 400: a field of the protocol that is not served at all."""
     return invalid(param, f"not served: {why}", "unsupported_parameter")
 
 
@@ -108,18 +108,21 @@ def unavailable(message: str) -> APIError:
 
 
 def without_room(field: str, asked: int, room: int) -> APIError:
-    """400: all KV pages together hold fewer tokens than a request asks for. field: that says how many."""
+    """Returns a 400: all KV pages together hold fewer tokens than a request needs.
+
+    field: the one that says how many.
+    """
     problem = f"got prompts and choices of {asked} tokens in KV pages, expected at most {room}"
     return invalid(field, f"{problem}; ask for fewer choices, or shorter ones")
 
 
 def internal() -> APIError:
-    """500, in a text that says nothing of the inside."""
+    """Returns a 500 whose text reveals nothing about the inside."""
     return APIError(500, "the server failed; its log says more", None, "internal_error")
 
 
 def as_api_error(error: BaseException) -> APIError:
-    """What a client is told of a failure; what it is not told goes to the log."""
+    """Returns what a client is told of a failure; the rest goes to the log."""
     if isinstance(error, APIError):
         return error
     if isinstance(error, CancelledError):

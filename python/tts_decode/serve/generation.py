@@ -1,4 +1,4 @@
-"""Carries a job out on the decoder, in the decoder's own thread."""
+"""Runs a job on the decoder, in the decoder's own thread."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from .stops import finish_reason
 
 Emit = Callable[[Piece], None]
 
-_CONTEXT = 8  # tokens before another one that say what it adds to the text; a character has at most 4 bytes
+_CONTEXT = 8  # preceding tokens that determine a token's text; a character has at most 4 bytes
 
 
 async def generate(decoder: TreeDecoder, retained: OwnTexts, job: Job, emit: Emit, usage: Usage) -> None:
-    """Gives the pieces of all choices as they come. Whether it returns, fails or is cancelled, no branch is
-    left; what they hold by then is retained."""
+    """Emits the pieces of all choices as they come.
+
+    Whether it returns, fails or is cancelled, no branch is left; what they hold by then is retained.
+    """
     await gather(
         _Samples(decoder, retained, job, emit, usage, number).run() for number in range(len(job.prompts))
     )
@@ -43,7 +45,7 @@ class _Samples:
         self._first = number * job.n  # index of its first choice
         self._sampling = replace(job.sampling, seed=job.sampling.seed + number)
         self._length = 0  # tokens of the prompt
-        self._branches: list[TreeBranch] = []  # all that are held; those that are drawn come last
+        self._branches: list[TreeBranch] = []  # all that are held, sampled ones last
         self._drawn: list[TreeBranch] = []
         self._kept: set[TreeBranch] = set()
 
@@ -62,17 +64,17 @@ class _Samples:
                 for index in range(job.n):
                     self._emit(replace(head, choice=self._first + index, finish_reason="length"))
         finally:
-            for branch in self._drawn or self._branches:  # of requests that were broken off, too
+            for branch in self._drawn or self._branches:  # also for aborted requests
                 self._keep(branch)
             release_all(self._branches)
 
     async def _draw(self, ids: Sequence[int], head: Piece) -> None:
         job = self._job
         root = await self._decoder.root(ids, self._sampling)
-        if not self._branches:  # else it was computed for the echo
+        if not self._branches:  # otherwise it was computed for the echo
             self._usage.cached += root.cached_tokens
         self._branches.append(root)
-        if job.best_of > 1:  # the prompt's own branch is the first choice, so that it is the same for every n
+        if job.best_of > 1:  # the prompt's own branch comes first: the same choice for every n
             self._branches += root.fork(job.best_of - 1)
         self._drawn = self._branches[-job.best_of :]
         if job.best_of == job.n:
@@ -102,7 +104,7 @@ class _Samples:
                 made = choice.piece(piece, piece.reason)
                 head = made.echoed or made.prompt_ids
                 if made.text or made.tokens or head or made.finish_reason is not None:
-                    self._emit(made)  # else it is half a character
+                    self._emit(made)  # otherwise it is half a character
         finally:
             await pieces.aclose()
 
@@ -122,8 +124,10 @@ class _Samples:
         return self._retained.known_text(self._prompt.text, self._prompt.ids, self._job.sampling)
 
     async def _echo(self, ids: Sequence[int]) -> Sequence[Token]:
-        """The tokens of the prompt, where they are told. The branch that reads them is held, so that what is
-        drawn shares its KV."""
+        """Returns the prompt's tokens, if they are listed.
+
+        The branch that reads them is held, so that the samples share its KV.
+        """
         job, tokenizer = self._job, self._decoder.tokenizer
         if job.logprobs is None:
             return ()
@@ -139,7 +143,7 @@ class _Samples:
 
 
 class _Choice:
-    """Makes pieces of what a branch generates. head: of the prompt, which the first piece begins with."""
+    """Makes pieces of what a branch generates. head: the prompt's part, with which the first piece begins."""
 
     def __init__(self, decoder: TreeDecoder, branch: TreeBranch, index: int, job: Job, head: Piece) -> None:
         self.branch, self._tokenizer = branch, decoder.tokenizer
@@ -148,7 +152,7 @@ class _Choice:
         if job.logprobs is not None or job.token_ids:
             before = branch.tokens[: branch.prompt_length]
             self._stream = text_stream(self._tokenizer, before, special=True)
-        self._told = branch.prompt_length  # tokens of the branch that are out
+        self._told = branch.prompt_length  # tokens of the branch already emitted
 
     def piece(self, part: Step | StepPiece, reason: str | None) -> Piece:
         branch = self.branch
@@ -172,7 +176,7 @@ class _Choice:
         )
 
     def _cut(self, text: str) -> tuple[str, str | None]:
-        """Text that ends with its stop string; one that holds a special token has no place in the text."""
+        """Cuts text at its stop string; a string with a special token does not appear in the text."""
         branch, stops, tokenizer = self.branch, self._job.sampling.stop, self._tokenizer
         last = branch.length - 1
         shown = len(continuation(tokenizer, branch.tokens, last))
@@ -192,7 +196,7 @@ def _told(
     logprobs: Sequence[float | None],
     tops: Sequence[TopLogprobs],
 ) -> list[Token]:
-    """The tokens with their texts. stream: of the text before them, `context` its tokens."""
+    """Returns the tokens with their texts. stream: of the preceding text, whose tokens are `context`."""
     path = [*context]
     told = []
     for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
@@ -206,8 +210,10 @@ def _told(
 def _listed(
     tokenizer: object, context: Sequence[int], token: int, text: str, top: TopLogprobs
 ) -> list[tuple[int, str, float]]:
-    """Alternatives by text, each text once: tokens that complete no character, or the same one as another,
-    have their ids in brackets instead."""
+    """Returns alternatives by text, each text once.
+
+    Tokens that complete no character, or the same one as another, are shown by id in brackets.
+    """
     used = {text, ""}
     listed = []
     for other, value in top:

@@ -1,4 +1,4 @@
-"""Grammars of answers, compiled beside the engine's thread and within a time."""
+"""Compiles the grammars of answers outside the engine's thread and within a time limit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from ..core.constraints.protocol import Constraint
 from ..extras import installed
 from .errors import invalid, unavailable
 
-_SECONDS = 5.0  # that a grammar may take, and that it may wait for others
-_AT_A_TIME = 2  # so that one that takes its time holds up no other, and no more cores are taken
+_SECONDS = 5.0  # limit for compiling a grammar, and for waiting for others
+_AT_A_TIME = 2  # a slow one delays no other, and few cores are taken
 
 
 class Grammars:
     """Compiles the constraints of requests for one tokenizer. For the engine's loop.
 
-    No thread can be made to stop: one that does not end keeps its place, but not the process from exiting.
+    Threads cannot be stopped: one that does not end keeps its place, but does not keep the process from
+    exiting.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -27,16 +28,16 @@ class Grammars:
         self._running: dict[Constraint, asyncio.Future[BaseException | None]] = {}  # why each failed
 
     async def warm(self) -> None:
-        """Prepares the vocabulary, which takes its time once."""
+        """Prepares the vocabulary, which takes time once."""
         if installed("llguidance"):
-            with suppress(TypeError):  # its tokens have no bytes of their own: a grammar's error says so
+            with suppress(TypeError):  # its tokens do not map to bytes: a grammar's error says so
                 JSONSchema({}).start(self._tokenizer)
 
     async def compiled(self, constraint: Constraint | None) -> None:
         """Compiles a constraint, which is kept for all branches with an equal one.
 
-        Raises APIError: 400 where it takes too long, 503 where others take all threads; ConstraintError where
-        it is malformed.
+        Raises APIError: 400 if it takes too long, 503 if others occupy all threads; ConstraintError if it is
+        malformed.
         """
         if not isinstance(constraint, Compiled) or constraint.is_compiled(self._tokenizer):
             return
@@ -48,7 +49,7 @@ class Grammars:
             raise error
 
     async def _begun(self, constraint: Compiled) -> asyncio.Future[BaseException | None]:
-        """The compilation of a constraint, one for all requests that have it."""
+        """Returns the compilation of a constraint, one for all requests that have it."""
         loop = asyncio.get_running_loop()
         end = loop.time() + _SECONDS
         while constraint not in self._running and len(self._running) >= _AT_A_TIME:
@@ -64,7 +65,7 @@ class Grammars:
         return self._running[constraint]
 
     def _compile(self, constraint: Compiled, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own."""
+        """Compiles in its own thread."""
         error = None
         try:
             constraint.start(self._tokenizer)

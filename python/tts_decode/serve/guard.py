@@ -1,4 +1,4 @@
-"""What stands before all routes: keys, names of hosts, the log, and answers to what should not happen."""
+"""Runs before all routes: keys, host names, the log, and answers to unexpected failures."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .keys import KeyCheck, owner_of
 from .metrics import Metrics
 
 _log = logging.getLogger(__name__)
-CLIENT = "tts_decode_client"  # of a request's state: whom it counts for
+CLIENT = "tts_decode_client"  # key of a request's state: the client it counts for
 HEAD_BYTES = 1 << 16
 _OPEN = ("/health",)  # paths that need no key
-_UNKNOWN = "other"  # in counters, for every path that is not a route: clients do not make labels
+_UNKNOWN = "other"  # in counters, for every path that is not a route: clients must not create labels
 
 
 class Guard:
@@ -54,7 +54,10 @@ class Guard:
                 await error_response(refusal)(scope, receive, noting)
             else:
                 await self._app(scope, receive, noting)
-        except (Exception, asyncio.CancelledError) as error:  # only a server that ends cancels requests
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # only a server's shutdown cancels requests
             answer = error_response(as_api_error(error))
             if not status:
                 await answer(scope, receive, noting)
@@ -66,7 +69,7 @@ class Guard:
             _log.info("%s %s %s %d %.0f ms", client, scope["method"][:16], known, status, seconds * 1e3)
 
     def _client(self, scope: Scope) -> str:
-        """Whom a request counts for: its key's digest, or without keys its address."""
+        """Returns the client that a request counts for: its key's digest, or without keys its address."""
         if self._key.asks:
             return owner_of(_header(scope, b"authorization"))
         return str((scope.get("client") or ("-",))[0])
@@ -88,13 +91,13 @@ class Guard:
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    """The value of a header; of several the last, and "" of none."""
+    """Returns the value of a header: the last of several, "" if missing."""
     values = [value for given, value in scope["headers"] if given == name]
     return values[-1].decode("latin-1") if values else ""
 
 
 def is_local(host: str) -> bool:
-    """Whether a Host header names this machine by itself."""
+    """Whether a Host header names this machine itself."""
     ported = host.count(":") == 1 or "]:" in host
     name = host.rpartition(":")[0] if ported else host
     name = name.strip("[]").lower().rstrip(".")

@@ -15,15 +15,15 @@ from .errors import APIError, at_most, given, invalid, unsupported
 from .prompts import Prompt
 from .protocol import ChatBody, CompletionBody, Generating, ResponseFormat
 
-_DEFAULT_TOKENS = 16  # of a completion, as at OpenAI
+_DEFAULT_TOKENS = 16  # of a completion, as in OpenAI's API
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a request is checked against beside the limits.
+    """What a request is checked against besides the limits.
 
     Attributes:
-        vocabulary: tokens of the model. kv_tokens: that the KV pages hold. page: tokens of each.
+        vocabulary: tokens of the model. kv_tokens: capacity of the KV pages. page: tokens of each.
         positions: of the model's longest text; None: any.
     """
 
@@ -33,14 +33,15 @@ class Facts:
     positions: int | None = None
 
     def room(self, prompt: int, n: int) -> int:
-        """Tokens that n choices behind a prompt of `prompt` tokens can each have, if nothing else is held."""
-        full, rest = divmod(prompt, self.page)  # a page that is not full is copied for each choice
+        """Returns the tokens that each of n choices after this prompt can have, if nothing else is held."""
+        full, rest = divmod(prompt, self.page)  # a partly filled page is copied for each choice
         return (self.kv_tokens // self.page - full) // n * self.page - rest
 
     def held(self, prompt: int, n: int, tokens: int) -> int:
-        """Tokens of the pages that a prompt of `prompt` tokens and n choices of `tokens` each hold.
+        """Returns the tokens of the pages that a prompt and n choices of `tokens` tokens hold.
 
-        The last token of a choice is drawn and has no KV; without another one the choices share all.
+        The last token of a choice is sampled and has no KV; without an earlier one the choices share
+        everything.
         """
         full, rest = divmod(prompt, self.page)
         own = n * -(-(rest + tokens - 1) // self.page) if tokens > 1 else rest > 0
@@ -49,17 +50,19 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Attributes:
-    prompts: each of which gets its own choices. sampling: the first prompt has its seed; each further prompt
-        has the next number.
-    n: choices of a prompt. best_of: how many are drawn for them.
-    include_stop: whether a text ends with its stop string. echo: whether it begins with its prompt.
-    logprobs: how many alternatives are listed beside each token's log-probability; None: nothing is.
-    token_ids: whether the ids of tokens are listed, those of the prompt for each choice.
-    stream: whether pieces go out as they come.
-    generates: whether anything is sampled.
-    kv_tokens: of each prompt and its choices in KV pages, part-filled ones too, if each choice becomes as
-        long as it may.
+    """What a request asks for.
+
+    Attributes:
+        prompts: each of which gets its own choices. sampling: the first prompt has its seed; each further
+            prompt has the next number.
+        n: choices per prompt. best_of: how many are sampled for them.
+        include_stop: whether a text ends with its stop string. echo: whether it begins with its prompt.
+        logprobs: number of alternatives listed with each token's log-probability; None: nothing is listed.
+        token_ids: whether token ids are listed, the prompt's for each choice.
+        stream: whether pieces are sent as they come.
+        generates: whether anything is sampled.
+        kv_tokens: of each prompt and its choices in KV pages, including partly filled ones, if each choice
+            reaches its maximum length.
     """
 
     prompts: list[Prompt]
@@ -81,8 +84,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Token:
-    """text: that the token adds; a character belongs to the token that completes it. logprob: nats, None of a
-    prompt's first token. top: alternatives as (id, text, log-probability), best first."""
+    """A token of an answer.
+
+    text: added by the token; a character belongs to the token that completes it. logprob: nats, None for a
+    prompt's first token. top: alternatives as (id, text, log-probability), best first.
+    """
 
     id: int
     text: str
@@ -95,10 +101,10 @@ class Piece:
     """A part of one choice; the parts add up to it.
 
     Attributes:
-        tokens: where they are listed. finish_reason: of the last piece. stop_reason: the stop string, or the
-            id of the stop token. more: further fields of the answer, or of the chunk.
+        tokens: if they are listed. finish_reason: of the last piece. stop_reason: the stop string, or the id
+            of the stop token. more: further fields of the answer, or of the chunk.
         echoed: tokens of the prompt, which come before the others; one list for all choices of a prompt.
-        prompt_ids: of the prompt, where ids are listed; of a choice's first piece.
+        prompt_ids: of the prompt, if ids are listed; in a choice's first piece.
     """
 
     choice: int
@@ -113,7 +119,7 @@ class Piece:
 
 @dataclass
 class Usage:
-    """Tokens: of the prompts; of those, resident ones; sampled."""
+    """Tokens: of the prompts; resident ones among these; sampled."""
 
     prompt: int = 0
     cached: int = 0
@@ -129,13 +135,13 @@ class Usage:
 
 
 def length_field(body: CompletionBody | ChatBody) -> str:
-    """By what name a request says how long its choices may be."""
+    """Returns the name of the field by which a request limits the length of its choices."""
     newer = isinstance(body, ChatBody) and body.max_completion_tokens is not None
     return "max_completion_tokens" if newer else "max_tokens"
 
 
 def sequences_of(body: CompletionBody | ChatBody, limits: Limits) -> int:
-    """How many are drawn side by side, which is known before the prompts are read."""
+    """Returns how many sequences are sampled concurrently, known before the prompts are read."""
     n = body.n or 1
     if isinstance(body, ChatBody):
         at_most("n", n, limits.choices)
@@ -149,7 +155,7 @@ def sequences_of(body: CompletionBody | ChatBody, limits: Limits) -> int:
 
 
 def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, facts: Facts) -> Job:
-    """The job of a body whose `sequences_of` are within the limits."""
+    """Returns the job of a body whose `sequences_of` are within the limits."""
     n = body.n or 1
     best_of = body.best_of or n
     if body.stream and best_of > n:
@@ -177,7 +183,7 @@ def completion_job(body: CompletionBody, prompts: list[Prompt], limits: Limits, 
 
 
 def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Job:
-    """The job of a body whose `sequences_of` are within the limits."""
+    """Returns the job of a body whose `sequences_of` are within the limits."""
     n = body.n or 1
     asked = {t for t in (body.max_tokens, body.max_completion_tokens) if t is not None}
     if len(asked) == 2:
@@ -210,7 +216,7 @@ def chat_job(body: ChatBody, prompt: Prompt, limits: Limits, facts: Facts) -> Jo
 
 
 def _includes_stop(body: Generating) -> bool:
-    """By either of the names that the field has."""
+    """Reads the field by either of its names."""
     values = {v for v in (body.include_stop_str_in_output, body.no_stop_trim) if v is not None}
     if len(values) == 2:
         problem = (
@@ -221,8 +227,7 @@ def _includes_stop(body: Generating) -> bool:
 
 
 def _cut(job: Job, limits: Limits) -> Job:
-    """A job whose length is not the request's own: its choices come to no more than they may, one token each
-    at least."""
+    """Shortens a job whose length is not the request's own to its limits, at least one token per choice."""
     prompts, each = _entries(job)
     tokens = min(job.sampling.max_tokens, limits.request_tokens // job.sequences)
     if each:
@@ -232,15 +237,17 @@ def _cut(job: Job, limits: Limits) -> Job:
 
 
 def _entries(job: Job) -> tuple[int, int]:
-    """Tokens and alternatives that the answer lists: of all prompts, and of each token that is sampled."""
+    """Returns the tokens and alternatives that the answer lists: for all prompts, and per sampled token."""
     alternatives = 0 if job.logprobs is None else 1 + job.logprobs
     prompts = job.n * sum(len(prompt.ids) for prompt in job.prompts)
     return prompts * (job.token_ids + job.echo * alternatives), job.token_ids + alternatives
 
 
 def _within(job: Job, field: str, limits: Limits, facts: Facts) -> Job:
-    """The job, if its numbers multiply to no more than they may. field: by which a request says how long its
-    choices may be."""
+    """Returns the job if its numbers multiply to no more than allowed.
+
+    field: by which a request limits the length of its choices.
+    """
     positions = facts.positions
     tokens = job.sampling.max_tokens if job.generates else 0
     sizes = [len(prompt.ids) for prompt in job.prompts]
@@ -250,7 +257,7 @@ def _within(job: Job, field: str, limits: Limits, facts: Facts) -> Job:
         problem = f"got choices of {sampled} tokens in all, expected at most {limits.request_tokens}"
         raise invalid(field, f"{problem}; ask for fewer choices, or shorter ones")
     held = [facts.held(size, job.best_of, room) for size, room in zip(sizes, rooms, strict=True)]
-    job = replace(job, kv_tokens=[each + job.echo * facts.page for each in held])  # what echoes has a copy
+    job = replace(job, kv_tokens=[each + job.echo * facts.page for each in held])  # an echo has a copy
     prompts, each = _entries(job)
     entries = prompts + sampled * each
     if entries > limits.answer_entries:
@@ -296,7 +303,7 @@ def _sampling(
     try:
         return SamplingParams(**settings)
     except ValueError as error:
-        # What is refused there only has the name of a parameter: the client knows it by that of its field.
+        # Errors raised there name a parameter; the client knows it by the name of its field.
         name = str(error).partition(":")[0].partition("[")[0]
         fields = dict.fromkeys(("max_tokens", "max_step_tokens"), length_field(body))
         if body.repetition_penalty is None:

@@ -13,7 +13,7 @@ _SHORTEST = 8  # characters
 
 
 def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Keys of a file, one a line, and of the environment's variable, with commas.
+    """Returns the keys of a file, one per line, and of the environment's variable, separated by commas.
 
     Raises ValueError for a file that cannot be read or holds none, a variable that is set and holds none, and
     a key that is too short.
@@ -36,8 +36,10 @@ def read_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
 
 
 def check_keys(source: str, keys: Sequence[str]) -> None:
-    """Raises TypeError for one text, ValueError for a key that is none; it tells which by its number, as the
-    text is a secret. source: of the keys, for an error."""
+    """Raises TypeError for a single text, ValueError for an invalid key.
+
+    Keys are secret, so an error names a key by its number. source: of the keys, for an error.
+    """
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(k, str) for k in keys):
         raise TypeError(f"{source}: got a {type(keys).__name__}, expected a list of texts")
     for number, key in enumerate(keys, start=1):
@@ -49,7 +51,7 @@ def check_keys(source: str, keys: Sequence[str]) -> None:
 
 
 class KeyCheck:
-    """Compares in a time that tells nothing about the keys."""
+    """Compares keys in a time that reveals nothing about them."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [sha256(key.encode()).digest() for key in keys]
@@ -66,7 +68,7 @@ class KeyCheck:
 
 
 def owner_of(authorization: str) -> str:
-    """A name for the key in an Authorization header, however the header is spelled."""
+    """Returns a name for the key in an Authorization header, however the header is spelled."""
     return _digest(authorization).hex()
 
 

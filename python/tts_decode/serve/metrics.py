@@ -1,4 +1,4 @@
-"""Counters for Prometheus, in a registry of the server's own."""
+"""Counters for Prometheus, in the server's own registry."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Metrics:
         self._generated.inc(usage.completion)
 
     def exposed(self, stats: DecoderStats, running: int, retained: int) -> bytes:
-        """The text that Prometheus reads. stats, retained: as the engine's thread saw them."""
+        """Returns the text that Prometheus reads. stats, retained: as the engine's thread saw them."""
         values = {
             "running_sequences": running,
             "retained_texts": retained,

@@ -1,4 +1,4 @@
-"""Whether the client of a request is still there."""
+"""Detects whether the client of a request is still connected."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class DisconnectedError(TTSError):
 
 
 async def disconnected(receive: Receive) -> None:
-    """Returns when the client has left. For after the request's body, one call at a time."""
+    """Returns when the client has left. For use after the request's body, one call at a time."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def while_there(receive: Receive, coroutine: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns. It is cancelled, and DisconnectedError raised, where the client leaves."""
+    """Returns the coroutine's result; if the client leaves, cancels it and raises DisconnectedError."""
     work = asyncio.ensure_future(coroutine)
     gone = asyncio.ensure_future(disconnected(receive))
     try:

@@ -1,4 +1,4 @@
-"""Prompts of requests as text and ids."""
+"""Reads the prompts of requests as text and ids."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .protocol import ChatBody, CompletionBody
 
 T = TypeVar("T")
 
-_MARK = "\N{WHITE SQUARE}final-message\N{WHITE SQUARE}"  # stands for a message while a template is filled in
-_LONG = 1 << 15  # characters of a request; from here on they are read beside the event loop
+_MARK = "\N{WHITE SQUARE}final-message\N{WHITE SQUARE}"  # placeholder for a message in a template
+_LONG = 1 << 15  # characters of a request; from here on they are read outside the event loop
 _LONGEST_REASON = 200  # characters of a chat template's own message
-_PER_MESSAGE = 32  # characters that take as long as a template does with one more message
+_PER_MESSAGE = 32  # characters that take as long as one more message in a template
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """text: None where ids were given. ids: the tokenizer's own. messages: of a chat."""
+    """text: None if ids were given. ids: the tokenizer's own. messages: of a chat."""
 
     text: str | None
     ids: list[int]
@@ -35,7 +35,7 @@ class Prompt:
 class Prompts:
     """Reads prompts for the loop that speaks HTTP, one request at a time.
 
-    It has a copy of the tokenizer: the engine's thread uses the decoder's own, which is not made for two.
+    It has a copy of the tokenizer: the engine's thread uses the decoder's, which is not thread-safe.
     """
 
     def __init__(self, decoder: TreeDecoder, limits: Limits) -> None:
@@ -45,13 +45,13 @@ class Prompts:
         own = [size for size in (limits.prompt_tokens, decoder.max_positions) if size is not None]
         self._tokens = min([*own, decoder.max_kv_tokens])
         self._why = "" if self._tokens in own else ", which the KV pages hold"
-        # No text that is longer has so few tokens.
+        # A longer text has more tokens in any case.
         self._characters = self._tokens * _longest(self._tokenizer)
         self._bytes: list[bytes] | None = None
         self._lock = asyncio.Lock()
 
     async def of_completion(self, body: CompletionBody) -> list[Prompt]:
-        """Raises APIError."""
+        """Returns the prompts of a completion request. Raises APIError."""
         asked: list[Any] = body.prompt
         for item in asked:
             self._check_length("prompt", item)
@@ -64,7 +64,7 @@ class Prompts:
         return [self._made("prompt", None, self._checked(ids)) for ids in asked]
 
     async def of_chat(self, body: ChatBody) -> Prompt:
-        """Raises APIError."""
+        """Returns the prompt of a chat request. Raises APIError."""
         if not self._knows_chat:
             problem = "the model has no chat template; use /v1/completions"
             raise invalid("messages", problem, "no_chat_template")
@@ -90,7 +90,7 @@ class Prompts:
         return await self._apart(len(contents) + _PER_MESSAGE * len(messages), read)
 
     async def token_bytes(self) -> list[bytes]:
-        """The bytes of each token; none of special ones, and of all where they depend on their neighbours."""
+        """Returns each token's bytes; none for special ones, and for all if tokens do not map to bytes."""
 
         def read() -> list[bytes]:
             try:
@@ -103,9 +103,9 @@ class Prompts:
         return self._bytes
 
     async def _apart(self, size: int, read: Callable[[], T]) -> T:
-        """What `read` returns; alone with the tokenizer, and beside the event loop where it takes long.
+        """Returns the result of `read`, run alone with the tokenizer, outside the event loop if it is long.
 
-        A thread cannot be cancelled: it keeps the tokenizer to its end, also where nobody waits for it.
+        A thread cannot be cancelled: it keeps the tokenizer to its end, even if nobody waits for it.
         """
         if size < _LONG:
             async with self._lock:
@@ -116,12 +116,15 @@ class Prompts:
         return await asyncio.shield(work)
 
     def _rendered(self, messages: list[dict[str, str]], adds: bool, goes_on: bool) -> str:
-        """The chat as text. A message that goes on stands at its end letter by letter, whatever the template
-        does to the ends of messages."""
+        """Returns the chat as text.
+
+        A message to be continued is at its end, letter by letter, whatever the template does to the ends of
+        messages.
+        """
         turns = [*messages[:-1], messages[-1] | {"content": _MARK}] if goes_on else messages
         try:
             text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=adds)
-        except Exception as error:  # a template's own refusals, such as of roles out of turn
+        except Exception as error:  # a template's own refusal, as of roles in a wrong order
             own = type(error).__name__ == "TemplateError"
             reason = shortened(str(error), _LONGEST_REASON) if own else "it cannot be filled in"
             raise invalid("messages", f"the model's chat template refuses them: {reason}") from None
@@ -148,7 +151,7 @@ class Prompts:
         return list(ids)
 
     def _check_length(self, param: str, value: str | Sequence[int]) -> None:
-        """Of a text that is not read yet, or of ids."""
+        """Checks the length of a text that is not read yet, or of ids."""
         what, most = ("characters", self._characters) if isinstance(value, str) else ("tokens", self._tokens)
         if len(value) > most:
             message = f"{param}: got {len(value)} {what}, expected at most {most}{self._why}"
@@ -156,5 +159,5 @@ class Prompts:
 
 
 def _longest(tokenizer: Any) -> int:
-    """Characters of the longest token."""
+    """Returns the characters of the longest token."""
     return max(map(len, tokenizer.get_vocab()), default=1)

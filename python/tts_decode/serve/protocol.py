@@ -1,4 +1,4 @@
-"""Bodies of requests, as OpenAI's protocol has them, and what vLLM and others add to it."""
+"""Request bodies in OpenAI's protocol, with the additions of vLLM and others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ B = TypeVar("B", bound="Body")
 
 _LONGEST_MESSAGE = 200  # characters of pydantic's own
 _LONGEST_NAME = 80  # characters of a client's own field name that an error repeats
-_MOST_FIELDS = 200  # of an object: pydantic describes each unknown one, and only the first is told
+_MOST_FIELDS = 200  # of an object: pydantic describes each unknown field, and only the first is reported
 _MOST_MESSAGES = 4096
 
 
@@ -26,7 +26,7 @@ def _stops(value: Any) -> tuple[str, ...]:
 
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
-    """Prompts as texts or as ids, one at least."""
+    """Returns prompts as texts or as ids, at least one."""
     prompts = [value] if isinstance(value, str) else value
     if isinstance(prompts, list) and prompts and all(_is_id(item) for item in prompts):
         prompts = [prompts]
@@ -58,7 +58,7 @@ def _content(value: Any) -> str:
 
 
 class Body(BaseModel):
-    """null stands for the default everywhere. Numbers are numbers: no text is read as one."""
+    """null means the default everywhere. Numbers must be numbers: no text is read as one."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
@@ -81,7 +81,7 @@ class ResponseFormat(Body):
 
 
 class SearchOptions(BaseModel):
-    """Of a request that is a search. What is not named here is an option of the strategy.
+    """Options of a request that is a search. Fields not named here are options of the strategy.
 
     Attributes:
         step_stop: texts that end a step. max_step_tokens: of a step.
@@ -98,7 +98,7 @@ class SearchOptions(BaseModel):
 
 
 class Generating(Body):
-    """What both endpoints take."""
+    """Fields that both endpoints take."""
 
     model: str | None = None
     stream: bool | None = None
@@ -150,7 +150,7 @@ class ChatBody(Generating):
 
 
 def read_body(kind: type[B], data: Any) -> B:
-    """Raises APIError, 400, with the field that is wrong."""
+    """Returns the parsed body. Raises APIError, 400, with the wrong field."""
     if not isinstance(data, dict):
         raise APIError(400, f"the body: got {given(data)}, expected an object", None, "invalid_value")
     data = _without_nulls(_with_extra(data), None)
@@ -169,7 +169,7 @@ def read_body(kind: type[B], data: Any) -> B:
 
 
 def _with_extra(data: dict[str, Any]) -> dict[str, Any]:
-    """Some clients send a field `extra_body`: what it holds counts as the body's own."""
+    """Merges the field `extra_body`, which some clients send, into the body."""
     own = {name: value for name, value in data.items() if name != "extra_body"}
     extra = data.get("extra_body")
     if extra is None:
@@ -192,7 +192,7 @@ def _without_nulls(data: dict[str, Any], param: str | None) -> dict[str, Any]:
 
 
 def _as_api_error(error: ValidationError) -> APIError:
-    """The first thing that is wrong."""
+    """Returns the first error."""
     first = error.errors(include_url=False)[0]
     param = ""
     for part in first["loc"]:
@@ -208,7 +208,7 @@ def _as_api_error(error: ValidationError) -> APIError:
 
 
 def _expected(error: Mapping[str, Any]) -> str:
-    """In the words of JSON, where pydantic has those of Python."""
+    """Returns what was expected in JSON's terms; pydantic uses Python's."""
     kind, message = str(error["type"]), str(error["msg"])
     if kind in _EXPECTED:
         return _EXPECTED[kind].format(**error.get("ctx", {}))

@@ -1,4 +1,4 @@
-"""Fields of the protocol that are not served, each with why; and the values that ask for nothing."""
+"""Fields of the protocol that are not served, each with the reason; and their values that ask for nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from .errors import unsupported
 
-# Field -> why, and the values beside null under which it is left out without an error.
+# Field -> reason, and the values besides null with which it is ignored.
 _ANYWHERE: dict[str, tuple[str, tuple[Any, ...]]] = {
     "store": ("answers are not stored", (False,)),
     "service_tier": ("there is one tier", ("auto", "default")),
@@ -27,7 +27,7 @@ _CHAT = _ANYWHERE | {
     "verbosity": ("the model has no such setting", ("medium",)),
     "web_search_options": ("there is no search of the web", ()),
 }
-# Of one message.
+# The same for one message.
 OF_MESSAGES = {
     "name": "chat templates know roles only",
     "tool_calls": _NO_TOOLS,
@@ -40,9 +40,9 @@ REFUSED = {"completions": _COMPLETIONS, "chat": _CHAT}
 
 
 def without_refused(kind: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The body without fields that ask for nothing.
+    """Returns the body without fields that ask for nothing.
 
-    Raises APIError, 400, for one of those that are not served.
+    Raises APIError, 400, for a field that is not served.
     """
     kept = {}
     for name, value in body.items():

@@ -1,4 +1,4 @@
-"""Starts the work of a request on the engine, and sends what comes of it: whole, or as a stream of events."""
+"""Starts the work of a request on the engine, and sends its results: whole, or as a stream of events."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ _EVENTS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_LONG = 2048  # tokens and alternatives; answers from here on are written beside the event loop
+_LONG = 2048  # tokens and alternatives; answers from here on are written outside the event loop
 
 
 @dataclass(frozen=True)
 class Work:
-    """run: the coroutine for the engine; it gives pieces to its argument. usage: counted by it.
+    """The work of a request.
+
+    run: the coroutine for the engine; it passes pieces to its argument. usage: counted by it.
 
     ticket: held until the coroutine has ended.
     """
@@ -64,20 +66,20 @@ class Desk:
 
 
 class _Gone:
-    """Comes into an inbox when the client went away."""
+    """Put into an inbox when the client leaves."""
 
 
 class _Late:
-    """Comes into an inbox when the time is over."""
+    """Put into an inbox when the time is over."""
 
 
 _Item = Piece | _Gone | _Late | None  # None: the work ended
 
 
 class Reply(Response):
-    """The response to one request. Whatever ends it early, the work is cancelled and gives its pages back.
+    """The response to one request. If it ends early, its work is cancelled and frees its pages.
 
-    Where the engine takes no more work, sending it raises APIError, 503, before anything is sent.
+    If the engine accepts no more work, sending it raises APIError, 503, before anything is sent.
     """
 
     def __init__(self, desk: Desk, work: Work) -> None:
@@ -108,7 +110,7 @@ class Reply(Response):
             desk.metrics.replied(time.monotonic() - self._began)
 
     def _start(self) -> Working:
-        """Sequences are free, and tokens are counted, when the work has really ended."""
+        """Starts the work. Sequences are freed, and tokens counted, when the work has really ended."""
         desk, work, inbox = self._desk, self._work, self._inbox
 
         def emit(piece: Piece) -> None:
@@ -159,14 +161,14 @@ class Reply(Response):
             await send({"type": "http.response.body", "body": data, "more_body": not ended})
 
     async def _news(self, working: Working) -> tuple[list[Piece] | None, bool]:
-        """What came, and whether it is the end; None: the client went away.
+        """Returns what came, and whether it is the end; None: the client left.
 
-        Raises APIError where the work failed, the time is over, or the server ends.
+        Raises APIError if the work failed, the time is over, or the server is shutting down.
         """
         pieces: list[Piece] = []
         try:
             items = await self._inbox.take()
-        except asyncio.CancelledError:  # only a server that ends cancels its requests
+        except asyncio.CancelledError:  # only a server that is shutting down cancels its requests
             raise unavailable("the server is shutting down") from None
         for item in items:
             if isinstance(item, Piece):
@@ -185,7 +187,7 @@ class Reply(Response):
 
 
 async def _apart(pieces: Sequence[Piece], write: Callable[[], bytes]) -> bytes:
-    """What `write` makes of the pieces; beside the event loop where that takes long."""
+    """Returns what `write` makes of the pieces; runs it outside the event loop if that takes long."""
     listed = [tokens for piece in pieces for tokens in (piece.echoed, piece.tokens) if tokens]
     size = sum(len(tokens) * (1 + len(tokens[-1].top)) for tokens in listed)
     size += sum(len(piece.prompt_ids) for piece in pieces)

@@ -1,4 +1,4 @@
-"""Runs a server until a signal ends it: the socket, the log, and how it stops."""
+"""Runs a server until a signal ends it: the socket, the log, and the shutdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOGGERS = {"tts_decode": logging.INFO, "uvicorn.error": logging.WARNING}
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
+    """Whether an address is reachable from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0: one that is free. Raises OSError."""
+    """Returns a socket that listens there; port 0: a free one. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
 
@@ -39,7 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(decoder: TreeDecoder, config: ServerConfig, listener: socket.socket, *, grace: float) -> None:
     """Serves until SIGINT or SIGTERM. For the main thread.
 
-    grace: seconds that requests under way get to end, or math.inf; then they are cancelled.
+    grace: seconds that running requests get to end, or math.inf; then they are cancelled.
     """
     _log_to_stderr(config.keys)
     server = uvicorn.Server(http_config(decoder, config, grace=grace))
@@ -47,12 +47,12 @@ def serve(decoder: TreeDecoder, config: ServerConfig, listener: socket.socket, *
 
 
 def http_config(decoder: TreeDecoder, config: ServerConfig, *, grace: float = 1.0) -> uvicorn.Config:
-    """What uvicorn is to do."""
+    """Returns the configuration of uvicorn."""
     return uvicorn.Config(
         create_app(decoder, config),
         http=impatient(config.limits.idle_seconds),
         ws="none",
-        loop="asyncio",  # not uvloop where that is installed: a signal would not end the process by its code
+        loop="asyncio",  # not uvloop even if installed: a signal would not end the process with its exit code
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -64,7 +64,7 @@ def http_config(decoder: TreeDecoder, config: ServerConfig, *, grace: float = 1.
 
 
 class LogFormatter(logging.Formatter):
-    """Lines without keys, and without what a terminal obeys."""
+    """Formats log lines without keys, and without what a terminal obeys."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

@@ -1,4 +1,4 @@
-"""Requests that are searches: a strategy of the list, with options that are plain values."""
+"""Requests that are searches: a listed strategy, with options that are plain values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .trees import KeptTrees
 _log = logging.getLogger(__name__)
 PATH = "/v1/tts/trees/"
 _PROGRESS_SECONDS = 0.25
-_STEP_TOKENS = 64  # at most, where the request does not say
+_STEP_TOKENS = 64  # at most, if the request does not say
 _LONGEST_OPTION = 256  # characters
 _LONGEST_NAME = 40  # characters of an option's name that an error repeats
 
@@ -43,8 +43,11 @@ _BUILT_IN: dict[str, Callable[[], Scorer]] = {
 
 @dataclass(frozen=True)
 class Search:
-    """scorer: None: the strategy gets none. scorer_name: by which the request asked for it; None: it did not.
-    sequences: that it is admitted as. branches: that it may hold."""
+    """A requested search.
+
+    scorer: None: the strategy gets none. scorer_name: as the request named it; None: it did not.
+    sequences: that it is admitted as. branches: that it may hold.
+    """
 
     strategy: Strategy[...]
     options: Mapping[str, Any]
@@ -59,9 +62,12 @@ class Search:
 def read_search(
     body: Generating, job: Job, decoder: TreeDecoder, limits: Limits, scorers: Mapping[str, Scorer]
 ) -> Search:
-    """Raises APIError, 400, for what cannot be searched; nothing was done."""
+    """Returns the search of a request.
+
+    Raises APIError, 400, for what cannot be searched; nothing was done.
+    """
     asked = body.tts
-    assert asked is not None  # the caller's matter
+    assert asked is not None  # checked by the caller
     _refuse_fields(body, job)
     if asked.strategy not in STRATEGIES or STRATEGIES[asked.strategy].family == "own":
         names = [s.name for s in STRATEGIES.values() if s.family != "own"]
@@ -110,8 +116,10 @@ def _refuse_fields(body: Generating, job: Job) -> None:
 
 
 def _options(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """Options that are plain values of their types, within the limits. Templates stay the server's: one that
-    is filled in reaches what no client should see."""
+    """Returns options that are plain values of their types, within the limits.
+
+    Prompt templates remain the server's: a filled-in template can reach what no client should see.
+    """
     kinds = strategy.plain_options
     options = {}
     for name, value in asked.items():
@@ -139,8 +147,10 @@ def _options(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) 
 
 
 def _cut_defaults(strategy: Strategy[...], asked: Mapping[str, Any], limits: Limits) -> dict[str, int]:
-    """Counts that the request does not name and whose defaults are more than one request may have: halved
-    until they are not, so that those that divide each other still do."""
+    """Returns counts that the request does not name and whose defaults exceed its limits, reduced.
+
+    They are halved until they fit, so that counts that divide each other still do.
+    """
     most = min(limits.choices, limits.client_sequences or limits.sequences)
     cut = {}
     for name, (kind, default) in strategy.plain_options.items():
@@ -155,7 +165,7 @@ def _cut_defaults(strategy: Strategy[...], asked: Mapping[str, Any], limits: Lim
 def _check_product(
     kinds: Mapping[str, tuple[type, object]], options: Mapping[str, Any], limits: Limits
 ) -> None:
-    """Holds the branches that nested counts make, whose prompts are in no budget."""
+    """Limits the branches made by nested counts, whose prompts are in no budget."""
     product, names = 1, []
     for name, (kind, default) in kinds.items():
         if kind is int and not any(part in name for part in _NO_COUNT):
@@ -167,7 +177,7 @@ def _check_product(
         )
 
 
-_NO_COUNT = ("seed", "max_", "token", "budget")  # in the names of integers that make nothing more of anything
+_NO_COUNT = ("seed", "max_", "token", "budget")  # in the names of integers that are not counts
 _WANTED = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
@@ -207,14 +217,16 @@ async def run_search(
     emit: Emit,
     usage: Usage,
 ) -> None:
-    """Gives pieces without text while it runs, then the answer as one. No branch is left; the prompt and the
-    answer are retained."""
+    """Emits pieces without text while it runs, then the answer as one.
+
+    No branch is left; the prompt and the answer are retained.
+    """
     prompt = job.prompts[0]
     ids = retained.ids(prompt.text, prompt.ids)
     text = retained.known_text(prompt.text, prompt.ids, job.sampling)
     asked = (
         list(prompt.messages) or prompt.text or ids
-    )  # of messages, what the strategy asks further is a turn
+    )  # with messages, the strategy's further prompts are turns
     root = await decoder.root(asked, search.sampling, Budget(max_tokens=search.budget_tokens), ids=ids)
     usage.prompt, usage.cached = len(ids), root.cached_tokens
     run = BoundedRun(decoder, root, search.branches)
@@ -246,8 +258,11 @@ async def run_search(
 
 
 async def _searched(run: BoundedRun, search: Search) -> SearchResult:
-    """Raises APIError, 400, for options that the strategy refuses or cannot compute with, and 500 for a
-    scorer whose scores are none. What fails after work began is logged too: it may be a fault of ours."""
+    """Runs the search.
+
+    Raises APIError, 400, for options that the strategy refuses or cannot compute with, and 500 for a scorer
+    with invalid scores. Failures after work began are logged too: they may be our fault.
+    """
     scorer = {} if search.scorer is None else {"scorer": search.scorer}
     try:
         return await search.strategy(run, **search.options, **scorer)
@@ -268,14 +283,14 @@ async def _searched(run: BoundedRun, search: Search) -> SearchResult:
         name, _, problem = str(error).partition(": ")
         if not name.isidentifier() or not problem.startswith("got "):
             raise
-        if run.began:  # the message may tell of more than the option
+        if run.began:  # the message may reveal more than the option
             if name not in search.options:
                 raise
             _log_failure(search, error)
             problem = f"got {given(search.options[name])}, which {search.strategy.name} does not take"
         if name in search.strategy.parameters:
             raise invalid(f"tts.{name}", renamed_in_ranges(problem, name, f"tts.{name}")) from error
-        raise invalid("tts", f"{name}: {problem}") from error  # of a part of the strategy
+        raise invalid("tts", f"{name}: {problem}") from error  # from a part of the strategy
 
 
 def _log_failure(search: Search, error: Exception) -> None:

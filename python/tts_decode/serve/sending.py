@@ -17,19 +17,19 @@ class Sender:
     """Sends for one response. For the task that makes it.
 
     Args:
-        seconds: that a client has to take a part.
+        seconds: time limit for a client to take a part.
     """
 
     def __init__(self, send: Send, seconds: float) -> None:
         self._send, self._seconds = send, seconds
-        self._since: float | None = None  # when the part that is being sent was begun
+        self._since: float | None = None  # start time of the part being sent
         self._task = asyncio.current_task()
         self._late = False
         self._loop = asyncio.get_running_loop()
         self._watch = self._loop.call_later(seconds / 8, self._look)
 
     async def __call__(self, message: Message) -> None:
-        """Raises NotTakenError."""
+        """Sends a part. Raises NotTakenError."""
         self._since = self._loop.time()
         try:
             await self._send(message)
@@ -44,7 +44,7 @@ class Sender:
         self._watch.cancel()
 
     def _look(self) -> None:
-        """One timer for all parts: most are taken at once."""
+        """Checks with one timer for all parts: most are taken at once."""
         if self._since is not None and self._loop.time() - self._since >= self._seconds:
             self._late = True
             if self._task is not None:

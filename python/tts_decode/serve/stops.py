@@ -1,4 +1,4 @@
-"""Why a text ends, for a client."""
+"""Why a text ends, in a client's terms."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ _STOPPED = frozenset({"eos", "stop_string", "stop_token", "stop_when", "complete
 
 
 def finish_reason(reason: str | None) -> str:
-    """As OpenAI has it, of a branch that ended. A dead end is a limit: what is there lacks its end."""
+    """Returns OpenAI's reason for the end of a branch. A dead end counts as a limit: its text is cut."""
     return "stop" if reason in _STOPPED else "length"

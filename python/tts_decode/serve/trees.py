@@ -1,4 +1,4 @@
-"""The trees of finished searches, kept for a while under links that nobody guesses."""
+"""The trees of finished searches, kept for a while under links that nobody can guess."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections import OrderedDict
 
 
 class KeptTrees:
-    """By least recent use; for any thread.
+    """Keeps the most recently used trees; for any thread.
 
     Args:
-        trees, size: how many at most, and bytes of them all.
+        trees, size: maximum number, and total bytes.
     """
 
     def __init__(self, trees: int, size: int) -> None:
@@ -21,7 +21,7 @@ class KeptTrees:
         self._lock = threading.Lock()
 
     def add(self, tree: bytes) -> str | None:
-        """Its id; None for one that is too large to be kept."""
+        """Returns the tree's id; None if it is too large to be kept."""
         if len(tree) > self._limit or not self._trees:
             return None
         name = secrets.token_urlsafe(16)

@@ -14,17 +14,17 @@ from .errors import APIError
 class Working:
     """Runs a coroutine on the engine's thread. For the loop that speaks HTTP.
 
-    A future between threads counts as done as soon as it is cancelled, while what it stands for still gives
-    its branches back. So the coroutine is a task of its own, which another one waits for.
+    A future between threads counts as done as soon as it is cancelled, while its coroutine is still releasing
+    branches. So the coroutine is a separate task, which another one waits for.
 
     Args:
-        ended: called when the coroutine is over, whichever way.
+        ended: called when the coroutine is over, however it ended.
 
     Attributes:
-        error: why it failed; None before its end, and where it did not.
+        error: why it failed; None before its end, or if it did not fail.
 
     Raises:
-        APIError: the engine takes no more work, 503. The coroutine is closed, and `ended` not called.
+        APIError: the engine accepts no more work, 503. The coroutine is closed, and `ended` is not called.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Working:
         self._future.add_done_callback(self._end)
 
     def cancel(self) -> None:
-        """Ends the work soon; nothing where it is over."""
+        """Ends the work soon; does nothing if it is over."""
         if self._over:
             return
-        with suppress(APIError):  # the engine was closed, which cancelled all
+        with suppress(APIError):  # the engine was closed, which cancelled everything
             self._engine.submit(self._cancel())
 
     async def _run(self, coroutine: Coroutine[Any, Any, None]) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""What the searches of a sweep come to: accuracy at k samples, intervals, budgets. See docs/sweeps.md."""
+"""Statistics of a sweep's searches: accuracy at k samples, intervals, budgets. See docs/sweeps.md."""
 
 from .budgets import UNITS, Budget, budgets_at
 from .estimates import Estimate, estimates

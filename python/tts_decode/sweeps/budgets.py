@@ -1,4 +1,4 @@
-"""What it costs to be right so often: the cheapest setting of a sweep that meets a target."""
+"""The cost of reaching an accuracy: the cheapest setting of a sweep that meets a target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNITS: dict[str, Callable[[Search], float]] = {
     "peak_kv_bytes": lambda search: search.peak_kv_bytes,
     "eflops": lambda search: search.eflops,
 }
-"""What a budget may be counted in."""
+"""Units of a budget."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Budget:
     """The cheapest width of a strategy whose accuracy meets the target, counted in one unit.
 
     Attributes:
-        width, amount, accuracy: None where no width meets it.
-        amount: mean of the searches that came to a result.
+        width, amount, accuracy: None if no width meets it. The amount is the mean of the searches that gave a
+            result.
         sure: whether the lower end of the accuracy's 95 % interval meets the target too.
     """
 
@@ -41,9 +41,10 @@ class Budget:
 
 
 def budgets_at(searches: Sequence[Search], target: float) -> list[Budget]:
-    """Of each strategy and unit the least budget, among the widths measured, at which the share of problems
-    solved is at least `target`, in (0, 1]. Nothing is said between the widths: accuracy need not grow with
-    them.
+    """Returns, for each strategy and unit, the least budget at which enough problems are solved.
+
+    Enough is a share of at least `target`, in (0, 1], among the widths measured. Nothing is interpolated
+    between widths: accuracy need not grow with them.
 
     Raises ValueError for another target.
     """
@@ -66,6 +67,6 @@ def _cheapest(groups: Sequence[Sequence[Search]], target: float, unit: str) -> B
             continue
         amount = math.fsum(spent) / len(spent)
         if best.amount is None or amount < best.amount:
-            sure = accuracy.low >= target  # False where the end is NaN
+            sure = accuracy.low >= target  # False if the end is NaN
             best = Budget(strategy, sparse, target, unit, group[0].width, amount, accuracy, sure)
     return best

@@ -1,4 +1,4 @@
-"""What a sweep says of each setting: how often it is right, and how often rules over k of its samples are."""
+"""A sweep's estimates for each setting: how often it is right, and how often rules over k samples are."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Estimate:
     Attributes:
         measure: "solved", by the strategy's own choice, or "pass", "maj", "weighted", "naive".
         k: samples that the rule chooses from; None for "solved".
-        interval: of 95 % over the problems, by `method` (`mean_interval`).
-        error: standard error of the value from drawing subsets of samples; 0 where all were counted.
-        problems, searches: what the mean is over.
-        fewer: searches with fewer than k samples, of which all were taken; one without any counts as wrong.
+        interval: 95 % interval over the problems, by `method` (`mean_interval`).
+        error: standard error of the value from drawing subsets of samples; 0 if all were counted.
+        problems, searches: numbers that the mean is over.
+        fewer: searches with fewer than k samples, of which all were used; one without any counts as wrong.
     """
 
     strategy: str
@@ -38,7 +38,7 @@ class Estimate:
 
     @property
     def name(self) -> str:
-        """Such as `maj@4`."""
+        """Name such as `maj@4`."""
         return self.measure if self.k is None else f"{self.measure}@{self.k}"
 
 
@@ -46,15 +46,16 @@ Rule = Callable[[Sequence[Sample], int], AtK]
 
 
 def estimates(searches: Sequence[Search], ks: Sequence[int] | None = None) -> list[Estimate]:
-    """Of each setting, strategy, width and sparse or not, in the order in which they come: the accuracy of
-    its choice, then pass@k, maj@k, weighted@k and naive@k.
+    """Returns the estimates of each setting (strategy, width, sparse or not), in the order of appearance.
+
+    They are the accuracy of its choice, then pass@k, maj@k, weighted@k and naive@k.
 
     Args:
         ks: default: the powers of 2 up to the width, and the width.
 
     Each is a mean over the problems of the mean over seeds. weighted@k and naive@k need scores, and are left
-    out where no sample has one. Only where the candidates are independent samples, as those of best-of-n are,
-    does an estimate say what a search with k of them would do.
+    out if no sample has one. An estimate predicts a search with k samples only if the candidates are
+    independent samples, as in best-of-n.
     """
     return [found for group in by_setting(searches).values() for found in _of_setting(group, ks)]
 
@@ -95,7 +96,7 @@ def _majority(samples: Sequence[Sample], k: int) -> AtK:
 
 
 def _weighted(samples: Sequence[Sample], k: int) -> AtK:
-    """A sample without a score has no weight."""
+    """Estimates the weighted vote; a sample without a score has no weight."""
     known = [i for i, sample in enumerate(samples) if sample.score is not None]
     weights = [0.0] * len(samples)
     for i, weight in zip(known, vote_weights([samples[i].score or 0.0 for i in known]), strict=True):
@@ -104,7 +105,7 @@ def _weighted(samples: Sequence[Sample], k: int) -> AtK:
 
 
 def _naive(samples: Sequence[Sample], k: int) -> AtK:
-    """One that was cut off ranks below those that came to their end."""
+    """Estimates best-of-k; a sample that was cut off ranks below those that reached their end."""
     scores = [None if sample.answer is None else sample.score for sample in samples]
     return naive_at_k(scores, [sample.correct for sample in samples], k)
 

@@ -11,25 +11,25 @@ import numpy as np
 from ..extras import require
 from ..select import Interval, wilson_interval
 
-_RESAMPLES = 1_999  # the ends of 95 % are then the 50th and the 1,950th, were there no bias
+_RESAMPLES = 1_999  # without bias, the ends of 95 % are then the 50th and the 1,950th
 
 
 class MeanInterval(NamedTuple):
-    """method: "wilson", "bca", or "none" where the problems do not tell how far the mean may be off."""
+    """method: "wilson", "bca", or "none" if the problems do not tell how far off the mean may be."""
 
     interval: Interval
     method: str
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> MeanInterval:
-    """The mean of one number a problem, each in [0, 1], with an interval for other problems like these.
+    """Returns the mean of one number per problem, in [0, 1], with an interval for similar problems.
 
-    Where all are 0 or 1 they are a proportion, and the interval is Wilson's: a bootstrap of right and wrong
-    answers has no width where all problems are alike, and is too narrow for few. Otherwise it is the
-    bias-corrected and accelerated bootstrap's over the problems (Efron, "Better Bootstrap Confidence
-    Intervals", JASA 82 (1987); scipy.stats.bootstrap), from 1,999 resamples of a fixed seed, as the shares of
-    a problem follow no known distribution. The ends are NaN for fewer than two problems and for values that
-    are all the same.
+    If all are 0 or 1 they are a proportion, and the interval is Wilson's: a bootstrap of right and wrong
+    answers has no width if all problems are alike, and is too narrow for few. Otherwise it is the
+    bias-corrected and accelerated bootstrap over the problems (Efron, "Better Bootstrap Confidence
+    Intervals", JASA 82 (1987); scipy.stats.bootstrap), from 1,999 resamples of a fixed seed, because the
+    shares of a problem follow no known distribution. The ends are NaN for fewer than two problems and for
+    equal values.
     """
     if not len(values):
         raise ValueError("values: got none, expected one for each of at least one problem")

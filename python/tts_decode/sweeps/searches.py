@@ -1,4 +1,4 @@
-"""A search of a sweep as the tables have it: plain data without texts and trees."""
+"""A search of a sweep as in the tables: plain data without texts and trees."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Sample:
 
     Attributes:
         correct: whether its text is right.
-        answer: the number of the first candidate of the search whose answer means the same; None where it
-            abstains from votes, as one that was cut off with the search does.
-        score: the strategy's, None where it did not score it.
+        answer: the number of the search's first candidate whose answer means the same; None if it abstains
+            from votes, as one that was cut off with the search does.
+        score: the strategy's; None if it did not score it.
     """
 
     correct: bool
@@ -24,16 +24,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Search:
-    """One search. cell: of the sweep, the name of its file. problem: its number, from 0.
+    """One search.
 
     Attributes:
+        cell: of the sweep, the name of its file.
+        problem: its number, from 0.
         solved: whether the chosen answer is right.
-        found: whether a candidate is.
+        found: whether a candidate is right.
         tokens: sampled ones.
-        seconds: of the search, others in its batch included.
+        seconds: of the search, including others in its batch.
         mean_kv_bytes, peak_kv_bytes: what its branches held.
         eflops: its cost by Kinetics.
-        stopped: why it ended before its time.
+        stopped: why it ended early.
         error: why it failed.
     """
 
@@ -57,13 +59,15 @@ class Search:
 
     @property
     def setting(self) -> tuple[str, int, bool]:
-        """What it has in common with the searches of other seeds: strategy, width and whether sparse."""
+        """What it has in common with searches of other seeds: strategy, width and whether sparse."""
         return self.strategy, self.width, self.sparse
 
 
 def by_setting(searches: Sequence[Search]) -> dict[tuple[str, int, bool], list[Search]]:
-    """In the order in which the settings come, without those of which all searches failed: a wrong option
-    says nothing of a strategy."""
+    """Groups searches by setting, in the order of appearance.
+
+    Settings whose searches all failed are left out: a wrong option says nothing about a strategy.
+    """
     found: dict[tuple[str, int, bool], list[Search]] = {}
     for search in searches:
         found.setdefault(search.setting, []).append(search)
@@ -75,7 +79,7 @@ def by_setting(searches: Sequence[Search]) -> dict[tuple[str, int, bool], list[S
 
 
 def by_problem(searches: Sequence[Search]) -> list[list[Search]]:
-    """The searches of each problem, one a seed, by the problem's number."""
+    """Returns the searches of each problem, one per seed, by the problem's number."""
     found: dict[int, list[Search]] = {}
     for search in searches:
         found.setdefault(search.problem, []).append(search)

@@ -1,4 +1,4 @@
-"""The tables of a sweep as Parquet files, which pandas and pyarrow read."""
+"""The tables of a sweep as Parquet files, for pandas and pyarrow."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
     },
 }
 _ABOUT = {"schema": "tts-decode/sweep-tables", "version": "1"}
-_PREFIX = "sweep-"  # searches.parquet and others are those of `search.write_parquet`
+_PREFIX = "sweep-"  # searches.parquet and others belong to `search.write_parquet`
 
 
 def write_tables(
@@ -72,9 +72,9 @@ def write_tables(
     budgets: Sequence[Budget] = (),
 ) -> None:
     """Writes sweep-NAME.parquet of searches, samples, estimates and budgets, each whole or not at all.
-    docs/sweeps.md lists the columns.
 
-    Raises ResultFileError where a file cannot be written, MissingExtraError without pyarrow.
+    docs/sweeps.md lists the columns. Raises ResultFileError if a file cannot be written, MissingExtraError
+    without pyarrow.
     """
     require("pyarrow")
     import pyarrow
@@ -109,10 +109,9 @@ def write_tables(
 
 
 def read_sweep(folder: str | os.PathLike[str]) -> list[Search]:
-    """The searches that `write_tables` wrote, with their samples.
+    """Returns the searches that `write_tables` wrote, with their samples.
 
-    Raises ResultFileError where they cannot be read or are not those of a sweep, MissingExtraError without
-    pyarrow.
+    Raises ResultFileError if they cannot be read or are not a sweep's, MissingExtraError without pyarrow.
     """
     samples: dict[tuple[str, int], list[Sample]] = {}
     names = {field.name for field in fields(Search)} - {"samples"}

@@ -1,4 +1,4 @@
-"""Problems with a verifier: a fixed set from reasoning-gym, files, and data sets of the hub."""
+"""Problems with a verifier: a fixed set from reasoning-gym, files, and data sets from the hub."""
 
 from .answers import final_answer, final_number
 from .default import default_tasks

@@ -1,4 +1,4 @@
-"""What a text comes to, in the form in which it is compared."""
+"""The conclusion of a text, in the form in which it is compared."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from ..select import extract_answer, last_boxed, last_value, plain_number, state
 
 
 def final_number(text: str) -> str | None:
-    r"""The number that a text ends with, or None: "The answer is 2 + 3 = 5." gives "5".
+    r"""Returns the number that a text ends with, or None: "The answer is 2 + 3 = 5." gives "5".
 
-    A number inside an expression is none: `\boxed{\sqrt{3}}`, `2/3` and `3 + 5` give None.
+    A number inside an expression does not count: `\boxed{\sqrt{3}}`, `2/3` and `3 + 5` give None.
     """
     boxed = last_boxed(text)
     stated = stated_answer(text)
@@ -21,7 +21,7 @@ def final_number(text: str) -> str | None:
 
 
 def final_answer(text: str, expected: str | None) -> str:
-    """What a text comes to, in the form in which it is compared with `expected`."""
+    """Returns the conclusion of a text, in the form in which it is compared with `expected`."""
     if expected is not None and plain_number(expected) is not None:
         answer = extract_answer(text)
         return final_number(text) or (answer if len(answer) < 200 and is_correct(text, expected) else "")

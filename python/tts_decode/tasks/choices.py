@@ -17,8 +17,10 @@ _HINT = "\n\n{choices}\n\nThink step by step, then end with: The answer is (X), 
 
 
 def choice_task(row: Row, parts: dict[str, Any], name: str, seed: int) -> Task:
-    """Parts: `prompt`, `answer` and `wrong1` to `wrong3`. The choices are shuffled by the seed and the row,
-    so a row's order does not depend on the rows before it."""
+    """Makes a task from the parts `prompt`, `answer` and `wrong1` to `wrong3`.
+
+    The choices are shuffled by the seed and the row, so a row's order does not depend on earlier rows.
+    """
     for part in ("prompt", "answer", "wrong1", "wrong2", "wrong3"):
         if not isinstance(parts.get(part), str) or not parts[part].strip():
             raise TaskFileError(
@@ -39,7 +41,7 @@ def choice_task(row: Row, parts: dict[str, Any], name: str, seed: int) -> Task:
 
 
 def chosen_letter(text: str) -> str | None:
-    r"""The choice that a text ends with: `The answer is (C)`, `\boxed{C}`, `C`; None for more than one."""
+    r"""Returns the choice that ends a text: `The answer is (C)`, `\boxed{C}`, `C`; None for more than one."""
     answer = extract_answer(text)[:100]
     found = _STATED.match(answer)
     return None if found is None or _SECOND.match(answer, found.end()) else found[1].upper()

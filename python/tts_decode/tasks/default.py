@@ -12,7 +12,7 @@ from .task import Task
 
 _SEED = 20
 
-# Families that SmolLM2-135M-Instruct solves sometimes, with their data sets' options.
+# Families that SmolLM2-135M-Instruct sometimes solves, with their data sets' options.
 _DIGITS = {"min_digits": 1, "max_digits": 1}
 _FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
     "sum": ("chain_sum", {"min_terms": 2, "max_terms": 2, **_DIGITS}),
@@ -25,24 +25,25 @@ _HINT = "\nThink step by step, then give the final answer."
 
 
 def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
-    """The fixed set: small arithmetic from reasoning-gym under one seed, families taking turns.
+    """Returns the fixed set: small arithmetic from reasoning-gym under one seed, families taking turns.
 
     Args:
-        limit: how many; None for 24; there are 400.
-        shots: further problems, the same for all and for every `limit`, that stand solved before each one;
-            some 30 tokens each. A text is judged by reasoning-gym's own verifier, which is handed the last
-            number of the text's final answer.
+        limit: number of problems; None for 24; at most 400.
+        shots: number of solved problems shown before each one, the same for all and for every `limit`; about
+            30 tokens each.
 
-    Raises ValueError where the families have too few different problems, MissingExtraError without
+    reasoning-gym's own verifier judges the last number of a text's final answer.
+
+    Raises ValueError if the families have too few different problems, MissingExtraError without
     reasoning-gym.
     """
     require("reasoning_gym")
     import reasoning_gym
 
-    count = _PER_FAMILY * len(_FAMILIES)  # the shots come right after these, the tasks beyond after the shots
+    count = _PER_FAMILY * len(_FAMILIES)  # the shots come right after these, further tasks after the shots
     limit = count if limit is None else limit
     per_family = -(-(max(limit, count) + shots) // len(_FAMILIES))
-    size = min(10 * per_family, 1000)  # by then the smallest family has shown all it has
+    size = min(10 * per_family, 1000)  # the smallest family has no more distinct problems by then
     families = [
         _distinct(name, reasoning_gym.create_dataset(source, seed=seed, size=size, **options), per_family)
         for seed, (name, (source, options)) in enumerate(_FAMILIES.items(), start=_SEED)
@@ -54,9 +55,9 @@ def default_tasks(limit: int | None = None, shots: int = 0) -> list[Task]:
 
 
 def _distinct(family: str, dataset: Any, count: int) -> list[Task]:
-    """The first `count` problems of a data set that differ in their wording.
+    """Returns the first `count` problems of a data set with different wording.
 
-    Raises ValueError where it has fewer.
+    Raises ValueError if it has fewer.
     """
     tasks: dict[str, Task] = {}
     for entry in dataset:

@@ -1,4 +1,4 @@
-"""The fields that data sets are published with, as data, and how a row of each becomes a task."""
+"""The field names of published data sets, as data, and how a row of each becomes a task."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _MATH_HINT = "\nPlease reason step by step, and put your final answer within \\b
 
 @dataclass(frozen=True)
 class Options:
-    """What the making of tasks hangs on. seed: of shuffled choices. unsafe_tools: programs run without the
-    sandbox."""
+    """Options for making tasks. seed: of shuffled choices. unsafe_tools: run programs without the sandbox."""
 
     seed: int = 0
     unsafe_tools: bool = False
@@ -29,8 +28,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Format:
-    """fields: what each part of a task may be called, the first that a row has. strict: other fields than
-    these are refused. config, split: which part of the hub's set is meant.
+    """A data set's format.
+
+    fields: possible names of each part of a task; the first that a row has is used. strict: other fields are
+    refused. config, split: which part of the hub's set is meant.
     """
 
     name: str
@@ -41,12 +42,12 @@ class Format:
     strict: bool = False
 
     def renamed(self, fields: Mapping[str, str]) -> Format:
-        """With the user's names for some parts."""
+        """Returns the format with the user's names for some parts."""
         named = {part: (name,) for part, name in fields.items()}
         return replace(self, fields={**self.fields, **named}, strict=False)
 
     def task(self, row: Row, options: Options) -> Task:
-        """Raises TaskFileError."""
+        """Makes a task of a row. Raises TaskFileError."""
         if self.strict:
             known = [name for names in self.fields.values() for name in names]
             unknown = sorted(set(row.fields) - set(known))
@@ -74,7 +75,7 @@ def _answered(row: Row, parts: dict[str, Any], options: Options) -> Task:
         raise TaskFileError(f'{row.place}: "answer" is empty, which nothing equals; leave it out if unknown')
     if answer is None:
         return Task(_name(row, parts), prompt)
-    # As a person writes it, without an exponent.
+    # As people write it, without an exponent.
     expected = f"{Decimal(str(answer)):f}" if isinstance(answer, (float, Decimal)) else str(answer)
     return Task(_name(row, parts), prompt, expected, lambda text: float(is_correct(text, expected)))
 
@@ -87,7 +88,7 @@ def _mathematics(row: Row, parts: dict[str, Any], options: Options) -> Task:
 
 
 def _gsm8k(row: Row, parts: dict[str, Any], options: Options) -> Task:
-    """The solution's last line says `#### 72`."""
+    """Makes a task of a row whose solution's last line is like `#### 72`."""
     solution = parts.get("answer")
     _, marked, answer = solution.rpartition("####") if isinstance(solution, str) else ("", "", "")
     if not marked:
@@ -147,9 +148,9 @@ FORMATS: dict[str, Format] = {
         ),
     )
 }
-"""By name."""
+"""The formats, by name."""
 
-# Data sets on the hub, lower case, and their format.
+# Data sets on the hub (lower case) and their formats.
 HUB_FORMATS = {
     "huggingfaceh4/math-500": "math500",
     "openai/gsm8k": "gsm8k",

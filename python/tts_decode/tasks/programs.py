@@ -16,13 +16,14 @@ _ASK = (
 )
 _BLOCK = re.compile(r"```(?:python|py|Python)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _LIMITS = Limits(seconds=15.0)
-_REMEMBERED = 1024  # texts a task, whose outcome is asked for more than once
+_REMEMBERED = 1024  # cached outcomes per task, which are asked for more than once
 
 
 def program_task(row: Row, parts: dict[str, Any], name: str, *, unsafe: bool) -> Task:
-    """Parts: `prompt`, the function's head and docstring; `test`, which defines `check(candidate)`; and
-    `entry_point`, the function's name. Raises SandboxError where the system offers no sandbox, unless
-    `unsafe`.
+    """Makes a task from the parts `prompt`, `test` and `entry_point`.
+
+    They are the function's head and docstring, code that defines `check(candidate)`, and the function's name.
+    Raises SandboxError if the system offers no sandbox, unless `unsafe`.
     """
     for part in ("prompt", "test", "entry_point"):
         if not isinstance(parts.get(part), str) or not parts[part].strip():
@@ -47,8 +48,10 @@ def program_task(row: Row, parts: dict[str, Any], name: str, *, unsafe: bool) ->
 
 
 def program(prompt: str, text: str, function: str) -> str:
-    """The function that a text defines, after what stands before it in the prompt; or the prompt, completed
-    by the text."""
+    """Returns the function that a text defines, after the prompt's code before it.
+
+    If the text defines none, it is the prompt completed by the text.
+    """
     head = re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(function)}[ \t]*\(", re.MULTILINE)
     blocks = [block for block in _BLOCK.findall(text) if head.search(block)]
     code = blocks[-1] if blocks else text

@@ -1,4 +1,4 @@
-"""Problems from files and from the hub."""
+"""Reads problems from files and from the hub."""
 
 from __future__ import annotations
 
@@ -26,26 +26,25 @@ def read_tasks(
     seed: int = 0,
     unsafe_tools: bool = False,
 ) -> list[Task]:
-    """Reads a file, or a data set of the hub where the package `datasets` is installed.
+    """Reads a file, or a data set from the hub if the package `datasets` is installed.
 
     Args:
         source: a .jsonl, .json, .csv or .parquet file, or `OWNER/NAME` or `OWNER/NAME:CONFIG` on the hub.
-            Text is UTF-8, with a byte order mark or without; a line of JSONL ends with a newline and nothing
-            else.
-        format: of `FORMATS`. Default: what the hub's name says, else "plain": "prompt" and optionally
-            "answer" and "name", texts or numbers, and no other field.
-        fields: what the set calls a part of a task, such as {"prompt": "problem"}; other fields are then
+            Text is UTF-8, with or without a byte order mark; only a newline ends a line of JSONL.
+        format: of `FORMATS`. Default: by the hub's name, else "plain": "prompt" and optionally "answer" and
+            "name", texts or numbers, and no other field.
+        fields: the set's names for parts of a task, such as {"prompt": "problem"}; other fields are then
             ignored.
-        split: of a data set of the hub. Default: that on which results are published.
+        split: of a data set on the hub. Default: the split on which results are published.
         seed: of the order of choices (gpqa).
-        unsafe_tools: programs run without the sandbox (humaneval).
+        unsafe_tools: run programs without the sandbox (humaneval).
 
-    A text is correct when its final answer means the same as the expected one (`tts_decode.grading`); of
-    programs, when the tests pass.
+    A text is correct if its final answer means the same as the expected one (`tts_decode.grading`); a
+    program, if the tests pass.
 
-    Raises TaskFileError, with the number of the line; MissingExtraError where an expected answer is
-    mathematics and math-verify is not installed, or a reader of files is not; SandboxError for programs
-    without a sandbox; ValueError for an unknown format or field.
+    Raises TaskFileError, with the line number; MissingExtraError if an expected answer is mathematics and
+    math-verify is not installed, or a file reader is missing; SandboxError for programs without a sandbox;
+    ValueError for an unknown format or field.
     """
     path, hub = Path(source), _HUB.fullmatch(os.fspath(source))
     on_hub = hub is not None and not path.exists() and path.suffix.lower() not in _SUFFIXES

@@ -1,4 +1,4 @@
-"""Rows of data sets, from files and from the hub: a place for messages and the fields."""
+"""Rows of data sets, from files and from the hub: their location for messages, and the fields."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_FIELD = 1 << 24  # characters of a field of a CSV file
 
 
 class Row(NamedTuple):
-    """place: such as `task file a.jsonl, line 3`. number: from 1, what a row is called that has no name."""
+    """place: such as `task file a.jsonl, line 3`. number: from 1; names a row that has no name."""
 
     place: str
     number: int
@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def file_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """Of a .jsonl, .json, .csv or .parquet file; one of another name holds an object a line, as .jsonl.
+    """Reads a .jsonl, .json, .csv or .parquet file; with another suffix it is read like .jsonl.
 
     Raises TaskFileError, which names the file and the line; MissingExtraError without pyarrow for .parquet.
     """
@@ -46,9 +46,9 @@ def file_rows(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def hub_rows(name: str, config: str | None, split: str) -> list[Row]:
-    """Of a data set on the hub, by the package `datasets`.
+    """Reads a data set on the hub with the package `datasets`.
 
-    Raises TaskFileError where it cannot be had; MissingExtraError without `datasets`.
+    Raises TaskFileError if it is not available; MissingExtraError without `datasets`.
     """
     require("datasets")
     import datasets
@@ -57,7 +57,7 @@ def hub_rows(name: str, config: str | None, split: str) -> list[Row]:
     try:
         loaded = datasets.load_dataset(name, config, split=split)
         return [Row(f"{place}, row {number}", number, dict(row)) for number, row in enumerate(loaded, 1)]
-    except Exception as cause:  # of whatever the hub and its readers raise
+    except Exception as cause:  # whatever the hub and its readers raise
         reason = str(cause).strip().partition("\n")[0]
         raise TaskFileError(
             f"{place}: got {type(cause).__name__}: {reason:.200}, expected its split {split!r}; check "
@@ -109,7 +109,7 @@ def _parquet(file: Path) -> Iterator[Row]:
     require("pyarrow")
     import pyarrow.parquet
 
-    file.open("rb").close()  # its own words for a file that is not there
+    file.open("rb").close()  # raises the system's error if the file is missing
     try:
         table = pyarrow.parquet.read_table(file)
         rows = table.to_pylist()
@@ -119,7 +119,7 @@ def _parquet(file: Path) -> Iterator[Row]:
     except pyarrow.ArrowException as cause:
         raise TaskFileError(f"task file {file}: is not Parquet: {str(cause).partition('.')[0]}") from cause
     for number, row in enumerate(rows, start=1):
-        for name in narrow:  # 0.1 as it was written, not what float64 makes of a float32
+        for name in narrow:  # 0.1 as it was written, not a float32 widened to float64
             if row[name] is not None:
                 row[name] = float(str(np.float32(row[name])))
         yield Row(f"task file {file}, row {number}", number, row)

@@ -1,4 +1,4 @@
-"""A problem, and what is wrong with a file of them."""
+"""A problem, and the error about a file of problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import TTSError
 
 
 class TaskFileError(TTSError, ValueError):
-    """A task file cannot be used; the message names the file, the line and what is wrong."""
+    """A task file cannot be used; the message names the file, the line and the reason."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Task:
         answer: the expected answer, None if unknown.
         verify: maps a generated text to a score in [0, 1], 1 for correct, from any thread; None if nothing
             can be checked.
-        waits: whether it may take long, as a test that runs a program does.
+        waits: whether verification may take long, as running a program does.
     """
 
     name: str

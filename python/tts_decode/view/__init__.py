@@ -1,4 +1,4 @@
-"""Saved searches as one HTML page, which needs no network: see docs/viewer.md."""
+"""Saved searches as one HTML page that needs no network: see docs/viewer.md."""
 
 from .page import MOST_BYTES, Page, Problem, Shown, make_page
 

@@ -1,8 +1,8 @@
 """The page: a frame, styles, scripts and the searches as JSON, in one file.
 
-What the searches hold comes from a model and is trusted nowhere. It is in the page as JSON alone, in which no
-tag can begin or end, and the scripts put it into the document as text. The page's own policy allows the
-scripts and styles that it was made with, by their hashes, and nothing that is loaded.
+The content of the searches comes from a model and is never trusted. The page holds it only as JSON in which
+no tag can begin or end, and the scripts insert it into the document as text. The page's own policy allows, by
+hash, only the scripts and styles that it was made with, and loads nothing.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from ..search import SearchResult
 from ..version import package_version
 
 MOST_BYTES = 64 << 20
-"""JSON that a page holds by default: what a browser reads within seconds."""
+"""Bytes of JSON in a page by default: as much as a browser reads within seconds."""
 
 # In this order: each uses what those before it define.
 _SCRIPTS = ("text", "model", "layout", "drawing", "tree_canvas", "details", "timeline", "choice", "main")
-_LISTED = 1000  # characters of a text in the list of searches; the trees have them whole
+_LISTED = 1000  # characters of a text in the list of searches; the trees have the whole text
 _UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What was asked. index: its place among the run's problems. expected, solved: None where nobody knows.
-    error: why the search failed."""
+    """A question.
+
+    index: its number among the run's problems. expected, solved: None if unknown. error: why the search
+    failed.
+    """
 
     index: int = 0
     task: str = "prompt"
@@ -44,7 +47,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Shown:
-    """A search to be shown. result: None of one that failed. settings: JSON-ready, told as they are."""
+    """A search to show. result: None if it failed. settings: JSON values, shown as they are."""
 
     strategy: str
     result: SearchResult | None
@@ -54,7 +57,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Page:
-    """left_out: searches that are listed without their trees, as the page is full."""
+    """left_out: searches that are listed without their trees because the page is full."""
 
     html: str
     searches: int
@@ -62,10 +65,11 @@ class Page:
 
 
 def make_page(searches: Sequence[Shown], *, title: str, most_bytes: int = MOST_BYTES) -> Page:
-    """The page of these searches, in their order.
+    """Returns the page of these searches, in their order.
 
     Args:
-        most_bytes: of the JSON of all trees. The first ones that fit are there; the others are listed only.
+        most_bytes: limit of the JSON of all trees. The first trees that fit are included; other searches are
+            only listed.
     """
     listed: list[dict[str, Any]] = []
     blocks: list[str] = []
@@ -95,7 +99,7 @@ def _summary(search: Shown) -> dict[str, Any]:
 
 
 def _embedded(value: Any) -> str:
-    """As JSON in which HTML sees no tag, no comment and no entity; in ASCII."""
+    """Returns JSON in ASCII in which HTML sees no tag, no comment and no entity."""
     return dumps(value).translate(_UNSAFE)
 
 

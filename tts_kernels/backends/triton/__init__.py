@@ -1,6 +1,6 @@
-"""Triton backend: a launcher for each operator, over plain pages of any strides. One file per operator.
+"""Triton backend: one launcher per operator, over plain pages of any strides. One file per operator.
 
-Launchers trust their arguments, which the operators (tts_kernels/ops) have checked.
+Launchers trust their arguments: the operators (tts_kernels/ops) have checked them.
 """
 
 from .append_kv import append_kv

@@ -1,4 +1,4 @@
-"""Writing new keys and values into pages of 8 bits, which have a scale for each page and KV head."""
+"""Writes new keys and values into 8-bit pages, which have a scale for each page and KV head."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The largest value of a page becomes this one.
+# The largest value of a page is scaled to this one.
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
 
 def append_scaled(
     k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor, scales: Tensor
 ) -> None:
-    """Tokens of one page follow each other, from its first new slot to its last, as `KVTree.append` has them.
+    """Writes tokens into 8-bit pages.
 
+    The tokens of a page are consecutive in the call and in slot order, as from `KVTree.append`.
     scales: float32 [num_pages, num_kv_heads, 2], contiguous, of K and V.
 
-    A page that begins anew, with slot 0, takes the scale that its largest value needs. Later tokens that need
-    a larger one make its earlier tokens be rounded again. A NaN or an infinity makes it NaN until then.
+    A page that starts over at slot 0 takes the scale that its largest value needs. If later tokens need a
+    larger one, the page's earlier tokens are quantized again. A NaN or an infinity makes the scale NaN until
+    the page starts over.
     """
     num_pages, num_kv_heads, page_size, head_dim = k_pages.shape
     if slots.shape[0] == 0:
@@ -67,7 +69,7 @@ def _append(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (token, KV head); the one of a page's last new token works, the others end."""
+    """Program (token, KV head). Only the program of a page's last new token does work."""
     token = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
     slot = tl.load(slots_ptr + token)
@@ -103,7 +105,7 @@ def _append_page(
     BLOCK_T: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """K or V of one page and head: all slots up to `last`, those that are new and those before."""
+    """Writes K or V of one page and head: all slots up to `last`, new and old."""
     channel = tl.arange(0, BLOCK_D)
     in_head = (channel < HEAD_DIM)[None, :]
     is_old = (at <= last) & (is_new == 0)
@@ -121,8 +123,7 @@ def _append_page(
     value = tl.div_rn(value, tl.zeros([BLOCK_T, BLOCK_D], tl.float32) + scale)
     if LARGEST == 127:
         value = (value + 12582912.0) - 12582912.0  # 1.5 * 2**23: rounds half to even
-    # Any NaN or infinity among the new, or the scale that one left among the old: then x - x, or the scale
-    # less itself, is not 0.
+    # x - x is not 0 for a NaN or an infinity: in a new value, or in the scale that an earlier one left.
     has_old = tl.max(is_old.to(tl.int32), 0) > 0
     broken = (tl.max(tl.max((x - x != 0).to(tl.int32), 1), 0) > 0) | ((before - before != 0) & has_old)
     tl.store(scale_ptr, tl.where(broken, float("nan"), scale))

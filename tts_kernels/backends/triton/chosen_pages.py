@@ -1,4 +1,4 @@
-"""The pages that any row of an item chose: what sparse attention reads."""
+"""Lists the pages that any row of an item chose: the pages that sparse attention reads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 from ...backends.launch import WorkLaunch, WorkLayout
 
-# Tiles of one run of pages begin at least so many rows apart, and so have lists of their own.
+# Tiles of one run of pages begin at least this many rows apart, so each has its own list.
 _TILE_ROWS = 64
 
 
 class ChosenPages(NamedTuple):
-    """For each KV head and item its pages that any of its rows chose, in path order.
+    """For each KV head and item, the pages that any of its rows chose, in path order.
 
-    Those of an item are at entries[:, kv_head, row_begin // 64, page_offset :], as many as counts says.
+    The pages of an item are the first counts[item, kv_head] of entries[:, kv_head, row_begin // 64,
+    page_offset :].
     """
 
     mask: Tensor  # int32 [num_kv_heads, T, words]
@@ -30,9 +31,10 @@ class ChosenPages(NamedTuple):
 
 
 def list_chosen_pages(mask: Tensor, launch: WorkLaunch, page_size: int, group: int) -> ChosenPages:
-    """Launches what makes the lists. Their sizes depend on the capacity and T only, as a graph needs it.
+    """Launches the kernel that makes the lists.
 
-    Allocates them; in a captured graph, from the graph's pool.
+    Allocates the lists; in a captured graph, from the graph's pool. Their sizes depend on the capacity and T
+    only, as a CUDA graph needs.
     """
     num_kv_heads, rows, words = mask.shape
     capacity, layout = launch.capacity, WorkLayout.of(launch.capacity)
@@ -56,7 +58,7 @@ def list_chosen_pages(mask: Tensor, launch: WorkLaunch, page_size: int, group: i
 
 @triton.jit
 def chosen_offset(chosen, record_ptr, kv_head):
-    """Where the list of an item begins in the entries."""
+    """Returns where the list of an item begins in the entries."""
     tile = kv_head.to(tl.int64) * chosen[4][0] + tl.load(record_ptr + 4) // 64
     return tile * chosen[4][1] + tl.load(record_ptr)
 
@@ -109,6 +111,6 @@ def _list(
 
 @triton.jit
 def chosen_bits(words_ptr, column, mask):
-    """[rows, columns]: whether each row reads each column, where the mask has it; 0 elsewhere."""
+    """[rows, columns]: whether each row reads each column, where the mask allows it; 0 elsewhere."""
     word = tl.load(words_ptr[:, None] + column[None, :] // 32, mask=mask, other=0)
     return (word >> (column % 32)[None, :]) & 1

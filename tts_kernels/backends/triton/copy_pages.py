@@ -1,4 +1,4 @@
-"""Copying whole pages, all pairs and layers in one launch."""
+"""Copies whole pages, all pairs and layers in one launch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a block: 4 warps move 16 bytes of bfloat16 a thread and instruction, four times over.
+# Elements of a block: each thread of 4 warps moves 16 bytes of bfloat16 per instruction, four times.
 BLOCK = 4096
 
 

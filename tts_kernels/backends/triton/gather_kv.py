@@ -1,4 +1,4 @@
-"""Reading a branch's keys and values back as plain tensors."""
+"""Reads a branch's keys and values back as plain tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a block: 4 warps move 16 bytes of bfloat16 a thread and instruction, four times over.
+# Elements of a block: each thread of 4 warps moves 16 bytes of bfloat16 per instruction, four times.
 BLOCK = 4096
 
 
@@ -20,7 +20,7 @@ def gather_kv(
 ) -> None:
     """Fills k_out and v_out [length, num_kv_heads, head_dim], contiguous; NaN where a page does not exist.
 
-    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
+    scales: for 8-bit pages, float32 [num_pages, num_kv_heads, 2], contiguous.
     """
     num_pages, num_kv_heads, page_size, head_dim = k_pages.shape
     length = k_out.shape[0]

@@ -1,4 +1,4 @@
-"""What attention kernels are compiled with: tile sizes, dtypes, and the factors of their logits."""
+"""Compile-time configuration of the attention kernels: tile sizes, dtypes, and factors of the logits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ...backends.launch import AttentionOptions
 
 LOG2_E = math.log2(math.e)
 
-# A storage dtype is computed with as it is on a GPU. The interpreter multiplies bfloat16 as if its bits were
-# integers, without a word, so there everything is computed in float32.
+# A GPU computes in the storage dtype. Triton's interpreter silently multiplies the bits of bfloat16 as
+# integers, so there everything is computed in float32.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 COMPUTE = {
     dtype: tl.float32 if INTERPRETED else compiled
@@ -27,7 +27,7 @@ COMPUTE = {
 
 
 class LaunchConfig(NamedTuple):
-    """Tokens of a step, and of a step of a tile of 128 rows; the tallest tile that is computed at once."""
+    """Tokens per step, also for a tile of 128 rows, and the tallest tile that is computed at once."""
 
     block_n: int
     tall_block_n: int
@@ -60,7 +60,7 @@ def launch_config(head_dim: int, itemsize: int) -> LaunchConfig:
 
 
 def logit_factors(options: AttentionOptions) -> tuple[float, float]:
-    """(a, b) such that the logit over ln 2 of a product s is b * s, or b * tanh(a * s / (2 log2 e))."""
+    """Returns (a, b): the logit over ln 2 of a product s is b * s, or b * tanh(a * s / (2 log2 e))."""
     if options.soft_cap > 0:
         return options.scale / options.soft_cap * 2 * LOG2_E, options.soft_cap * LOG2_E
     return 1.0, options.scale * LOG2_E

@@ -1,4 +1,4 @@
-"""Share of each page in the softmax: a second pass over the keys, which costs nothing where nobody asks."""
+"""Computes each page's share of the softmax in a second pass over the keys, launched only on request."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def page_mass(
     mass: Tensor,
     scales: Tensor | None = None,
 ) -> None:
-    """Fills mass float32 [num_kv_heads, T, P], contiguous, for the rows of which `score_pages` fills scores.
+    """Fills mass float32 [num_kv_heads, T, P], contiguous, for the same rows as the scores of `score_pages`.
 
     mask: int32 [num_kv_heads, T, W] of a `Selection`, contiguous; None: every page is read.
-    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
+    scales: for 8-bit pages, float32 [num_pages, num_kv_heads, 2], contiguous.
 
-    Allocates float32 [num_q_heads, T, P] for a while; in a captured graph, from the graph's pool.
+    Allocates a temporary float32 [num_q_heads, T, P]; in a captured graph, from the graph's pool.
     """
     num_kv_heads, page_size, head_dim = k_pages.shape[1:]
     group = q.shape[1] // num_kv_heads

@@ -1,4 +1,4 @@
-"""Summaries of the pages that an append wrote to."""
+"""Computes summaries of the pages that an append wrote to."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a block: 4 warps move 16 bytes of bfloat16 a thread and instruction, four times over.
+# Elements of a block: each thread of 4 warps moves 16 bytes of bfloat16 per instruction, four times.
 BLOCK = 4096
-# Slots that are compared at once, to find the last token of a page.
+# Slots compared at once to find the last token of a page.
 SLOTS = 1024
 
 
 def summarize_pages(k_pages: Tensor, slots: Tensor, summaries: Tensor, scales: Tensor | None = None) -> None:
-    """Makes the summaries of the pages that hold `slots`, of their first slot to the last of these.
+    """Computes the summaries of the pages that hold `slots`, from a page's first slot to the last of these.
 
-    summaries: [num_pages, num_kv_heads, S, head_dim], contiguous. Launched behind `append_kv`.
-    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
+    summaries: [num_pages, num_kv_heads, S, head_dim], contiguous. Launched after `append_kv`.
+    scales: for 8-bit pages, float32 [num_pages, num_kv_heads, 2], contiguous.
     """
     num_pages, num_kv_heads, page_size, head_dim = k_pages.shape
     tokens = slots.shape[0]
@@ -56,14 +56,14 @@ def _summarize(
     BLOCK_D: tl.constexpr,
     SLOTS: tl.constexpr,
 ):
-    """Program (token, KV head); the one whose token has the last slot of its page works, the others end."""
+    """Program (token, KV head). Only the program whose token has the last slot of its page does work."""
     token = tl.program_id(0)
     slot = tl.load(slots_ptr + token)
     if (slot < 0) | (slot >= num_slots):
         return
     page = slot // PAGE_SIZE
     if PAGE_SIZE > 1:
-        # Most often the next token follows in the page, and nothing else needs to be read.
+        # Usually the next token follows in the page, and nothing else needs to be read.
         after = tl.load(slots_ptr + token + 1, mask=token + 1 < num_tokens, other=-1)
         if (after == slot + 1) & (after // PAGE_SIZE == page):
             return
@@ -103,7 +103,7 @@ def _summarize(
 
 @triton.jit
 def _keys(head_ptr, stride, start, count, in_head, BLOCK_T: tl.constexpr):
-    """Keys of BLOCK_T slots of a page from `start` on, float32, and which of them there are."""
+    """Returns the float32 keys of BLOCK_T slots of a page from `start` on, and a mask of those that exist."""
     slot = start + tl.arange(0, BLOCK_T)
     held = (slot < count)[:, None] & in_head[None, :]
     return tl.load(head_ptr + slot.to(tl.int64)[:, None] * stride, mask=held, other=0.0).to(tl.float32), held

@@ -1,4 +1,4 @@
-"""Estimated shares of pages from their summaries: one launch over the work list, one to normalise."""
+"""Estimates shares of pages from their summaries: one launch over the work list, one to normalise."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ BLOCK_C = 1024
 def score_pages(
     q: Tensor, summaries: Tensor, launch: WorkLaunch, page_size: int, scale: float, scores: Tensor
 ) -> None:
-    """Fills scores float32 [num_kv_heads, T, P], contiguous, as q has rows and the plan has max_columns.
+    """Fills scores float32 [num_kv_heads, T, P], contiguous: T rows of q, P = max_columns of the plan.
 
     Args:
         q: [T, num_q_heads, head_dim].
         summaries: [num_pages, num_kv_heads, S, head_dim], contiguous; S = 1: means, S = 2: minima and maxima.
 
-    Rows of q that the work list does not have are 0 up to capacity.queries, and stay as they are from there
-    on. A summary is read once for the rows that an item has. Allocates float32 [num_q_heads, T, P] for a
-    while; in a captured graph, from the graph's pool.
+    Rows of q that the work list does not have are 0 up to capacity.queries, and left unchanged from there on.
+    Each summary is read once for all rows of an item. Allocates a temporary float32 [num_q_heads, T, P]; in a
+    captured graph, from the graph's pool.
     """
     num_kv_heads, vectors, head_dim = summaries.shape[1:]
     group = q.shape[1] // num_kv_heads
@@ -69,9 +69,9 @@ def normalize(
     scores: Tensor,
     sinks: Tensor | None = None,
 ) -> None:
-    """Softmax of logits [num_kv_heads, T * group, P] over the columns a row sees, mean over the group.
+    """Computes the softmax of logits [num_kv_heads, T * group, P] over visible columns; means over the group.
 
-    logits: over ln 2. sinks: float32 [num_kv_heads * group], a natural logit of each head beside its columns.
+    logits: over ln 2. sinks: float32 [num_kv_heads * group], one natural logit per head beside its columns.
     """
     num_kv_heads, rows, columns = scores.shape
     layout = WorkLayout.of(launch.capacity)
@@ -140,7 +140,7 @@ def _score_rows(
     COMPUTE: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Rows of an item in steps of BLOCK_M over its pages in steps of BLOCK_P."""
+    """Scores the rows of an item in steps of BLOCK_M over its pages in steps of BLOCK_P."""
     group = heads[1]
     pages_ptr = work_ptr + offsets[2] + tl.load(record_ptr)
     first_column = tl.load(record_ptr + 1) // PAGE_SIZE
@@ -164,7 +164,7 @@ def _score_rows(
             mask = held[:, None] & in_head[None, :]
             first = tl.load(from_ptr, mask=mask, other=0.0).to(COMPUTE)
             if MINMAX:
-                # The bound: the largest product of each channel of q with a key between the two.
+                # The bound: per channel, the largest product of q with a key between minimum and maximum.
                 second = tl.load(from_ptr + HEAD_DIM, mask=mask, other=0.0).to(COMPUTE)
                 zero = tl.zeros([BLOCK_M, BLOCK_D], COMPUTE)
                 s = tl.dot(tl.minimum(q, zero), first.T, input_precision="ieee")
@@ -193,7 +193,7 @@ def _normalize(
     BLOCK_G: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (query, KV head). Behind the planned queries, query i is row i of q and sees nothing."""
+    """Program (query, KV head). Past the planned queries, query i is row i of q and sees nothing."""
     query = tl.program_id(0)
     planned = query < tl.load(work_ptr + 1)
     q_row = tl.load(work_ptr + offsets[0] + query, mask=planned, other=query).to(tl.int64)

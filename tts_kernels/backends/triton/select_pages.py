@@ -1,4 +1,4 @@
-"""Choosing the best pages of each query on the device, without a wait for the host."""
+"""Chooses the best pages of each query on the device, without waiting for the host."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def select_top_pages(
     Args:
         scores: float32 [num_kv_heads, T, P], contiguous.
 
-    Rows that the work list does not have choose nothing up to capacity.queries, and stay as they are from
-    there on. To choose together it allocates several times the size of scores; in a captured graph, from the
+    Rows that the work list does not have choose nothing up to capacity.queries, and are left unchanged from
+    there on. Choosing together allocates several times the size of scores; in a captured graph, from the
     graph's pool.
 
     Raises:
@@ -39,7 +39,7 @@ def select_top_pages(
     offsets = (layout.query_order, layout.query_position)
     budgets = options.budget if isinstance(options.budget, Tensor) else launch.work
     tails = launch.work if options.tail_begin is None else options.tail_begin
-    extra = scores  # stands for none
+    extra = scores  # placeholder, never read
     if options.groups is not None:
         extra = _chosen_together(scores, options.groups, launch, page_size, options)
     block_c = max(32, triton.next_power_of_2(columns))
@@ -75,8 +75,8 @@ def _chosen_together(
 ) -> Tensor:
     """Whether a query takes a page that its group chose: int8 [num_kv_heads, capacity.queries, P].
 
-    Queries by depth-first number. Each page that queries of a group may choose stands at the first of them,
-    with the sum of their scores.
+    Queries are in depth-first order. Each page that queries of a group may choose is listed at the first of
+    these queries, with the sum of their scores.
     """
     heads, rows, columns = scores.shape
     queries, device = launch.capacity.queries, scores.device
@@ -90,7 +90,7 @@ def _chosen_together(
     budget = (
         torch.full_like(seen, options.budget) if isinstance(options.budget, int) else options.budget[order]
     )
-    choosing = planned & (budget < seen)  # the others read everything, or are not there
+    choosing = planned & (budget < seen)  # the others read everything, or do not exist
     visible = (column < seen[:, None]) & choosing[:, None]
     kept = (column < options.sink) | (column >= seen[:, None] - options.recent)
     if options.tail_begin is not None:
@@ -98,7 +98,7 @@ def _chosen_together(
     kept = kept & visible
     candidate = visible & ~kept
 
-    # Groups by number; a query that chooses nothing is in the group behind the last.
+    # Groups by number; a query that chooses nothing is in a group after the last.
     group = torch.where(choosing, groups[order].clamp(0, queries - 1), queries).long()
     largest = torch.full((queries + 1,), -1, dtype=torch.int32, device=device)
     kept_count = largest.scatter_reduce(0, group, kept.sum(1).int(), "amax")
@@ -130,12 +130,12 @@ def _chosen_together(
 def _sum_runs(
     scores: Tensor, candidate: Tensor, group: Tensor, order: Tensor, shared: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sums of scores over the candidates of a group that are one page, and where each stands.
+    """Sums the scores of a group's candidates that are one page, and says where each sum is stored.
 
     Returns:
         totals: float64 [num_kv_heads, Q, P] at the first query of the page's run, 0 elsewhere. Summed in
             depth-first order, so that a plan has one result, whatever other groups lie between.
-        first: int32 [Q, P], that query of each candidate; elsewhere any.
+        first: int32 [Q, P]: that first query for each candidate; undefined elsewhere.
     """
     heads, rows, columns = scores.shape
     queries = order.shape[0]
@@ -180,7 +180,7 @@ def _select(
     TOGETHER: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (query, KV head). Behind the planned queries, query i is row i of q and chooses nothing."""
+    """Program (query, KV head). Past the planned queries, query i is row i of q and chooses nothing."""
     query = tl.program_id(0)
     kv_head = tl.program_id(1).to(tl.int64)
     planned = query < tl.load(work_ptr + 1)
@@ -214,12 +214,12 @@ def _select(
 
 @triton.jit
 def _best(score, candidate, kept, budget, top_p, HAS_TOP_P: tl.constexpr):
-    """The best candidates, the earliest column of equal ones first, as many as budget and top_p leave.
+    """Takes the best candidates, the earliest column first among equals, within the quota and top_p.
 
-    A candidate is taken while fewer than the quota are before it, and their mass and the kept pages' mass add
-    up to less than top_p. So there is a greatest number, `bound`, such that a candidate of that score would
-    not be taken: those above the next greater number are, and of those that equal it the first ones. Bits of
-    positive floats are in the order of their values, so that the bound is found bit by bit.
+    A candidate is taken while fewer than the quota precede it, and while their mass plus the mass of the kept
+    pages is below top_p. So there is a largest number, `bound`, such that a candidate with that score would
+    not be taken: all candidates above the next larger number are taken, and the first ones that equal it.
+    Positive floats order like their bits, so the bound is found bit by bit.
     """
     bits = tl.where(candidate, score.to(tl.int32, bitcast=True), 0)
     quota = budget - tl.sum(kept.to(tl.int32), 0)
@@ -258,19 +258,19 @@ def _sum(
     columns,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (block of columns, KV head). A group's queries that share a column's path follow each other."""
+    """Program (block of columns, KV head). A group's queries that share a column's path are consecutive."""
     kv_head = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_C], tl.float64)
     run_group = tl.full([BLOCK_C], -1, tl.int32)
-    ended = column < 0  # a path has parted since the last candidate
+    ended = column < 0  # the path has forked since the last candidate
     run_first = tl.zeros([BLOCK_C], tl.int32)
     last_query = tl.full([], -1, tl.int32)
     last_group = tl.full([], -1, tl.int32)
     for i in range(queries):
         query = tl.load(by_group_ptr + i).to(tl.int32)
         group = tl.load(group_ptr + query).to(tl.int32)
-        # Between two queries of a group lie other groups' queries, where the path may part too.
+        # Queries of other groups lie between two queries of a group, and the path may fork at them too.
         for between in range(tl.where(group == last_group, last_query + 1, query), query + 1):
             ended = ended | (column >= tl.load(shared_ptr + between))
         last_query = query

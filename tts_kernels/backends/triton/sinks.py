@@ -1,4 +1,4 @@
-"""Attention sinks: a logit of each query head that takes part in its softmax and has no value."""
+"""Attention sinks: one logit per query head that takes part in its softmax and has no value."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import triton.language as tl
 
 @triton.jit
 def with_sinks(out, lse, sinks_ptr, head, mask):
-    """(out, lse) of rows [rows, channels] and [rows] whose softmax did not have the sinks of their heads yet.
+    """Adds the sinks of the heads to (out, lse) of rows [rows, channels] and [rows].
 
     Rows outside the mask have none.
     """
     sink = tl.load(sinks_ptr + head, mask=mask, other=-float("inf"))
     top = tl.maximum(lse, sink)
-    nothing = top == -float("inf")  # seen, and no sink: (0, -inf), not NaN
+    nothing = top == -float("inf")  # nothing seen and no sink: (0, -inf), not NaN
     shift = tl.where(nothing, 0.0, top)
     share = tl.exp(lse - shift)
     total = tl.where(nothing, 1.0, share + tl.exp(sink - shift))

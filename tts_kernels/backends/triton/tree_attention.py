@@ -24,13 +24,13 @@ def tree_attention(
     mask: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> None:
-    """Writes out and lse, both contiguous [T, ...], as q has rows.
+    """Writes out and lse, both contiguous [T, ...] with one row for each row of q.
 
     mask: int32 [num_kv_heads, T, W] of a `Selection`, contiguous; default: every page is read.
-    scales: of pages of 8 bits, float32 [num_pages, num_kv_heads, 2], contiguous.
+    scales: for 8-bit pages, float32 [num_pages, num_kv_heads, 2], contiguous.
 
-    Queries of the work list that have no such row are left out. Rows that the work list does not have are
-    (0, -inf) where they are below num_merges, and stay as they are from there on.
+    Queries of the work list without a row in q are left out. Rows without a query in the work list become (0,
+    -inf) below num_merges, and are left unchanged from there on.
     """
     num_kv_heads, page_size, head_dim = k_pages.shape[1:]
     group = q.shape[1] // num_kv_heads
@@ -104,7 +104,7 @@ def sparse_attention(
     mask: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> None:
-    """`tree_attention` with what only Triton has: chosen pages, pages of 8 bits, slopes, chunks."""
+    """`tree_attention` with the options that only Triton has: chosen pages, 8-bit pages, slopes, chunks."""
     tree_attention(q, k_pages, v_pages, launch, options, out, lse, mask, scales)
 
 
@@ -143,7 +143,7 @@ def _attend(
     HAS_SOFT_CAP: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Program (item, KV head), heads fastest: programs start in order, hence the longest items first."""
+    """Program (item, KV head), heads fastest: programs start in order, so the longest items start first."""
     item = tl.program_id(0) // heads[0]
     kv_head = tl.program_id(0) % heads[0]
     if item >= tl.load(work_ptr):
@@ -168,7 +168,7 @@ def _attend(
             attention_chunk, record_ptr, 0, kv_head,
             HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_N, HAS_WINDOW, HAS_CHUNK, HAS_SOFT_CAP, COMPUTE, 16,
         )  # fmt: skip
-    elif chosen is not None:  # the rows' choices take the registers that a tall tile would need
+    elif chosen is not None:  # the rows' choices occupy registers that a tall tile would need
         for first_row in range(0, num_rows, 64):
             _attend_tile(
                 q_ptr, k_ptr, v_ptr, work_ptr, partials_ptr, out_ptr, lse_ptr,
@@ -252,7 +252,7 @@ def _attend_tile(
     for start in range(begin, end, BLOCK_N):
         token = start + tl.arange(0, BLOCK_N)
         held = token < end
-        slot = (token.to(tl.uint32) % PAGE_SIZE).to(tl.int64)  # of signed ints it makes registers spill
+        slot = (token.to(tl.uint32) % PAGE_SIZE).to(tl.int64)  # signed ints make registers spill
         if chosen is not None:
             entry = token // PAGE_SIZE
             page = tl.load(entries_ptr + entry, mask=held, other=-1).to(tl.int64)
@@ -293,7 +293,7 @@ def _attend_tile(
         s = tl.where(visible, s, -float("inf"))
 
         new_max = tl.maximum(row_max, tl.max(s, 1))
-        shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # so that nothing seen yet is 0, not NaN
+        shift = tl.where(new_max == -float("inf"), 0.0, new_max)  # 0 rather than NaN if nothing was seen yet
         p = tl.exp2(s - shift[:, None])
         rescale = tl.exp2(row_max - shift)
         row_sum = row_sum * rescale + tl.sum(p, 1)
@@ -307,7 +307,7 @@ def _attend_tile(
     row_sum = tl.where(row_sum == 0, 1.0, row_sum)  # a row that saw nothing is (0, -inf)
     result = acc / row_sum[:, None]
     result_lse = (row_max + tl.log2(row_sum)) * 0.6931471805599453
-    # Looked up again: kept all through the loop, the rows in the layout of stores made other registers spill.
+    # Looked up again: rows kept through the loop in the layout of stores made other registers spill.
     partial_base = tl.load(record_ptr + 6)
     if partial_base == -(2**31):
         _, live, _, q_row, head = rows_of_tile(
@@ -349,9 +349,9 @@ def _merge(
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (query, KV head): the query's partials in path order, for all heads of the group.
+    """Program (query, KV head): merges the query's partials in path order, for all heads of the group.
 
-    Behind the planned queries, query i is row i of q, the padding of a batch, and has seen nothing.
+    Past the planned queries, query i is row i of q: padding of a batch, which has seen nothing.
     """
     query = tl.program_id(0)
     kv_head = tl.program_id(1)

@@ -6,7 +6,7 @@
     cache.prefill(model, input_ids, copies=64)
     model.generate(input_ids, cache=cache, num_return_sequences=64, do_sample=True)
 
-The versions of transformers that this was tested with are `versions.TESTED`; others are refused here.
+`versions.TESTED` lists the versions of transformers that this was tested with; others are refused here.
 """
 
 from .versions import check_version

@@ -1,4 +1,4 @@
-"""New tokens of a batch: which there are, and which slots of the tree they take."""
+"""New tokens of a batch: which ones there are, and which slots of the tree they take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from .prefixes import Borrowed, shared_prefixes
 class Writes:
     """Where keys and values of a step's T new tokens go.
 
-    slots: int32 [W]. tokens: int64 [W], which of the T they are; None: all. borrowed: the others, None: none.
+    slots: int32 [W]. tokens: int64 [W], which of the T are written; None: all. borrowed: the others; None:
+    none.
     """
 
     slots: Tensor
@@ -31,12 +32,12 @@ class Writes:
 def new_tokens(
     tokens: npt.NDArray[np.bool_] | None, before: Sequence[int], past: int, columns: int
 ) -> Int32Array:
-    """int32 [B], new tokens of each row, which are in its last columns.
+    """Returns the number of each row's new tokens, int32 [B]; they are in its last columns.
 
     tokens: bool [B, past + columns], which columns hold a token; None: all. before: tokens of each row.
 
     Raises:
-        UnsupportedError: the tokens are not those of rows padded on the left, or the old ones are not there.
+        UnsupportedError: the rows are not padded on the left, or old tokens are missing.
     """
     lengths = np.array(before)
     if tokens is None:
@@ -73,7 +74,7 @@ def append(
 ) -> tuple[list[int], Writes]:
     """Takes slots for the new tokens, for all or none.
 
-    branches: of the rows, where `share` without tokens yet: rows that begin alike then take slots once.
+    branches: of the rows; with `share`, without tokens yet: rows that begin alike then take slots once.
     kv: [B, num_kv_heads, S, head_dim] of the first layer. tokens: ids of each row's new ones, in the last S.
 
     Returns the branches of the rows and where their new tokens go. Raises OutOfPagesError.
@@ -96,7 +97,7 @@ def append(
 def _append_shared(
     tree: KVTree, prefixes: Sequence[tuple[int, int]], tokens: Sequence[Int32Array], device: torch.device
 ) -> tuple[list[int], Writes]:
-    """prefixes: of `shared_prefixes`; what rows have in common are whole pages, so nothing is copied."""
+    """Appends rows that share whole pages, so nothing is copied. prefixes: of `shared_prefixes`."""
     counts = [len(row) for row in tokens]
     owner = np.arange(sum(counts))
     ends = np.cumsum(counts)
@@ -108,7 +109,7 @@ def _append_shared(
             slots.append(tree.append(branches[-1:], [tokens[row][common:]]).slots)
             begin, earlier = ends[row] - counts[row], ends[other] - counts[other]
             owner[begin : begin + common] = owner[earlier : earlier + common]
-    except BaseException:  # an interrupt too: nobody else knows of these branches
+    except BaseException:  # also on an interrupt: nobody else knows these branches
         for branch in branches:
             tree.release(branch)
         raise

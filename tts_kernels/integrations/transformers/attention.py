@@ -20,15 +20,13 @@ NAME = "tts"
 
 
 def register() -> None:
-    """Makes attn_implementation="tts" known to transformers. Call it as often as you like.
+    """Makes attn_implementation="tts" known to transformers. Repeated calls are harmless.
 
-    Models tell a TreeCache from then on which tokens they compute, and `generate` looks at one: whether its
-    arguments go with it, and its prompts with what the cache holds.
+    From then on, models tell a TreeCache which tokens they compute, and `generate` checks a TreeCache: that
+    its arguments are supported, and that its prompts match the content of the cache.
     """
     AttentionInterface.register(NAME, attention)
-    AttentionMaskInterface.register(
-        NAME, tree_mask
-    )  # without one transformers would hand over no mask at all
+    AttentionMaskInterface.register(NAME, tree_mask)  # without one transformers would pass no mask at all
     watch_forwards()
     watch_generate()
 
@@ -45,7 +43,7 @@ def attention(
     s_aux: Tensor | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function of transformers: stores the new keys and values, then attends to all.
+    """The attention function for transformers: stores the new keys and values, then attends to all.
 
     query [B, num_q_heads, S, head_dim] -> [B, S, num_q_heads, head_dim]; key is value, from
     `TreeCache.update`. s_aux: sinks [num_q_heads]. The mask's window counts; as with "sdpa", `sliding_window`

@@ -1,4 +1,4 @@
-"""The cache that goes into `model.generate`."""
+"""The cache to pass to `model.generate`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from .versions import cache_argument
 
 
 class CacheUse(NamedTuple):
-    """What a `TreeCache` holds.
+    """The contents of a `TreeCache`.
 
     Attributes:
         pages, bytes: of all rows, shared pages counted once.
@@ -56,7 +56,7 @@ class CacheUse(NamedTuple):
 
 
 class TreeLayer(CacheLayerMixin):
-    """What transformers asks one layer of a `TreeCache`."""
+    """The interface of one layer of a `TreeCache` to transformers."""
 
     is_croppable = True
     is_sliding = False  # a window hides tokens, the cache keeps them
@@ -67,16 +67,16 @@ class TreeLayer(CacheLayerMixin):
         self._rows, self._index = rows, index
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: pages are made in the first forward."""
+        """Does nothing: pages are made in the first forward."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[NewKV, NewKV]:  # type: ignore[override]
-        """Both are the new tokens, for attn_implementation="tts", which stores them."""
+        """Returns the new tokens twice, for attn_implementation="tts", which stores them."""
         new = NewKV(self._rows, self._index, key_states, value_states)
         return new, new
 
     @eager
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        if query_length == 0:  # of a prompt that is no longer than what the cache holds
+        if query_length == 0:  # the prompt is no longer than the content of the cache
             raise UnsupportedError(
                 f"input_ids: got no new token behind the {self._rows.columns} that the cache holds of each "
                 "row, expected at least one; call cache.reset() before another prompt, or the same again"
@@ -92,25 +92,25 @@ class TreeLayer(CacheLayerMixin):
 
 
 class TreeCache(Cache):
-    """A cache of transformers whose rows are branches of one tree: what they share is stored and read once.
+    """A cache for transformers whose rows are branches of one tree: shared parts are stored and read once.
 
     Pass it to `model.generate(..., cache=TreeCache(model.config))` with a model of attn_implementation="tts"
-    (`register`). Rows that begin with the same tokens are found in the first forward and share whole pages;
-    with `prefill` the prompt is also computed once. Beam search forks and releases branches, where other
+    (`register`). Rows that begin with the same tokens are detected in the first forward and share whole
+    pages; with `prefill` the prompt is also computed once. Beam search forks and releases branches; other
     caches copy tensors.
 
     Args:
         config: of the model.
         kv_bytes: for pages; default: a quarter of the memory, on a GPU three quarters of what is free. On the
-            CPU the system gives memory as pages are first written.
-        layout: of the pages, as `KVPool` takes it; default: "packed" on the CPU, "HND" elsewhere.
+            CPU the system commits memory as pages are first written.
+        layout: of the pages, same as for `KVPool`; default: "packed" on the CPU, "HND" elsewhere.
         share: whether rows that begin alike share pages from the first forward on.
 
-    Models of decoder layers with causal attention are served, also within a window or with a soft cap, in
-    float32 and bfloat16. Batches are padded on the left.
+    It supports models of decoder layers with causal attention, also with a window or a soft cap, in float32
+    and bfloat16. Batches are padded on the left.
 
     Raises:
-        UnsupportedError: the model has a feature that is not served; the message names it. So do forwards.
+        UnsupportedError: the model has an unsupported feature; the message names it. Forwards raise it too.
         OutOfPagesError: in a forward that needs more pages than are free. The cache is as it was before.
     """
 
@@ -136,7 +136,7 @@ class TreeCache(Cache):
         super().__init__(layers=[TreeLayer(self._rows, index) for index in range(config.num_hidden_layers)])
 
     def __repr__(self) -> str:
-        if self._rows.in_forward:  # which a debugger may be looking at
+        if self._rows.in_forward:  # a debugger may be looking at it
             return f"TreeCache({len(self._rows.branches)} rows in a forward, or in one that was interrupted)"
         use = self.use()
         rows = f"{self.batch_size} rows of {self._rows.columns} tokens"
@@ -174,7 +174,7 @@ class TreeCache(Cache):
         return len(self.branches)
 
     def use(self) -> CacheUse:
-        """Pages and bytes that the rows take now, and have taken at most."""
+        """Pages and bytes of the rows, now and at their peak."""
         if self.tree is None or self.pool is None:
             return CacheUse(0, 0, 0, 0, 0, 0)
         stats, page = self.tree.stats(), self.pool.page_bytes
@@ -198,7 +198,7 @@ class TreeCache(Cache):
         """Computes all but the last token of each prompt once, and forks each row into `copies`.
 
         `generate` repeats prompts num_return_sequences or num_beams times before it computes them. After this
-        call, with as many copies, it computes their last token only:
+        call, with the same number of copies, it computes only their last token:
 
             cache.prefill(model, input_ids, copies=64)
             model.generate(input_ids, cache=cache, num_return_sequences=64, do_sample=True)
@@ -212,10 +212,10 @@ class TreeCache(Cache):
             copies: the larger of num_return_sequences and num_beams.
 
         Raises:
-            ValueError: the cache holds rows already.
-            TypeError, WrongCacheError, UnsupportedError: as of forwards.
+            ValueError: the cache already holds rows.
+            TypeError, WrongCacheError, UnsupportedError: same as forwards.
 
-        `generate` refuses other prompts then, until `reset`.
+        From then on `generate` refuses other prompts, until `reset`.
         """
         copies = integer("copies", copies, 1)
         check_model(model)
@@ -235,9 +235,10 @@ class TreeCache(Cache):
     def check_prompts(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, *, copies: int = 1
     ) -> None:
-        """Raises UnsupportedError unless the prompts go on with the rows; `generate` asks it.
+        """Raises UnsupportedError unless the prompts continue the rows; `generate` calls it.
 
-        They begin with the tokens that the rows hold, and have one more at least. An empty cache takes all.
+        They must begin with the tokens that the rows hold, and have at least one more. An empty cache accepts
+        all.
 
         Args:
             input_ids: int64 [B, S].
@@ -250,7 +251,7 @@ class TreeCache(Cache):
             refuse_other_tokens(self.tokens(), input_ids, attention_mask)
 
     def check_embeddings(self, model: PreTrainedModel, inputs_embeds: Tensor, *, copies: int = 1) -> None:
-        """`check_prompts` of embeddings [B, S, hidden]: they begin with those that the rows' tokens have."""
+        """`check_prompts` for embeddings [B, S, hidden]: they must begin with those of the rows' tokens."""
         copies = integer("copies", copies, 1)
         check_model(model)
         check_embeddings(inputs_embeds)
@@ -258,7 +259,7 @@ class TreeCache(Cache):
             refuse_other_embeddings(self.tokens(), inputs_embeds, model.get_input_embeddings())
 
     def _goes_on(self, name: str, prompts: Tensor, copies: int) -> bool:
-        """Whether there are rows for the prompts [B, S, ...] to go on with. Raises where sizes forbid it."""
+        """Whether there are rows that the prompts [B, S, ...] continue. Raises if sizes do not allow it."""
         if not self.batch_size:
             return False
         length, columns = prompts.shape[1], self._rows.columns
@@ -271,14 +272,17 @@ class TreeCache(Cache):
         return True
 
     def tokens(self) -> Tensor:
-        """int64 [rows, columns] on the CPU, what the rows hold: ids, -1 for padding, and 2**31 - 1 for
-        tokens whose ids are not known: of `inputs_embeds`, or of a model in a function that was compiled."""
+        """Returns the content of the rows, int64 [rows, columns] on the CPU.
+
+        These are ids, -1 for padding, and 2**31 - 1 for unknown tokens: from `inputs_embeds`, or from a model
+        in a compiled function.
+        """
         if self.tree is None:
             return torch.empty((0, 0), dtype=torch.long)
         return held_tokens(self.tree, self.branches, self._rows.lengths(), self._rows.columns)
 
     def check_positions(self, position_ids: Tensor) -> None:
-        """Raises UnsupportedError where position_ids [B or 1, S] begin with others than those of the rows."""
+        """Raises UnsupportedError unless position_ids [B or 1, S] begin with those of the rows."""
         starts, columns = self._rows.starts, self._rows.columns
         if starts is None or position_ids.dim() != 2 or self.batch_size % len(position_ids):
             return
@@ -286,11 +290,11 @@ class TreeCache(Cache):
         refuse_other_positions(torch.from_numpy(starts)[:, None] + token, token >= 0, position_ids)
 
     def reset(self) -> None:
-        """Ends all rows. The pages stay with the cache, for the next ones."""
+        """Ends all rows. The cache keeps the pages for the next ones."""
         self._rows.clear()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i becomes what row beam_idx[i] is: a fork, which copies nothing."""
+        """Replaces row i by row beam_idx[i]: a fork, which copies nothing."""
         self._rows.select(row_indices("beam_idx", beam_idx))
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -299,12 +303,12 @@ class TreeCache(Cache):
             self._rows.select(selected_rows("indices", indices, self.batch_size))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Row i becomes rows i * repeats .. (i + 1) * repeats - 1: forks, which copy nothing."""
+        """Turns row i into rows i * repeats .. (i + 1) * repeats - 1: forks, which copy nothing."""
         repeats = integer("repeats", repeats, 1)
         self._rows.select([row for row in range(self.batch_size) for _ in range(repeats)])
 
     def crop(self, tokens_to_remove: int | Tensor) -> None:
-        """Drops the last tokens of each row. tokens_to_remove: minus their number, as transformers has it."""
+        """Drops the last tokens of each row. tokens_to_remove: minus their number, as in transformers."""
         given: Any = tokens_to_remove
         if isinstance(given, Tensor) and given.dim() == 0:  # of assisted generation
             given = given.item()

@@ -1,4 +1,4 @@
-"""What torch.compile leaves out of its graphs: the tree of the rows changes with each forward."""
+"""Excludes functions from torch.compile's graphs: the tree of the rows changes with each forward."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def eager(function: Function) -> Function:
-    """The function, called between compiled graphs. With fullgraph=True torch raises, with this reason."""
+    """Returns the function, called between compiled graphs. With fullgraph=True torch raises this reason."""
     reason = "TreeCache keeps its tree outside of compiled graphs; compile without fullgraph=True"
     disable: Any = torch.compiler.disable  # which has no types
     left_out: Function = disable(function, reason=reason)

@@ -6,7 +6,7 @@ from ...errors import TTSError
 
 
 class UnsupportedError(TTSError, ValueError):
-    """A model, a mask or a call of `generate` needs what is not served; the message names it."""
+    """A model, a mask or a call of `generate` needs an unsupported feature; the message names it."""
 
 
 class MaskError(UnsupportedError):
@@ -14,8 +14,8 @@ class MaskError(UnsupportedError):
 
 
 class WrongCacheError(TTSError, TypeError):
-    """A `TreeCache` met another attention implementation, or attn_implementation="tts" another cache."""
+    """A `TreeCache` met another attention implementation, or attn_implementation="tts" met another cache."""
 
 
 class VersionError(TTSError, ImportError):
-    """transformers is missing, or of a version that this integration was not tested with."""
+    """transformers is missing, or in a version that this integration was not tested with."""

@@ -1,4 +1,4 @@
-"""Forwards of transformers' models with a `TreeCache`: it is told the ids of the tokens."""
+"""Tells a `TreeCache` the ids of the tokens in forwards of transformers' models."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .origins import forward_of
 
 @functools.cache
 def watch_forwards() -> None:
-    """Has calls of all models tell the TreeCache that they get; without one they are as they were.
+    """Makes calls of all models inform the TreeCache passed to them; without one they are unchanged.
 
-    The attention sees keys and values only. A model that another one calls counts, not the other: it may get
-    embeddings that are not those of the other's ids.
+    The attention sees keys and values only. If one model calls another, the inner call counts: it may get
+    embeddings that do not belong to the outer call's ids.
     """
     PreTrainedModel.__call__ = _told  # type: ignore[method-assign]
 

@@ -1,4 +1,4 @@
-"""transformers' `generate` with a `TreeCache`: its arguments are looked at before anything is computed."""
+"""Checks the arguments of transformers' `generate` with a `TreeCache` before anything is computed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _ALONE = 'or leave TreeCache out and call model.set_attn_implementation("sdpa")'
 
 @functools.cache
 def watch_generate() -> None:
-    """Has `generate` of all models look at a TreeCache that it gets; without one it is as it was.
+    """Makes `generate` of all models check a TreeCache passed to it; without one it is unchanged.
 
-    The cache itself sees keys and values only. Nothing else in transformers is handed whole prompts.
+    The cache itself sees keys and values only. Nothing else in transformers receives whole prompts.
     """
     GenerationMixin.generate = _watched(GenerationMixin.generate)  # type: ignore[method-assign]
 
@@ -62,7 +62,7 @@ def _watched(generate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _infers_mask(given: dict[str, Any], setting: Callable[[str], Any]) -> bool:
-    """Whether `generate` takes pad ids in the prompts for padding; not where they also end a text."""
+    """Whether `generate` treats pad ids in the prompts as padding; not if they also end a text."""
     ids = given.get("input_ids") if given.get("inputs") is None else given["inputs"]
     pad, ends = setting("pad_token_id"), setting("eos_token_id")
     if given.get("attention_mask") is not None or pad is None or not isinstance(ids, Tensor):
@@ -71,9 +71,9 @@ def _infers_mask(given: dict[str, Any], setting: Callable[[str], Any]) -> bool:
 
 
 def _check_prompts(model: Any, cache: TreeCache, given: dict[str, Any], copies: int) -> None:
-    """Raises UnsupportedError where what the first forward gets does not go on with the cache.
+    """Raises UnsupportedError if the first forward's input does not continue the cache.
 
-    Of ids with a longer mask, which are new ones alone, nothing stands for what the cache holds.
+    With a longer mask, ids are new ones only, and nothing represents the content of the cache.
     """
     ids: Any = given.get("input_ids") if given.get("inputs") is None else given["inputs"]
     embeds, mask, positions = (
@@ -92,7 +92,7 @@ def _check_prompts(model: Any, cache: TreeCache, given: dict[str, Any], copies: 
 
 
 def _refuse_modes(model: Any, cache: TreeCache, setting: Callable[[str], Any]) -> None:
-    """Raises UnsupportedError for a mode that runs the model without the cache, or beside its rows."""
+    """Raises UnsupportedError for a mode that runs the model without the cache, or outside its rows."""
     if setting("use_cache") is False:
         raise UnsupportedError(
             "use_cache: got False with a TreeCache, expected True, as each step computes the whole text "

@@ -14,11 +14,11 @@ _CACHE_NAMES = ("cache", "past_key_values")
 
 
 def given_tree_cache(args: Sequence[Any], options: Mapping[str, Any]) -> TreeCache | None:
-    """The one that a call of the model or of its `generate` gets, if it does.
+    """Returns the TreeCache passed to a call of the model or of its `generate`, if any.
 
     Raises:
-        UnsupportedError: it gets another cache beside it.
-        WrongCacheError: it gets a name or a class in place of a cache.
+        UnsupportedError: another cache is passed with it.
+        WrongCacheError: a name or a class is passed instead of a cache.
     """
     named = {name: options[name] for name in _CACHE_NAMES if options.get(name) is not None}
     others = (*args, *(value for name, value in options.items() if name not in named))
@@ -30,7 +30,7 @@ def given_tree_cache(args: Sequence[Any], options: Mapping[str, Any]) -> TreeCac
             f"{type(caches[0]).__name__}, expected one of both arguments; pass the TreeCache alone"
         )
     for name, cache in named.items():
-        if isinstance(cache, (str, type)):  # which transformers itself has no use for
+        if isinstance(cache, (str, type)):  # transformers itself cannot use it
             raise WrongCacheError(
                 f"{name}: got {shown(cache)}, expected a TreeCache; pass "
                 f"{cache_argument()}=TreeCache(model.config)"

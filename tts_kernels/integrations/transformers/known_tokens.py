@@ -1,4 +1,4 @@
-"""Prompts and embeddings beside the tokens that the rows of a `TreeCache` hold."""
+"""Compares prompts and embeddings with the tokens that the rows of a `TreeCache` hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PADDING = -1  # in place of a token's id
 
 
 def held_tokens(tree: KVTree, branches: Sequence[int], lengths: Sequence[int], columns: int) -> Tensor:
-    """int64 [rows, columns] on the CPU: ids, PADDING or UNKNOWN, of the first tokens of the branches."""
+    """Returns ids, PADDING or UNKNOWN, of the branches' first tokens: int64 [rows, columns] on the CPU."""
     held = torch.full((len(branches), columns), PADDING)
     for row, branch, length in zip(held, branches, lengths, strict=True):
         row[columns - length :] = torch.from_numpy(tree.tokens(branch)[:length])
@@ -23,7 +23,7 @@ def held_tokens(tree: KVTree, branches: Sequence[int], lengths: Sequence[int], c
 
 
 def refuse_other_tokens(held: Tensor, ids: Tensor, mask: Tensor | None) -> None:
-    """Raises UnsupportedError where prompts begin with other tokens than the rows that go on with them.
+    """Raises UnsupportedError if prompts begin with other tokens than the rows they continue.
 
     held: of `held_tokens`. ids: [n, more than the columns], each for len(held) // n rows; mask: the same,
     None: no padding.
@@ -46,7 +46,7 @@ def refuse_other_tokens(held: Tensor, ids: Tensor, mask: Tensor | None) -> None:
 
 
 def refuse_other_embeddings(held: Tensor, embeds: Tensor, embedding: nn.Module) -> None:
-    """Raises UnsupportedError where embeddings begin with others than those of the tokens that the rows hold.
+    """Raises UnsupportedError if embeddings do not begin with those of the tokens that the rows hold.
 
     held: of `held_tokens`. embeds: [n, more than the columns, hidden], each for len(held) // n rows.
     embedding: of the model.
@@ -69,9 +69,9 @@ def refuse_other_embeddings(held: Tensor, embeds: Tensor, embedding: nn.Module) 
 
 
 def refuse_other_positions(held: Tensor, tokens: Tensor, positions: Tensor) -> None:
-    """Raises UnsupportedError where position_ids begin with others than those of the rows.
+    """Raises UnsupportedError if position_ids do not begin with those of the rows.
 
-    held: int64 [rows, columns]. tokens: bool, the same, where there is no padding. positions: [n or 1, S].
+    held: int64 [rows, columns]. tokens: bool, the same shape, False for padding. positions: [n or 1, S].
     """
     columns = held.shape[1]
     repeats = len(held) // len(positions)

@@ -1,4 +1,4 @@
-"""What stands for an attention mask: the tree knows who sees whom, but for padding and windows."""
+"""Replaces an attention mask: the tree knows who sees whom, except for padding and windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .errors import UnsupportedError, WrongCacheError
 # Indices of row, head, query and key, broadcast -> bool, whether the query sees the key
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 _CAUSAL: Any = causal_mask_function
-_ENTRIES = 1 << 22  # of a mask that are looked at, some milliseconds
+_ENTRIES = 1 << 22  # entries of a mask that are checked, in a few milliseconds
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -36,14 +36,14 @@ class StepMask:
 
     @property
     def ndim(self) -> NoReturn:
-        """transformers asks for it where it made this mask ahead of the forward, for a static cache."""
+        """transformers reads this if it made this mask before the forward, for a static cache."""
         raise WrongCacheError(
             'cache: got a static cache with attn_implementation="tts", expected a TreeCache; leave '
             "cache_implementation out and pass cache=TreeCache(model.config) to generate"
         )
 
     def tokens(self, batch: int, past: int, new: int) -> BoolArray | None:
-        """[B, past + new], which columns hold tokens; None: all. Waits for the device if there is padding."""
+        """Returns [B, past + new], which columns hold tokens; None: all. Waits for the device if padded."""
         if self.padding is None:
             return None
         got = list(self.padding.shape)
@@ -90,16 +90,16 @@ def tree_mask(
 def _check_mask_function(
     function: MaskFunction, batch: int, past: int, new: int, columns: int, window: int | None
 ) -> None:
-    """Looks at some of the new queries, in all rows and over all keys."""
+    """Checks some of the new queries, in all rows and over all keys."""
     queries = _queries_to_check(new, max(2, _ENTRIES // (batch * columns)))
     query = past + torch.tensor(queries)[None, None, :, None]
     key = torch.arange(columns)[None, None, None]
     row = torch.arange(batch)[:, None, None, None]
-    head = torch.zeros((1, 1, 1, 1), dtype=torch.long)  # masks of transformers are those of all heads
+    head = torch.zeros((1, 1, 1, 1), dtype=torch.long)  # masks of transformers apply to all heads
     expected = (key <= query) & (query - key < (columns if window is None else window))
     try:
         sees = function(row, head, query, key)
-    except (IndexError, RuntimeError):  # it looks something of this batch up, perhaps on another device
+    except (IndexError, RuntimeError):  # it looks up data of this batch, perhaps on another device
         sees = ~expected
     if bool((sees != expected).any()):
         seen = "all before it" if window is None else f"the last {window}"
@@ -111,8 +111,10 @@ def _check_mask_function(
 
 
 def _queries_to_check(new: int, most: int) -> list[int]:
-    """All if they are no more than `most`, else the first, the last and some between them: the same at each
-    call, and drawn by another generator than tokens are."""
+    """Returns all queries if at most `most`, else the first, the last and some between them.
+
+    They are the same at each call, and drawn by another generator than tokens.
+    """
     if new <= most:
         return list(range(new))
     return [0, *random.Random(0).sample(range(1, new - 1), most - 2), new - 1]

@@ -1,4 +1,4 @@
-"""What `TreeCache.update` returns in place of all keys and values so far."""
+"""The return value of `TreeCache.update`, instead of all keys and values so far."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .rows import Rows
 class NewKV:
     """Keys and values of a step's new tokens in one layer, on their way to the attention function.
 
-    It is no tensor: attn_implementation="tts" takes it apart, and whatever else touches it is told so. So no
-    other attention can mistake the new tokens for all of them.
+    It is no tensor: attn_implementation="tts" unpacks it, and any other use raises. So no other attention can
+    mistake the new tokens for all of them.
     """
 
     __slots__ = ("keys", "layer", "rows", "values")

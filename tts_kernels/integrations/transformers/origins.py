@@ -1,4 +1,4 @@
-"""Where new keys and values come from: which model, tokens and positions."""
+"""The origin of new keys and values: model, tokens and positions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .errors import UnsupportedError
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
-UNKNOWN = 2**31 - 1  # the last id that a tree takes, for tokens whose own is not known
+UNKNOWN = 2**31 - 1  # the largest id that a tree accepts, for tokens with unknown ids
 
 _FORWARD_IDS: ContextVar[Tensor | None] = ContextVar("input_ids", default=None)
 
 
 @contextmanager
 def forward_of(ids: Tensor | None) -> Iterator[None]:
-    """Tells `Origin.ids` of a forward inside it; None: embeddings. The innermost counts."""
+    """Sets `Origin.ids` for a forward inside it; None: embeddings. The innermost counts."""
     token = _FORWARD_IDS.set(ids)
     try:
         yield
@@ -36,14 +36,14 @@ def forward_of(ids: Tensor | None) -> Iterator[None]:
 class Origin:
     """What S new columns of B rows were computed from.
 
-    module: attention of the first layer. positions: [B or 1, S], None: not known.
+    module: attention of the first layer. positions: [B or 1, S]; None: unknown.
     """
 
     module: nn.Module
     positions: Tensor | None
 
     def ids(self, batch: int, columns: int) -> Int32Array:
-        """[B, S], UNKNOWN where the forward under way got no ids of this shape. Waits for the device."""
+        """Returns [B, S]; UNKNOWN if the current forward got no ids of this shape. Waits for the device."""
         ids = _FORWARD_IDS.get()
         if not isinstance(ids, Tensor) or list(ids.shape) != [batch, columns]:
             return np.full((batch, columns), UNKNOWN, dtype=np.int32)
@@ -53,12 +53,12 @@ class Origin:
     def starts(
         self, starts: Int64Array | None, before: Sequence[int], counts: Int32Array, columns: int
     ) -> Int64Array | None:
-        """int64 [B], the position of each row's first token, which its others follow one by one.
+        """Returns int64 [B], the position of each row's first token; the others follow consecutively.
 
         starts: those of the rows so far. before: tokens of each row. counts: new ones, in the last of the new
-        columns. None: not known. Waits for the device.
+        columns. None: unknown. Waits for the device.
 
-        Raises UnsupportedError for a new token that does not stand one behind the token before it.
+        Raises UnsupportedError for a new token that is not at the position after the previous token.
         """
         held, positions = np.array(before), self.positions
         if positions is None or positions.dim() != 2 or (starts is None and held.any()):

@@ -1,4 +1,4 @@
-"""Rows of a batch that begin with the same tokens, found by their keys and values in the first layer."""
+"""Finds rows of a batch that begin with the same tokens, by their keys and values in the first layer."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 
 from .errors import UnsupportedError
 
-# Rounding of equal rows of one product differs by less, in shares of the largest number
+# Upper bound of the rounding difference of equal rows of one product, relative to the largest number
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
 def shared_prefixes(
     keys: Tensor, values: Tensor, starts: Sequence[int], page_size: int
 ) -> list[tuple[int, int]]:
-    """For each row an earlier one that begins like it, and how many tokens they share: whole pages.
+    """Returns for each row an earlier one that begins like it, and how many tokens they share: whole pages.
 
     keys, values: [B, num_kv_heads, S, head_dim] of the first layer, which depend on a token and its position
-    alone. starts: the first column of each row that holds a token. (0, 0) where there is no such row. Each
-    key is read once, whatever the number of rows.
+    alone. starts: the first column of each row that holds a token. (0, 0) if there is no such row. Each key
+    is read once, whatever the number of rows.
     """
     shared = []
     seen: dict[bytes, int] = {}  # digest of some leading pages -> the first row that begins with them
@@ -41,13 +41,13 @@ def shared_prefixes(
 
 @dataclass(frozen=True)
 class Borrowed:
-    """New tokens whose keys and values another row has written: int64 [N] numbers among the new tokens."""
+    """New tokens whose keys and values another row has written: int64 [N] indices among the new tokens."""
 
     tokens: Tensor
     owners: Tensor
 
     def check(self, layer: int, *written: Tensor) -> None:
-        """Raises UnsupportedError where they are not those of the owners in this layer.
+        """Raises UnsupportedError if they differ from the owners' in this layer.
 
         written: keys and values [T, num_kv_heads, head_dim] of all new tokens.
         """

@@ -30,10 +30,11 @@ from .support import (
 
 @dataclass(slots=True)
 class Step:
-    """A forward under way: S new columns of B rows, T of whose B * S places hold tokens.
+    """A running forward: S new columns of B rows, T of whose B * S positions hold tokens.
 
-    kept: int64 [T], the places that hold them; None: all. before: tokens of each row when it began. created:
-    the rows began with it. thread: that runs it. starts: of `Rows` behind it. layer: the next one.
+    kept: int64 [T], the positions that hold them; None: all. before: tokens of each row when it began.
+    created: whether the rows began with it. thread: that runs it. starts: `Rows.starts` after it. layer: the
+    next one.
     """
 
     columns: int
@@ -51,13 +52,13 @@ class Step:
 class Rows:
     """Branches of a tree, one for each row of a batch that may be padded on the left; padding is not stored.
 
-    columns: tokens of a row with its padding, as transformers counts. branches: one a row, none before the
-    first forward. tree, pool: made in the first forward, which shows what a page must hold. The tree
-    has the tokens' ids, UNKNOWN where a forward got none. starts: int64 [rows], the position of each row's
-    first token, which the others follow one by one; None: not known.
+    columns: tokens of a row including padding, as transformers counts. branches: one per row, none before the
+    first forward. tree, pool: made in the first forward, which shows what a page must hold. The tree has the
+    tokens' ids, UNKNOWN if a forward got none. starts: int64 [rows], the position of each row's first token;
+    the others follow consecutively; None: unknown.
 
-    What a forward adds counts when its last layer is through. What one added that ended before is taken back
-    by the next call. Layers of several threads' forwards take turns, and all but the last that began raise.
+    A forward's additions count once its last layer is done. The next call takes back those of a forward that
+    ended early. Layers of forwards in several threads take turns, and all but the last to begin raise.
     """
 
     def __init__(self, num_layers: int, kv_bytes: int | None, layout: str | None, share: bool) -> None:
@@ -75,11 +76,11 @@ class Rows:
 
     @property
     def in_forward(self) -> bool:
-        """Whether a forward is under way, or ended in the middle."""
+        """Whether a forward is running, or ended early."""
         return self._step is not None
 
     def lengths(self) -> list[int]:
-        """Tokens of each row that count."""
+        """Returns the tokens of each row that count."""
         if self._step is not None:
             return self._step.before
         return [] if self.tree is None else [self.tree.length(branch) for branch in self.branches]
@@ -97,8 +98,10 @@ class Rows:
         soft_cap: float | None,
         sinks: Tensor | None,
     ) -> Tensor:
-        """Stores keys and values [B, num_kv_heads, S, head_dim]; [B, S, num_q_heads, head_dim] for queries
-        [B, num_q_heads, S, head_dim]."""
+        """Stores keys and values [B, num_kv_heads, S, head_dim], and attends with queries.
+
+        Queries [B, num_q_heads, S, head_dim] give [B, S, num_q_heads, head_dim].
+        """
         with self._turn:
             try:
                 if layer == 0:
@@ -153,7 +156,7 @@ class Rows:
         return out.view(batch, columns, heads, head_dim)
 
     def settle(self, thread: int | None = None) -> None:
-        """Takes back what a forward added that ended before its last layer. thread: if it ran there."""
+        """Takes back the additions of a forward that ended early. thread: only if it ran there."""
         with self._turn:
             step = self._step
             if step is not None and thread in (None, step.thread):
@@ -161,7 +164,7 @@ class Rows:
                 self._take_back(step.before, step.created)
 
     def _take_back(self, before: Sequence[int], created: bool) -> None:
-        """before, created: as of `Step`."""
+        """Takes back additions. before, created: same as in `Step`."""
         if created:
             self.clear()
         elif self.tree is not None:
@@ -186,7 +189,7 @@ class Rows:
         self.columns -= columns
 
     def select(self, indices: Sequence[int]) -> None:
-        """Row i becomes what row indices[i] is: forks of those that come again, and an end of the others."""
+        """Replaces row i by row indices[i]: forks rows that occur again, and ends unused ones."""
         self.settle()
         if not self.branches or self.tree is None:
             return
@@ -244,7 +247,7 @@ class Rows:
         return Step(columns, kept, writes, step_plan, before, created, get_ident(), origin, starts)
 
     def _plan(self, tree: KVTree, pool: KVPool, query: Tensor, counts: Int32Array) -> TreePlan | DevicePlan:
-        """One plan for all layers."""
+        """Returns one plan for all layers."""
         tables, lengths = tree.block_tables(self.branches)
         if pool.layout == "packed":
             return plan(tables, lengths, counts, page_size=pool.page_size)
@@ -261,7 +264,7 @@ class Rows:
         return self._planner.update(tables, lengths, counts)
 
     def _pages(self, keys: Tensor) -> tuple[KVPool, KVTree]:
-        """The pool and its tree, made for keys like these the first time."""
+        """Returns the pool and its tree, made for keys like these at the first call."""
         if self.pool is None or self.tree is None:
             shape = self.num_layers, keys.shape[1], keys.shape[3], keys.dtype
             budget = default_bytes(keys.device) if self._kv_bytes is None else self._kv_bytes
@@ -272,7 +275,7 @@ class Rows:
         return self.pool, self.tree
 
     def _new_pool(self, keys: Tensor, budget: int) -> KVPool:
-        """Raises MemoryError that names kv_bytes where the system grants no such pool."""
+        """Makes a pool; raises MemoryError that names kv_bytes if the system does not grant it."""
         try:
             return KVPool(
                 num_layers=self.num_layers,
@@ -293,6 +296,6 @@ class Rows:
 
 
 def _tokens(rows: Tensor, kept: Tensor | None) -> Tensor:
-    """[B, heads, S, head_dim] -> [T, heads, head_dim], row after row."""
+    """Converts [B, heads, S, head_dim] to [T, heads, head_dim], row by row."""
     tokens = rows.squeeze(2) if rows.shape[2] == 1 else rows.transpose(1, 2).flatten(0, 1)
     return tokens if kept is None else tokens[kept]

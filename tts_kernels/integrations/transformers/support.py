@@ -1,4 +1,4 @@
-"""What is refused by its name: models by their config, layers by the arguments of their attention."""
+"""Refuses unsupported features by name: models by their config, layers by their attention's arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLEST = torch.bfloat16  # of them
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
-# Field of a config -> what a model with it has. In order: the first that applies is named.
+# Field of a config -> the feature it indicates, in order: the first that applies is named.
 _FEATURES = {
     "is_encoder_decoder": "an encoder-decoder (cross-attention)",
     "add_cross_attention": "cross-attention",
@@ -34,7 +34,7 @@ _FEATURES = {
 _HARMLESS = {
     *("position_ids", "use_cache", "sliding_window", "is_causal", "dropout", "logits_to_keep", "return_dict"),
     *("output_hidden_states", "output_router_logits", "num_items_in_batch"),
-    *("tokenizer", "assistant_tokenizer"),  # of `generate`, which hands them on
+    *("tokenizer", "assistant_tokenizer"),  # of `generate`, which passes them on
 }
 _ARGUMENTS = {
     "sinks": "attention sinks other than one of each head",
@@ -47,7 +47,7 @@ _ARGUMENTS = {
 
 
 def refuse_config(config: Any) -> None:
-    """Raises UnsupportedError for a model whose config shows a feature that is not served."""
+    """Raises UnsupportedError for a model whose config shows an unsupported feature."""
     for name, feature in _FEATURES.items():
         if getattr(config, name, None):
             raise _refusal(config.model_type, feature)
@@ -56,8 +56,10 @@ def refuse_config(config: Any) -> None:
 
 
 def refuse_head_size_of(config: Any, layout: str | None) -> None:
-    """Raises UnsupportedError for heads of a size that no device of this machine serves. layout: None: the
-    device's."""
+    """Raises UnsupportedError for heads of a size that no device of this machine supports.
+
+    layout: None: the device's.
+    """
     device = torch.device("cuda" if layout is None and torch.cuda.is_available() else "cpu")
     size = getattr(config, "head_dim", None) or getattr(config, "kv_channels", None)
     hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
@@ -68,7 +70,7 @@ def refuse_head_size_of(config: Any, layout: str | None) -> None:
 
 
 def refuse_head_size(subject: str, size: int, layout: str | None, device: torch.device) -> None:
-    """Raises UnsupportedError for heads of `size` channels where no page of the layout holds them."""
+    """Raises UnsupportedError for heads of `size` channels that no page of the layout can hold."""
     packed = layout == "packed" or (layout is None and device.type == "cpu")
     served = PACKED_HEAD_DIMS if packed else PLAIN_HEAD_DIMS
     if size not in served:
@@ -77,13 +79,13 @@ def refuse_head_size(subject: str, size: int, layout: str | None, device: torch.
 
 
 def least_heads(config: Any) -> tuple[int, int]:
-    """KV heads and their channels, or fewer where the config does not tell."""
+    """Returns the KV heads and their channels, or lower bounds if the config does not tell."""
     heads, width = getattr(config, "num_key_value_heads", None), getattr(config, "head_dim", None)
     return heads if isinstance(heads, int) else 1, width if isinstance(width, int) else 16
 
 
 def refuse_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> None:
-    """Raises UnsupportedError for what a layer hands to the attention function beyond what is served."""
+    """Raises UnsupportedError for unsupported arguments that a layer passes to the attention function."""
     name = type(module).__name__
     if arguments.get("output_attentions"):
         raise UnsupportedError(
@@ -100,7 +102,7 @@ def refuse_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> None:
 
 
 def refuse_tensors(key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor | None) -> None:
-    """Raises UnsupportedError for keys and values that no page holds. positions: of their tokens."""
+    """Raises UnsupportedError for keys and values that no page can hold. positions: of their tokens."""
     if key.dtype not in DTYPES or value.dtype != key.dtype:
         raise UnsupportedError(
             f"dtype: got {key.dtype} keys and {value.dtype} values, expected torch.float32 or "
@@ -126,7 +128,7 @@ def refuse_tensors(key: torch.Tensor, value: torch.Tensor, positions: torch.Tens
 
 
 def refuse_other_pages(layer: int, key: torch.Tensor, pool: KVPool) -> None:
-    """Raises UnsupportedError for keys [B, num_kv_heads, S, head_dim] other than those of the pool."""
+    """Raises UnsupportedError for keys [B, num_kv_heads, S, head_dim] that do not fit the pool."""
     got = key.shape[1], key.shape[3], key.dtype, key.device
     expected = pool.num_kv_heads, pool.head_dim, pool.dtype, pool.k_pages.device
     if got != expected:
@@ -140,7 +142,7 @@ def refuse_other_pages(layer: int, key: torch.Tensor, pool: KVPool) -> None:
 def refuse_less_than_a_page(
     kv_bytes: int, num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> None:
-    """Raises ValueError where `kv_bytes` bytes hold no page."""
+    """Raises ValueError if `kv_bytes` bytes hold no page."""
     least = page_bytes(num_layers, num_kv_heads, head_dim, PAGE_SIZE, dtype)
     if kv_bytes < least:
         raise ValueError(
@@ -151,8 +153,10 @@ def refuse_less_than_a_page(
 
 
 def refuse_other_model(module: nn.Module, filled_by: nn.Module | None, columns: int) -> None:
-    """Raises UnsupportedError unless the first layer's attention, `module`, belongs to the model that filled
-    the cache. filled_by: that model's first attention; None if it is gone."""
+    """Raises UnsupportedError unless the first layer's attention belongs to the model that filled the cache.
+
+    module: that attention. filled_by: the filling model's first attention; None if it is gone.
+    """
     if module is not filled_by:
         raise UnsupportedError(
             f"model: got another than the one that computed the {columns} tokens of each row which the cache "
@@ -162,7 +166,7 @@ def refuse_other_model(module: nn.Module, filled_by: nn.Module | None, columns: 
 
 
 def refuse_other_rows(got: int, held: int) -> None:
-    """Raises UnsupportedError for a batch of another number of rows than the cache holds."""
+    """Raises UnsupportedError for a batch whose number of rows differs from the cache's."""
     if got != held:
         raise UnsupportedError(
             f"cache: got a batch of {got} rows, but the cache holds {held}; call "
@@ -171,7 +175,7 @@ def refuse_other_rows(got: int, held: int) -> None:
 
 
 def refuse_other_layers(module: nn.Module, num_layers: int) -> None:
-    """Raises WrongCacheError for a layer of a model that has more or fewer than the cache."""
+    """Raises WrongCacheError for a layer of a model whose number of layers differs from the cache's."""
     got = getattr(getattr(module, "config", None), "num_hidden_layers", num_layers)
     if got != num_layers:
         raise WrongCacheError(

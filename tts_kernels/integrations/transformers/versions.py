@@ -10,12 +10,12 @@ TESTED = (5, 19), (5, 24)  # first and last minor version
 
 
 def cache_argument() -> str:
-    """The name under which this version's models take a cache."""
+    """Returns the name under which this version's models take a cache."""
     return "cache" if _minor(version("transformers")) >= (5, 24) else "past_key_values"
 
 
 def check_version() -> None:
-    """Raises VersionError unless transformers is there, in one of the tested versions."""
+    """Raises VersionError unless transformers is installed in a tested version."""
     first, last = (".".join(map(str, minor)) for minor in TESTED)
     remedy = f"pip install 'transformers>={first},<{TESTED[1][0]}.{TESTED[1][1] + 1}'"
     try:

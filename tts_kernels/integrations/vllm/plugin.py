@@ -1,4 +1,4 @@
-"""What vLLM calls in each of its processes, through the entry point `vllm.general_plugins`."""
+"""The entry point `vllm.general_plugins`, which vLLM calls in each of its processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from .support import (
 
 
 def register() -> None:
-    """On a CPU the backend takes the place of vLLM's own, which vLLM lets nobody choose there. Elsewhere it
-    is the backend CUSTOM, for who asks for it.
+    """Registers the backend with vLLM.
+
+    On a CPU it replaces vLLM's own backend, because vLLM offers no choice there. Elsewhere it is the backend
+    CUSTOM, for those who select it.
 
     Versions of vLLM that it was not tested with are refused: on a CPU by VLLMIntegrationError, so that vLLM
-    does not start; elsewhere there is no backend CUSTOM, and an error in vLLM's log.
+    does not start; elsewhere the backend CUSTOM is missing, and vLLM's log has an error.
     """
     from vllm import __version__
     from vllm.logger import init_logger
@@ -60,7 +62,7 @@ def _register() -> None:
 
 
 def _look_at_configurations(platform: Any, look: Callable[[Any], None]) -> None:
-    """Hands each VllmConfig to `look` behind vLLM's own adjustments, before a process is started for it."""
+    """Passes each VllmConfig to `look` after vLLM's own adjustments, before a process is started for it."""
     before = platform.check_and_update_config
 
     def check_and_update_config(cls: Any, config: Any) -> None:
@@ -71,10 +73,10 @@ def _look_at_configurations(platform: Any, look: Callable[[Any], None]) -> None:
 
 
 def _adjust_and_check(config: Any) -> None:
-    """Blocks have the size of a page where the user does not say otherwise.
+    """Sets the block size to a page's unless the user chose one; then checks the configuration.
 
-    vLLM would make them 128 tokens. Up to 127 tokens at the end of a prompt would then be computed and kept
-    once for each sequence.
+    vLLM would use 128 tokens. Up to 127 tokens at the end of a prompt would then be computed and kept once
+    per sequence.
     """
     if not config.cache_config.user_specified_block_size:
         config.cache_config.block_size = PAGE_SIZE
@@ -85,7 +87,7 @@ def _adjust_and_check(config: Any) -> None:
 
 
 def _check_if_chosen(config: Any) -> None:
-    """vLLM itself asks the backend for its dtypes and sizes of blocks."""
+    """Checks the configuration if our backend is chosen. vLLM itself checks its dtypes and block sizes."""
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
     attention = config.attention_config

@@ -1,4 +1,4 @@
-"""What a worker of vLLM says about its attention; `worker_extension_cls` of vLLM adds the methods to it."""
+"""A vLLM worker's report on its attention; vLLM adds these methods to it by `worker_extension_cls`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ class WorkerReport:
     model_runner: Any
 
     def attention_report(self) -> list[tuple[str, int, int]]:
-        """Of each group of layers: its backend's class, the number of layers, the steps that ours has planned
-        (0 of another)."""
+        """Returns, per group of layers, its backend's class, number of layers and planned steps.
+
+        The steps are 0 for another backend.
+        """
         return [
             (
                 f"{group.backend.__module__}.{group.backend.__qualname__}",

@@ -1,4 +1,4 @@
-"""What the backend serves of vLLM, and by which name the rest is refused."""
+"""Which features of vLLM the backend supports; the rest is refused by name."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ REMEDY = f"set {VARIABLE}=0 to run vLLM's own attention"
 
 
 class VLLMIntegrationError(TTSError, RuntimeError):
-    """vLLM asks for what the kernels do not serve, or is of another version. No ValueError: vLLM would print
-    its whole configuration around one."""
+    """vLLM needs something that the kernels do not support, or is in another version.
+
+    It is no ValueError, because vLLM would print its whole configuration around one.
+    """
 
 
 def switched_on() -> bool:
@@ -28,7 +30,7 @@ def switched_on() -> bool:
 
 
 def check_version(version: str) -> None:
-    """Its interface for backends changes between minor versions."""
+    """Raises unless the version is tested: vLLM's backend interface changes between minor versions."""
     if version.split(".")[:2] != TESTED.split("."):
         raise VLLMIntegrationError(
             f"vllm: got version {version}, expected {TESTED}.*, with which tts-kernels was tested; install "
@@ -39,7 +41,7 @@ def check_version(version: str) -> None:
 def check_config(config: Any) -> None:
     """Refuses a VllmConfig before any process is started for it.
 
-    What only a layer knows is refused by `check_layer`, when the model is made.
+    What only a layer knows is checked by `check_layer`, when the model is made.
     """
     if config.model_config is None:  # as in vLLM's own tests
         return
@@ -71,7 +73,7 @@ def _unserved(config: Any) -> Iterator[str]:
 
 
 def check_cache_dtype(kv_cache_dtype: str, dtype: Any) -> None:
-    """KV is kept as the model computes: 8-bit pages of ours have scales, which vLLM has no place for."""
+    """Requires KV in the model's dtype: our 8-bit pages have scales, which vLLM has no place for."""
     name = str(dtype).removeprefix("torch.")
     if kv_cache_dtype not in ("auto", name):
         raise VLLMIntegrationError(
@@ -88,7 +90,7 @@ def check_dtype(dtype: Any, served: tuple[Any, ...]) -> None:
 
 
 def check_layer(head_size: int, attn_type: str, plain: bool, options: dict[str, Any]) -> None:
-    """options: further arguments of a layer that its model gives, by name; None and False ask for nothing."""
+    """Refuses unsupported layers. options: a layer's further arguments; None and False ask for nothing."""
     for name, value in options.items():
         if value is not None and value is not False:
             raise VLLMIntegrationError(
@@ -103,7 +105,7 @@ def check_layer(head_size: int, attn_type: str, plain: bool, options: dict[str, 
 
 
 def check_output(scale: Any, block_scale: Any) -> None:
-    """Results have the model's dtype: kernels of ours do not quantize them."""
+    """Requires results in the model's dtype: our kernels do not quantize them."""
     for name, value in {"output_scale": scale, "output_block_scale": block_scale}.items():
         if value is not None:
             raise VLLMIntegrationError(f"{name}: got one, expected None: outputs are not quantized; {REMEDY}")

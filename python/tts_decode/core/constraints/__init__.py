@@ -1,1 +1,1 @@
-"""What the text of a branch has to match, and where a branch stands in it."""
+"""Constraints on the text of a branch, and the position of a branch in its constraint."""

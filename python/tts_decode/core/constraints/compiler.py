@@ -1,4 +1,4 @@
-"""Grammars compiled for a tokenizer's vocabulary, the last ones kept."""
+"""Compiles grammars for a tokenizer's vocabulary and keeps the most recent ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...errors import ConstraintError
 from ..detokenizer import token_bytes
 from .matcher import MatcherState, matcher_error
 
-KEPT = 32  # compiled grammars of a tokenizer, some 0.1 to 10 MB each
+KEPT = 32  # compiled grammars per tokenizer, about 0.1 to 10 MB each
 
 
 class Compiler:
-    """Compiles grammars for one vocabulary, each once, whatever threads ask for it.
+    """Compiles grammars for one vocabulary, each once, whichever threads ask for it.
 
     Attributes:
         size: of the vocabulary.
@@ -28,11 +28,11 @@ class Compiler:
     def __init__(self, tokenizer: Any) -> None:
         self.size = len(tokenizer)
         self._vocabulary = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)))
-        self._kept: OrderedDict[Hashable, Future[MatcherState]] = OrderedDict()  # last used last
+        self._kept: OrderedDict[Hashable, Future[MatcherState]] = OrderedDict()  # most recently used last
         self._lock = Lock()
 
     def holds(self, key: Hashable) -> bool:
-        """Whether `start` would neither compile nor wait. To ask is a use."""
+        """Whether `start` would neither compile nor wait. Asking counts as a use."""
         with self._lock:
             if key not in self._kept:
                 return False
@@ -40,12 +40,12 @@ class Compiler:
             return self._kept[key].done()
 
     def start(self, key: Hashable, name: str, source: Callable[[], str]) -> MatcherState:
-        """Before the first token of a text.
+        """Returns the state before the first token of a text.
 
         Args:
-            key: what the grammar is known by.
-            name: of what it comes from.
-            source: makes it as llguidance writes it.
+            key: identifies the grammar.
+            name: of the grammar's source.
+            source: returns the grammar in llguidance's format.
 
         Raises:
             ConstraintError: the grammar is malformed, or no text matches it.
@@ -72,7 +72,7 @@ class Compiler:
     def _compiled(self, name: str, source: Callable[[], str]) -> MatcherState:
         try:
             matcher = LLMatcher(self._vocabulary, source(), log_level=0)
-        except Exception as cause:  # plain ones too, for a grammar without a root
+        except Exception as cause:  # a plain Exception too, for a grammar without a root
             raise ConstraintError(f"{name}: got what llguidance refuses: {cause!s:.300}") from cause
         if matcher.is_error():
             raise ConstraintError(f"{name}: got what llguidance refuses: {matcher_error(matcher)}")
@@ -87,10 +87,10 @@ _COMPILERS_LOCK = Lock()
 
 
 def compiler_for(tokenizer: Any) -> Compiler:
-    """The tokenizer's own, another one after tokens were added to it.
+    """Returns the tokenizer's compiler; a new one after tokens were added to the tokenizer.
 
     Raises:
-        TypeError: the tokenizer's tokens have no bytes of their own.
+        TypeError: the tokenizer's tokens do not map to bytes.
     """
     with _COMPILERS_LOCK:
         compiler = _COMPILERS.get(tokenizer)
@@ -100,16 +100,17 @@ def compiler_for(tokenizer: Any) -> Compiler:
 
 
 def is_compiled(tokenizer: Any, key: Hashable) -> bool:
-    """Whether the tokenizer's own holds it; see `Compiler.holds`."""
+    """Whether the tokenizer's compiler holds the grammar; see `Compiler.holds`."""
     compiler = _COMPILERS.get(tokenizer)
     return compiler is not None and compiler.size == len(tokenizer) and compiler.holds(key)
 
 
 class _Vocabulary:
-    """The bytes of all tokens; special ones have none, so that no grammar allows them. As the end of the
-    sequence is the decoder's matter, it is an id behind all others here.
+    """The bytes of all tokens, for llguidance.
 
-    It does not hold the tokenizer, whose compiler would keep it alive.
+    Special tokens have no bytes, so no grammar allows them. The decoder handles the end of the sequence, so
+    here its id comes after all others. The vocabulary does not hold the tokenizer: the tokenizer's compiler
+    would keep it alive.
     """
 
     bos_token_id = None

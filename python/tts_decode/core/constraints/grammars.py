@@ -1,6 +1,6 @@
 """Constraints by a JSON schema, a regular expression, a grammar or a list of texts.
 
-They are data; `start` needs the package llguidance.
+Constraints are plain data; `start` needs the package llguidance.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .protocol import Constraint, ConstraintState
 
 
 class Compiled(ABC):
-    """A constraint that llguidance compiles to a grammar, once for a tokenizer while it is in use."""
+    """A constraint that llguidance compiles to a grammar, once per tokenizer while it is in use."""
 
-    _field: ClassVar[str]  # name of what the grammar comes from
+    _field: ClassVar[str]  # name of the field that the grammar comes from
 
     def start(self, tokenizer: Any) -> ConstraintState:
-        """Before the first token.
+        """Returns the state before the first token.
 
         Raises:
             ConstraintError: it is malformed, or no text matches it.
-            TypeError: the tokenizer's tokens have no bytes of their own.
+            TypeError: the tokenizer's tokens do not map to bytes.
         """
         require("llguidance")
         from .compiler import compiler_for
@@ -44,14 +44,14 @@ class Compiled(ABC):
 
     @abstractmethod
     def _grammar(self) -> str:
-        """As llguidance writes it."""
+        """Returns the grammar in llguidance's format."""
 
 
 async def compile_aside(constraint: Constraint | None, tokenizer: Any) -> None:
-    """Compiles what llguidance has to compile, in a worker thread, so that `start` is quick.
+    """Compiles a constraint's grammar, if it has one, in a worker thread, so that `start` is quick.
 
     Raises:
-        ConstraintError, TypeError: as `Compiled.start`.
+        ConstraintError, TypeError: same as `Compiled.start`.
     """
     if isinstance(constraint, Compiled) and not constraint.is_compiled(tokenizer):
         await asyncio.to_thread(constraint.start, tokenizer)
@@ -59,12 +59,12 @@ async def compile_aside(constraint: Constraint | None, tokenizer: Any) -> None:
 
 @dataclass(frozen=True)
 class JSONSchema(Compiled):
-    """JSON that is valid under a schema.
+    """Allows JSON that is valid under a schema.
 
     Args:
-        schema: a mapping, or its JSON text, which is how it is kept. `{}` allows any JSON. Keywords that
-            llguidance does not know are refused at `start`.
-        whitespace: whether blanks and line breaks may stand between tokens of JSON.
+        schema: a mapping, or its JSON text, which is the form it is kept in. `{}` allows any JSON. `start`
+            refuses keywords that llguidance does not know.
+        whitespace: whether spaces and line breaks are allowed between JSON tokens.
     """
 
     schema: str | Mapping[str, Any]
@@ -94,7 +94,7 @@ class JSONSchema(Compiled):
 
 @dataclass(frozen=True)
 class Regex(Compiled):
-    """Text of which all matches a regular expression, in the syntax of Rust's crate `regex`."""
+    """Allows text that a regular expression matches as a whole, in the syntax of Rust's crate `regex`."""
 
     pattern: str
 
@@ -111,8 +111,10 @@ class Regex(Compiled):
 
 @dataclass(frozen=True)
 class Grammar(Compiled):
-    """Text that a context-free grammar derives: GBNF, as llama.cpp's (`root ::= "a" | "b" root`), or Lark's
-    notation (`start: "a" | "b" start`)."""
+    """Allows text that a context-free grammar derives.
+
+    The notation is GBNF, as in llama.cpp (`root ::= "a" | "b" root`), or Lark's (`start: "a" | "b" start`).
+    """
 
     text: str
 
@@ -129,7 +131,7 @@ class Grammar(Compiled):
 
 @dataclass(frozen=True)
 class Choice(Compiled):
-    """One of some texts; kept as a tuple."""
+    """Allows one of several texts; kept as a tuple."""
 
     options: Sequence[str]
 
@@ -159,7 +161,7 @@ _KINDS: dict[str, type[JSONSchema | Regex | Grammar | Choice]] = {
 
 
 def constraint_data(constraint: Constraint) -> dict[str, Any]:
-    """Values that JSON holds, for `constraint_of`; ValueError for a class that is none of these."""
+    """Returns JSON values for `constraint_of`; raises ValueError for a class that is none of these."""
     for kind, its_class in _KINDS.items():
         if type(constraint) is its_class:
             return {"kind": kind, **asdict(constraint)}
@@ -170,7 +172,7 @@ def constraint_data(constraint: Constraint) -> dict[str, Any]:
 
 
 def constraint_of(data: object) -> Constraint:
-    """ValueError or TypeError where it is no `constraint_data`."""
+    """Makes the constraint of `constraint_data`; raises ValueError or TypeError for other data."""
     kind = data.get("kind") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"constraint: got {shown(data)}, expected an object of kind {', '.join(_KINDS)}")

@@ -1,4 +1,4 @@
-"""Where a path stands in its constraint: a state that ends, is forked and is rolled back with the path."""
+"""A path's position in its constraint: a state that ends, forks and rolls back with the path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Guide:
     """The state of a constraint after some tokens.
 
     Args:
-        ends: end-of-sequence tokens. They may come where the state accepts, and nothing after them.
+        ends: end-of-sequence tokens. They are allowed where the state accepts, and nothing after them.
 
     Attributes:
         count: tokens that it has taken.
@@ -29,7 +29,7 @@ class Guide:
 
     @classmethod
     def start(cls, constraint: Constraint, tokenizer: Any, ends: frozenset[int]) -> Guide:
-        """Before the first token.
+        """Returns the state before the first token.
 
         Raises:
             ConstraintError: the constraint is malformed.
@@ -45,7 +45,7 @@ class Guide:
         """Takes the next token.
 
         Raises:
-            ConstraintError: it may not come; nothing changed.
+            ConstraintError: the token is not allowed; nothing changed.
         """
         if token in self._ends:
             fits = self._ended = not self._ended and self._state.accepts
@@ -59,16 +59,16 @@ class Guide:
         self.count += 1
 
     def follow(self, tokens: Iterable[int]) -> None:
-        """Takes tokens until one may not come, for which it raises as `advance`."""
+        """Takes tokens up to the first that is not allowed; raises for it like `advance`."""
         for token in tokens:
             self.advance(token)
 
     def check(self, tokens: Sequence[int]) -> None:
-        """Raises as `follow`, and changes nothing."""
+        """Raises like `follow`, and changes nothing."""
         self.cut(self.count).follow(tokens)
 
     def cut(self, count: int) -> Guide:
-        """Another one, after the first `count` tokens."""
+        """Returns another state, after the first `count` tokens."""
         other = Guide(self._state.fork(), self._ends)
         taken_back = self.count - count
         other._ended = self._ended and not taken_back
@@ -77,7 +77,7 @@ class Guide:
         return other
 
     def allowed(self, size: int) -> npt.NDArray[np.bool_]:
-        """bool [size], of a vocabulary of that size: whether each token may come next."""
+        """Returns bool [size], for a vocabulary of this size: whether each token is allowed next."""
         allowed = np.zeros(size, np.bool_)
         if not self._ended:
             mask = self._state.mask()[:size]

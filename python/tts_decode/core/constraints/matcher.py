@@ -1,4 +1,4 @@
-"""The states of llguidance: a grammar, compiled for a tokenizer, and a text's place in it."""
+"""llguidance's states: a grammar compiled for a tokenizer, and a text's position in it."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def choice_grammar(options: Sequence[str]) -> str:
 
 
 class MatcherState:
-    """After an error a matcher of llguidance is of no use any more, so another takes its place then.
+    """A matcher of llguidance that is replaced after an error, when it is of no more use.
 
-    first: a matcher before the first token, which stays there. A copy of one shares its grammar and costs
-    microseconds. size: of the vocabulary.
+    first: a matcher that stays before the first token. Copying it shares its grammar and costs microseconds.
+    size: of the vocabulary.
     """
 
     def __init__(self, first: LLMatcher, size: int) -> None:
         self._first, self._size = first, size
         self._tokens: list[int] = []
         self._matcher = first.deep_copy()
-        self._mask: npt.NDArray[np.bool_] | None = None  # as was computed for this place; never written to
+        self._mask: npt.NDArray[np.bool_] | None = None  # computed for this position; never written to
 
     @property
     def accepts(self) -> bool:
@@ -85,26 +85,25 @@ class MatcherState:
                 self._matcher = self._replayed()
 
     def _recover(self) -> None:
-        """From an error after its tokens: a dead end of the grammar, which is all that is left of it then, or
-        a limit that was exceeded."""
+        """Recovers from an error after its tokens: a dead end of the grammar, or an exceeded limit."""
         error = matcher_error(self._matcher)
         self._matcher = self._replayed()
         if "NoExtension" not in error:
             raise ConstraintError(f"constraint: llguidance gave up after {len(self._tokens)} tokens: {error}")
 
     def _replayed(self) -> LLMatcher:
-        """Another one in the same place."""
+        """Returns another matcher at the same position."""
         matcher = self._first.deep_copy()
         matcher.try_consume_tokens(self._tokens)
         return matcher
 
 
 def matcher_error(matcher: LLMatcher) -> str:
-    """In a line, without the state of the parser."""
+    """Returns the error in one line, without the state of the parser."""
     what, _, _ = matcher.get_error().partition("\n<state>")
     return f"{' '.join(what.split()):.300}"
 
 
 def _escaped(text: str) -> str:
-    """As a regular expression that matches it alone: a blank needs no escape there, and has none."""
+    """Returns a regular expression that matches the text alone. Spaces need no escape and get none."""
     return re.sub(r"[^\w\s]", lambda found: rf"\x{{{ord(found[0]):x}}}", text)

@@ -1,4 +1,4 @@
-"""The interface of constraints; implement it to bring one of your own."""
+"""The interface of constraints; implement it for your own."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ if TYPE_CHECKING:
 
 
 class ConstraintState(Protocol):
-    """Where one text stands in its constraint. End-of-sequence tokens are no part of it: the decoder lets
-    them be drawn where `accepts` says so."""
+    """The position of one text in its constraint.
+
+    End-of-sequence tokens are not part of it: the decoder allows them where `accepts` says so.
+    """
 
     @property
     def accepts(self) -> bool:
         """Whether the text may end here."""
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """bool [n]: whether the token of each id may come next; ids from n on may not."""
+        """Returns bool [n]: whether each token id may come next; ids from n on may not."""
 
     def advance(self, token: int) -> bool:
-        """Takes the next token. False: it may not come, and nothing changed."""
+        """Takes the next token. Returns False if the token is not allowed; then nothing changed."""
 
     def fork(self) -> Self:
-        """A state of its own in the same place."""
+        """Returns an independent state at the same position."""
 
     def rollback(self, count: int) -> None:
-        """Takes back the last `count` tokens; a fork also those of before it was made."""
+        """Takes back the last `count` tokens; a fork can also take back tokens from before it was made."""
 
 
 class Constraint(Protocol):
-    """What a text has to match. Two that are equal (`==`) are taken for the same."""
+    """A rule that a text has to match. Two that are equal (`==`) count as the same."""
 
     def start(self, tokenizer: Any) -> ConstraintState:
-        """The state before the first token."""
+        """Returns the state before the first token."""

@@ -1,1 +1,1 @@
-"""The self-check: the decoder's forward compared with the model's own before it serves."""
+"""The self-check: compares the decoder's forward with the model's own before it serves."""

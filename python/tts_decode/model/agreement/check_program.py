@@ -17,17 +17,20 @@ from ..host_steps import StepInputs
 
 NUM_PAGES = 16  # more than the steps need
 PAGE_SIZE = 16
-_LOWS, _LOW = 3, 17  # texts that begin at position 0, and tokens of each
+_LOWS, _LOW = 3, 17  # texts that begin at position 0, and their number of tokens
 _HIGH = 5  # tokens of the one at high positions
-_FORKS = {1: 10, 2: 12}  # the low text that shares so many tokens with text 0
-_TRUNCATED = 7  # tokens that the branch on text 1 keeps, before it goes on as text 0 does
+_FORKS = {1: 10, 2: 12}  # low text -> tokens that it shares with text 0
+_TRUNCATED = 7  # tokens that the branch on text 1 keeps, before it continues like text 0
 _MARGIN = 16  # last positions of a model that stay unused
 
 
 @dataclass(frozen=True)
 class CheckStep:
-    """inputs: of the step. source: int64 [T], which of the program's tokens its tokens are. places: the
-    step's name and each token's position, for messages."""
+    """A step of the check.
+
+    inputs: of the step. source: int64 [T], the program's tokens that its tokens are. places: the step's name
+    and each token's position, for messages.
+    """
 
     inputs: StepInputs
     source: Tensor
@@ -43,20 +46,20 @@ class CheckProgram:
         low: int64 [3, 17], texts at positions 0, 1, ...
         high: int64 [1, 5], at `high_positions` [1, 5].
         steps: a chunk of a prompt; its second chunk beside ragged branches that were forked in the middle of
-            a page; after a truncation a decode step that begins a page. The text at high positions is in the
+            a page; after a truncation, a decode step that begins a page. The text at high positions is in the
             first two.
         logit_rows: int64, positions of the low texts whose logits are compared.
         positions: int64, of each token.
-        source, places: those of all steps, one behind the other.
-        rows: which tokens of all steps have their logits compared.
-        logit_index: of those rows, the low text and the index among `logit_rows`.
+        source, places: those of all steps, concatenated.
+        rows: tokens of all steps whose logits are compared.
+        logit_index: for these rows, the low text and the index among `logit_rows`.
     """
 
     def __init__(
         self, vocab_size: int, avoid: set[int], max_positions: int | None, chunks: set[int] | None = None
     ) -> None:
-        """avoid: token ids that mean something to the model, such as padding. chunks: of tokens, within which
-        some layers attend."""
+        """avoid: ids with a meaning to the model, such as padding. chunks: of tokens; some layers attend
+        within."""
         generator = torch.Generator().manual_seed(0)
         usable = torch.arange(min(vocab_size, 1 << 16))
         usable = usable[~torch.isin(usable, torch.tensor(sorted(avoid), dtype=torch.long))]
@@ -65,7 +68,7 @@ class CheckProgram:
         for text, shared in _FORKS.items():
             self.low[text, :shared] = self.low[0, :shared]
         first = 0 if max_positions is None else max(0, max_positions - _MARGIN)
-        # Masks of a plain forward go by the tokens' places, which are to lie in chunks as their positions do.
+        # Masks of a plain forward depend on the tokens' places, which must fall into chunks as positions do.
         chunk = math.lcm(*(chunks or ()))
         if chunks and first // chunk != (first + _HIGH - 1) // chunk:
             first -= first % chunk
@@ -129,7 +132,7 @@ class CheckProgram:
 
 
 def special_tokens(config: Any) -> set[int]:
-    """Ids that a config names: of padding, of ends, of places for images."""
+    """Returns ids that a config names: of padding, of ends, of places for images."""
     found = set()
     for name, value in vars(config).items():
         if name.endswith(("_token_id", "_token_index")):

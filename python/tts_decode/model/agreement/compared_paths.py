@@ -1,4 +1,4 @@
-"""The two paths of a decoder, the model's modules and the packed weights, beside the plain forward."""
+"""The two paths of a decoder, the model's modules and the packed weights, compared with the plain forward."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ from .substitution import ReplayTopk, Weights, replaced_forwards
 class Comparison:
     """What is compared, and with what.
 
-    dtype: of the computation. on_host: whether the CPU's kernels and their layout of pages serve, or those of
-    GPUs.
+    dtype: of the computation. on_host: whether the CPU's kernels and page layout serve, rather than a GPU's.
     """
 
     engine: HFEngine
@@ -46,7 +45,7 @@ class Comparison:
     on_host: bool
 
     def layer(self, layer: int, got: list[Tensor], path: str, tolerance: float | None = None) -> None:
-        """got: float [..., T, hidden], the layer's outputs in each step."""
+        """Compares a layer. got: float [..., T, hidden], its outputs in each step."""
         states = torch.cat(got, -2)
         source = self.program.source.to(states.device)
         before = self.plain.inputs[layer][..., source, :]
@@ -54,13 +53,13 @@ class Comparison:
         self.differences.compare_layer(states, before, expected, layer, self.program.places, path, tolerance)
 
     def states(self, got: list[Tensor], expected: Tensor, what: str, path: str) -> None:
-        """got: float [..., T, hidden] of each step. expected: float [..., N, hidden], of the texts."""
+        """Compares got, float [..., T, hidden] of each step, with expected, [..., N, hidden] of the texts."""
         states = torch.cat(got, -2)
         expected = expected[..., self.program.source.to(states.device), :]
         self.differences.compare(states, expected, expected, what, self.program.places, path)
 
     def logits(self, got: Tensor, path: str) -> None:
-        """got: float32 [rows, vocab] of all steps."""
+        """Compares logits. got: float32 [rows, vocab] of all steps."""
         assert self.plain.logits is not None
         text, place = (index.to(got.device) for index in self.program.logit_index)
         expected = self.plain.logits[text, place].float()
@@ -83,7 +82,7 @@ class Comparison:
 
 
 class GeneralPath:
-    """The model's modules with attention over pages. Made, it has compared what is around the layers."""
+    """The model's modules with attention over pages. The constructor compares all around the layers."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
@@ -120,7 +119,7 @@ class GeneralPath:
         made.layer(layer, got, "general")
 
     def _around_layers(self, step: CheckStep, context: StepContext) -> Output:
-        """The forward of a step in which each layer returns what it did in the plain one."""
+        """Runs the forward of a step in which each layer returns what it returned in the plain one."""
         made, device = self._comparison, self._comparison.engine.device
         source = step.source.to(device)
         step_calls: list[LayerCall] = []
@@ -149,14 +148,12 @@ class GeneralPath:
         slots = to_device(torch.from_numpy(inputs.slots), made.engine.device)
         if made.on_host:
             return StepContext(self._pool, slots, _host_plan(step))
-        planner = make_planner(
-            made.engine, self._pool
-        )  # each its own, as it writes its plans over one another
+        planner = make_planner(made.engine, self._pool)  # one for each, as it overwrites its plans
         return StepContext(self._pool, slots, planner.update(inputs.tables, inputs.lengths, inputs.counts))
 
 
 class PackedPath:
-    """Packed weights on the CPU. Made, it has compared what is before and behind the layers."""
+    """Packed weights on the CPU. Its constructor compares everything before and after the layers."""
 
     def __init__(self, comparison: Comparison, packed: PackedModel) -> None:
         self._comparison = comparison
@@ -167,7 +164,7 @@ class PackedPath:
         tokens = [token for step in program.steps for token in step.inputs.tokens]
         first = packed.first_inputs(comparison.engine.embed(torch.tensor(tokens)))
         comparison.states([first], plain.inputs[0], "the input of layer 0", "packed")
-        # Made of the weights outside the layers as they are substituted, unlike `packed`.
+        # Made from the substituted weights outside the layers, unlike `packed`.
         behind = PackedLayers(text_body(comparison.engine.model), packed.layers[:1])
         normed = behind.final_norm(plain.returned[-1][program.source])
         comparison.states([normed], plain.last, "the last hidden states", "packed")

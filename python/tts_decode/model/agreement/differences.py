@@ -1,4 +1,4 @@
-"""How far a decoder may differ from the model's own forward, and the refusal where it does."""
+"""How far a decoder may differ from the model's own forward, and the refusal beyond that."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _HINT = "The model has something beside attention that looks at other tokens, or
 _HINTS = {
     "the input of layer 0": "Its positions may not begin at 0, or its embeddings look at other tokens"
 }  # by the place
-# Largest difference that is rounding, of what a layer adds to its input. In float32 it was 2e-6 at most over
+# Largest rounding difference, relative to what a layer adds to its input. In float32 it was 2e-6 at most over
 # the tiny models of all architectures, 2e-5 in a trained model of 30 layers, and 3e-5 where weights were a
 # thousand times too large; one step of bfloat16 is 4e-3. The logits of models in bfloat16 differed by 4e-3.
 _TOLERANCE = {torch.float32: 5e-4, torch.bfloat16: 0.03, torch.float16: 0.004}
-# Beside quantised weights activations are rounded to int8: 0.6% of a product's size, several in a layer.
+# With quantised weights activations are rounded to int8: 0.6% of a product's size, several in a layer.
 QUANTISED_LAYER, QUANTISED_HEAD = 0.2, 0.03
 
 Place = tuple[str, int]  # a step's name and a position
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """The largest difference that a computation in this dtype may make."""
+    """Returns the largest difference that computing in this dtype may cause."""
     return _TOLERANCE[dtype]
 
 
@@ -32,12 +32,12 @@ class Differences:
     """Compares tokens of a decoder with those of the plain forward.
 
     Attributes:
-        worst, place, tolerance: the largest difference in relation to what is allowed, where it was, and what
-            is allowed there.
+        worst, place, tolerance: the largest difference relative to what is allowed, its place, and what is
+            allowed there.
     """
 
     def __init__(self, name: str, dtype: torch.dtype) -> None:
-        """name: of the model's class. dtype: in which is computed."""
+        """name: of the model's class. dtype: of the computation."""
         self._name = name
         self._dtype = dtype
         self.worst, self.place, self.tolerance = 0.0, "nowhere", _TOLERANCE[dtype]
@@ -52,9 +52,12 @@ class Differences:
         path: str,
         tolerance: float | None = None,
     ) -> None:
-        """got, expected: a layer's outputs, [..., T, hidden]. before: its inputs. places: of the T tokens."""
+        """Compares a layer's outputs got and expected, [..., T, hidden].
+
+        before: its inputs. places: of the T tokens.
+        """
         added = expected - before if before.shape == expected.shape else expected
-        # A sum with a large input is rounded as that is.
+        # A sum with a large input is rounded like that input.
         scale = added.abs().add_(expected.abs(), alpha=0.002)
         self.compare(got, expected, scale, f"layer {layer}", places, path, tolerance)
 
@@ -68,7 +71,7 @@ class Differences:
         path: str,
         tolerance: float | None = None,
     ) -> None:
-        """Raises UnsupportedModelError where a row differs by more than is allowed of its largest `scale`.
+        """Raises UnsupportedModelError if a row differs too much, relative to its largest `scale`.
 
         got, expected, scale: [..., T, size]. tolerance: default: the dtype's rounding.
         """
@@ -90,7 +93,7 @@ class Differences:
     def _refuse(
         self, rows: Tensor, tolerance: float, finite: bool, what: str, places: list[Place], path: str
     ) -> None:
-        """Names the worst row of the first step that differs; those after it may only follow from it."""
+        """Names the worst row of the first step that differs; later differences may only follow from it."""
         differences = rows.nan_to_num(nan=math.inf).tolist()
         if not finite:
             raise UnsupportedModelError(

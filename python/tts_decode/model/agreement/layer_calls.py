@@ -1,4 +1,4 @@
-"""Calls of a model's layers: what they are called with and what they return, whatever the model's class."""
+"""Calls of a model's layers: their arguments and results, whatever the model's class."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ class LayerCall:
 
     @property
     def hidden(self) -> Tensor:
-        """The hidden states that come in, [..., N, hidden], of all texts one behind the other."""
+        """The input hidden states, [..., N, hidden], of all texts, concatenated."""
         states: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
         return states.flatten(-3, -2)
 
     def run(self, forward: Callable[..., Any], states: Tensor) -> Tensor:
-        """Calls a layer with other hidden states, [..., N, hidden] of one text; returns those it gives."""
+        """Calls a layer with other hidden states, [..., N, hidden] of one text; returns its output states."""
         states = states.unsqueeze(-3)
         if self.args:
             return hidden_of(forward(states, *self.args[1:], **self.kwargs))
         return hidden_of(forward(**self.kwargs | {"hidden_states": states}))
 
     def behind(self, count: int) -> LayerCall:
-        """The same call for a layer that counts tokens by its KV cache, `count` of which are before these."""
+        """Returns the same call, after `count` tokens, for a layer that counts tokens by its KV cache."""
         caches = self.kwargs.keys() & {"cache", "past_key_values"}  # by the release of transformers
         return LayerCall(self.args, self.kwargs | dict.fromkeys(caches, _Counted(count)))
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """Stands for a KV cache of `count` tokens, none of which is attended to."""
+    """Replaces a KV cache of `count` tokens, none of which is attended to."""
 
     count: int
 
@@ -51,13 +51,13 @@ class _Counted:
 
 
 def hidden_of(result: Any) -> Tensor:
-    """The hidden states of what a layer returned, [..., N, hidden]."""
+    """Returns the hidden states in a layer's result, [..., N, hidden]."""
     states: Tensor = result if isinstance(result, Tensor) else result[0]
     return states.flatten(-3, -2)
 
 
 def returned_like(result: Any) -> Callable[[Tensor], Any]:
-    """What makes hidden states [..., N, hidden] of one text look as a layer returned them."""
+    """Returns a function that gives hidden states [..., N, hidden] of one text the form of a result."""
     if isinstance(result, Tensor):
         return lambda hidden: hidden.unsqueeze(-3)
     rest = (None,) * (len(result) - 1)
@@ -65,7 +65,7 @@ def returned_like(result: Any) -> Callable[[Tensor], Any]:
 
 
 def layers_of(model: nn.Module, attention: Sequence[nn.Module]) -> list[nn.Module]:
-    """For each attention module the largest module of a list that holds no other."""
+    """Returns, for each attention module, the largest module of a list that holds no other."""
     names = {id(module): name for name, module in model.named_modules()}
     paths = [names[id(module)].split(".") for module in attention]
     layers = []

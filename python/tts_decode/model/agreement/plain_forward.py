@@ -16,18 +16,18 @@ from .substitution import RecordTopk, Routing, Weights, counted_rows, joined, re
 
 
 class PlainForward:
-    """What the model had of the program's N tokens.
+    """The model's results for the program's N tokens.
 
-    The texts at low positions run through the model. The one at high positions runs around the layers only,
-    which return what they did of the first tokens at low positions: hidden states as a layer has them. Each
-    layer's output for it is computed by `finish`, while the layer's weights are substituted anyway.
+    The texts at low positions run through the model. The one at high positions runs only around the layers,
+    which return what they returned for the first tokens at low positions: realistic hidden states of a layer.
+    `finish` computes each layer's output for it, while the layer's weights are substituted anyway.
 
     Attributes:
         inputs: of each layer, float [..., N, hidden].
-        returned: what each layer returned, or stood for it, like `inputs`.
+        returned: each layer's result, or its stand-in, like `inputs`.
         outputs: of each layer for its inputs; those at high positions once the layer is finished.
         routing: what each layer's top-k chose, likewise.
-        like: what makes hidden states look as each layer returns them.
+        like: functions that give hidden states the form of each layer's result.
         last: the model's last hidden states after what was returned, float [N, hidden].
         logits: float [3, rows, vocab] of the low texts, or None.
     """
@@ -71,7 +71,7 @@ class PlainForward:
         self.routing[layer] = joined(self.routing[layer], routing)
 
     def _run_low(self, program: CheckProgram) -> Tensor:
-        """Last hidden states [N, hidden]."""
+        """Returns last hidden states [N, hidden]."""
         engine = self._engine
 
         def recorded(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +101,7 @@ class PlainForward:
         return last
 
     def _run_high(self, program: CheckProgram) -> Tensor:
-        """Last hidden states [N, hidden] after stand-ins for the layers' outputs."""
+        """Returns last hidden states [N, hidden] after stand-ins for the layers' outputs."""
         engine, count = self._engine, program.high.shape[1]
 
         def recorded(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,7 +124,7 @@ class PlainForward:
         recorded: Callable[[int, Callable[..., Any]], Callable[..., Any]],
         options: dict[str, Any],
     ) -> tuple[Any, Tensor]:
-        """What the module returns and the last hidden states, with something in place of the layers."""
+        """Returns the module's result and the last hidden states, with the layers replaced."""
         last: list[Tensor] = []
         hook = self._engine.base.register_forward_hook(lambda _m, _a, out: last.append(out[0].flatten(0, 1)))
         try:
@@ -135,7 +135,7 @@ class PlainForward:
 
 
 def _plain_attention(engine: HFEngine) -> str:
-    """The model's own implementation, where it computes in float32 and reads no pages."""
+    """Returns the model's own implementation, if it computes in float32 and reads no pages."""
     own: str = engine.config._attn_implementation
     if own in ("eager", "sdpa"):
         return own

@@ -1,25 +1,24 @@
 """Whether a decoder computes what the model itself does, seen before anything is served.
 
-The model's own plain forward of a few random texts is compared with the tree's: prefill in chunks, a fork in
-the middle of a page with ragged branches, decode steps, a truncation (`check_program.py`). Three things keep
-rounding from hiding a fault, and from being taken for one:
+The model's own plain forward of a few random texts is compared with the tree's: chunked prefill, a fork in
+the middle of a page with ragged branches, decode steps, a truncation (`check_program.py`). Three measures
+keep rounding from hiding a fault, and from being mistaken for one:
 
-* Each layer is compared by itself: it is given the input that it had in the plain forward, so that nothing
-  adds up over the layers.
-* It is compared in float32, whatever the weights are in. They are cast layer by layer: a model in bfloat16
-  takes no more memory than one of its layers does in float32.
-* Experts are those that the plain forward chose: what `torch.topk` returned there it returns again.
+* Each layer is compared separately: it gets its input from the plain forward, so that nothing accumulates
+  over the layers.
+* It is compared in float32, whatever the dtype of the weights. They are cast layer by layer: a model in
+  bfloat16 needs only the additional memory of one of its layers in float32.
+* Experts are those that the plain forward chose: `torch.topk` returns its recorded results again.
 
-A weight that is still constant, as norms, biases and gates are made, can hide that it is not applied. So it
-gets noise, the same in both forwards (`substitution.py`). That was preferred to a small random copy of the
-model because it looks at the model that is served, adapters and patched modules included, and needs nothing
-from its class.
+A weight that is still constant, as norms, biases and gates are initialised, can hide that it is not applied.
+So it gets noise, the same in both forwards (`substitution.py`). The alternative, a small random copy of the
+model, would miss what is served, such as adapters and patched modules, and would depend on the model's class.
 
-Positions are compared twice: as the model counts them itself from 0 on, and, given to it, at the end of those
-that it has, past every threshold on the way. What goes by a token's place in the sequence acts only in texts
-longer than these: attention masks are asked for at all lengths (`masks.py`), settings are looked at by name
+Positions are compared twice: as the model counts them itself from 0 on, and, passed to it, at the end of its
+range, past every threshold on the way. What depends on a token's place in the sequence only affects texts
+longer than these: attention masks are requested at all lengths (`masks.py`), settings are checked by name
 (`features.py`), and an attention that counts its rows itself is refused here, unless a forward in
-`own_forwards.py` goes by the positions in its stead: then it is told where the rows at high positions are.
+`own_forwards.py` replaces it by one that uses positions: it is then told where rows at high positions are.
 """
 
 from __future__ import annotations
@@ -51,14 +50,14 @@ _SMALL = 300_000_000  # parameters of a model that is compared on one thread
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        seconds: that it took.
+        seconds: its duration.
         difference: the largest, relative to what a layer adds to its input, or to a row's largest logit.
-        place: where that was.
-        tolerance: what `difference` may be there.
-        paths: that were compared: "general", the model's modules, and "packed", where they are.
+        place: where it was.
+        tolerance: what is allowed there.
+        paths: those compared: "general", the model's modules, and "packed", if there are packed weights.
     """
 
     seconds: float
@@ -69,9 +68,9 @@ class SelfCheck:
 
 
 def check_agreement(engine: HFEngine, *, on_host: bool) -> SelfCheck:
-    """Compares the engine's forwards with the model's own; a model that did not change is compared once.
+    """Compares the engine's forwards with the model's own; an unchanged model is compared once.
 
-    on_host: whether the CPU's kernels and their layout of pages serve, or those of GPUs.
+    on_host: whether the CPU's kernels and page layout serve, rather than a GPU's.
 
     Raises:
         UnsupportedModelError: they disagree, or cannot be compared.
@@ -109,7 +108,7 @@ _checked: WeakKeyDictionary[Any, tuple[Any, SelfCheck]] = WeakKeyDictionary()
 
 
 def _fingerprint(engine: HFEngine, on_host: bool) -> Any:
-    """What a check depends on; None where changes of the weights cannot be seen."""
+    """Returns what a check depends on; None if changes of the weights cannot be detected."""
     model = engine.model
     if any(weight.is_inference() for weight in [*model.parameters(), *model.buffers()]):
         return None
@@ -132,7 +131,7 @@ def _fingerprint(engine: HFEngine, on_host: bool) -> Any:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """Products of float32 in all of their bits on GPUs too."""
+    """Computes float32 products at full precision on GPUs too."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -143,8 +142,11 @@ def _full_float32() -> Iterator[None]:
 
 @contextmanager
 def _threads_for(engine: HFEngine) -> Iterator[None]:
-    """One thread for small models: their products gain little from more, which wait for each other where the
-    machine is busy (SmolLM2-135M on 2 cores at a load of 6: 1.7 s with one thread, 6 to 15 s with two)."""
+    """Uses one thread for small models.
+
+    Their products gain little from more, which wait for each other on a busy machine (SmolLM2-135M on 2 cores
+    at a load of 6: 1.7 s with one thread, 6 to 15 s with two).
+    """
     before = torch.get_num_threads()
     if engine.shape.parameters < _SMALL:
         torch.set_num_threads(1)
@@ -183,8 +185,10 @@ def _compare(engine: HFEngine, on_host: bool) -> Differences:
 
 
 def _layers_of_each_kind(engine: HFEngine, layers: list[nn.Module]) -> list[int]:
-    """Which layers are compared: all, but of those with quantised weights, which are dequantised for it, the
-    first of each kind."""
+    """Returns the layers to compare: all, or the first of each kind for quantised weights.
+
+    Layers with quantised weights are dequantised for the comparison.
+    """
     known = set()
     chosen = []
     for index, layer in enumerate(layers):
@@ -197,7 +201,7 @@ def _layers_of_each_kind(engine: HFEngine, layers: list[nn.Module]) -> list[int]
 
 
 def _kind(named: tuple[str, nn.Module]) -> Any:
-    """What a part of a layer is, but for its weights and its place."""
+    """Returns what a part of a layer is, apart from its weights and its place."""
     name, module = named
     form = (module.form, module.quantised.order is None) if isinstance(module, Quantised) else None
     settings = {

@@ -1,6 +1,6 @@
 """What the self-check changes in a model while it runs: weights, the forward of layers, routing.
 
-Weights are substituted in their modules and not written: the tensors that were there come back, with the same
+Weights are substituted in their modules, not overwritten: the original tensors come back, with the same
 memory and version.
 """
 
@@ -21,12 +21,12 @@ from ..quantised_modules import QuantisedEmbedding, QuantisedLinear
 
 _HALF = (torch.bfloat16, torch.float16)
 _ROUNDING = (QuantisedLinear, QuantisedExperts)  # modules that round activations to int8
-_NOISE = 0.2  # standard deviation that constant vectors get, as beside a norm's 1
+_NOISE = 0.2  # standard deviation of the noise on constant vectors, compared with a norm's 1
 
 
 @dataclass(frozen=True)
 class _Substitute:
-    """A tensor of a module, and what takes its place: float32, with noise where it is constant."""
+    """A tensor of a module, and its replacement: float32, with noise if it is constant."""
 
     tensors: dict[str, Any]  # the module's parameters or buffers
     name: str
@@ -197,7 +197,7 @@ def _substituted(substitutes: Sequence[_Substitute]) -> Iterator[None]:
 def replaced_forwards(
     modules: Sequence[nn.Module], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
-    """Calls `make(index, forward)` for each module and has the result run in place of its forward."""
+    """Calls `make(index, forward)` for each module and runs the result instead of its forward."""
     before = [module.__dict__.get("forward") for module in modules]
     try:
         for index, module in enumerate(modules):
@@ -215,7 +215,7 @@ Routing = list[Tensor]
 
 
 def joined(one: Routing, other: Routing) -> Routing:
-    """Of the tokens of two forwards, one behind the other."""
+    """Joins the routing of two forwards' tokens."""
     return [torch.cat(pair) for pair in zip(one, other, strict=True)]
 
 
@@ -234,7 +234,7 @@ class RecordTopk(TorchFunctionMode):
 
 
 class ReplayTopk(TorchFunctionMode):
-    """Has each top-k choose what a `Routing` says, so that a near tie of two experts is decided alike."""
+    """Makes each top-k return what a `Routing` says, so that near ties of experts are decided alike."""
 
     def __init__(self, routing: Routing) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Saved models whose weights are quantised: GPTQ, AWQ, compressed-tensors and MXFP4 in safetensors files."""
+"""Saved models with quantised weights: GPTQ, AWQ, compressed-tensors and MXFP4 in safetensors files."""

@@ -1,4 +1,4 @@
-"""AWQ (Lin et al., arXiv 2306.00978), as AutoAWQ and GPTQModel save it in their format `gemm`."""
+"""AWQ (Lin et al., arXiv 2306.00978), as saved by AutoAWQ and GPTQModel in the format `gemm`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ _PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # in a word, of eight outputs in their order
 
 @dataclass(frozen=True)
 class AWQ:
-    """Words of qweight int32 [inputs, outputs / 8] and of qzeros [groups, outputs / 8] are for eight
-    outputs each; scales [groups, outputs].
+    """AWQ's tensors: scales [groups, outputs], and words that hold eight outputs each.
+
+    The words are qweight int32 [inputs, outputs / 8] and qzeros [groups, outputs / 8].
 
     Attributes:
         group: inputs of a group; -1: all.
@@ -57,5 +58,5 @@ class AWQ:
 
 
 def _in_order(words: Tensor) -> Tensor:
-    """uint8 [outputs, n] of int32 [n, outputs / 8]."""
+    """Converts int32 [n, outputs / 8] to uint8 [outputs, n]."""
     return unpacked(words, _BITS).view(len(words), -1, 8)[..., _PLACES].flatten(1).T

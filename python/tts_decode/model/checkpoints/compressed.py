@@ -20,17 +20,19 @@ _ORDERED = ("group", "dynamic", True)  # of `actorder`: groups are of any inputs
 
 @dataclass(frozen=True)
 class CompressedTensors:
-    """Signed integers of `weight` int8 [outputs, inputs], or words of `weight_packed` int32
-    [outputs, inputs x bits / 32] that hold them plus half of their range; weight_scale and weight_zero_point
-    [outputs, groups], or [1] for all weights.
+    """Signed integers with scales and zero points.
+
+    They are `weight` int8 [outputs, inputs], or words of `weight_packed` int32 [outputs, inputs x bits / 32]
+    that hold them plus half of their range; weight_scale and weight_zero_point are [outputs, groups], or [1]
+    for all weights.
 
     Attributes:
         bits: 4 or 8.
         group: inputs of a group; -1: all.
-        whole: one scale is for all weights.
-        symmetric: there are no zero points.
-        packed: integers lie in words.
-        act_order: weight_g_idx has each input's group; else it may be missing where groups are of neighbours.
+        whole: whether one scale is for all weights.
+        symmetric: whether there are no zero points.
+        packed: whether integers are in words.
+        act_order: weight_g_idx has each input's group; otherwise it may be missing if groups are consecutive.
     """
 
     bits: int
@@ -109,7 +111,7 @@ class CompressedTensors:
         )
 
     def _group_of(self, tensors: SavedTensors, name: str, inputs: int, group: int) -> Tensor | None:
-        """Of each input; None: of neighbours, for which all are -1 where they are saved."""
+        """Returns each input's group; None for consecutive groups, saved as all -1 or not at all."""
         if name not in tensors and not self.act_order:
             return None
         found = tensors.take(name, (inputs,), torch.int32, torch.int64)
@@ -131,7 +133,7 @@ class CompressedTensors:
         return unpacked(words, self.bits)[:, :inputs]
 
     def _zeros(self, tensors: SavedTensors, name: str, outputs: int, shape: list[int]) -> Tensor | int:
-        """uint8 of the shape, or the one of all."""
+        """Returns uint8 of this shape, or one zero point for all."""
         if not self.symmetric and self.packed and not self.whole:
             words = tensors.take(name, [self._words(outputs), shape[1]], torch.int32)
             return unpacked(words.T, self.bits)[:, :outputs].T
@@ -145,7 +147,7 @@ class CompressedTensors:
         return -(-count * self.bits // 32)
 
     def _above(self, tensors: SavedTensors, name: str, shape: list[int]) -> Tensor:
-        """int8 plus half of the range, as uint8."""
+        """Returns int8 plus half of the range, as uint8."""
         signed = tensors.take(name, shape, torch.int8)
         if self.bits == 4 and not ((signed >= -8) & (signed < 8)).all():
             raise tensors.damaged(f"{name}: got a number out of range, expected -8 to 7")

@@ -1,6 +1,6 @@
-"""Mixtures whose files name each expert's matrices, where a model of transformers has tensors of all experts.
+"""Mixtures whose files store each expert's matrices, for models of transformers with tensors of all experts.
 
-An expert's linear layers are called `EXPERTS.7.gate_proj` here, after the module that has them all.
+An expert's linear layers are called `EXPERTS.7.gate_proj` here, after the module that holds them all.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from tts_kernels import QuantisedWeight
 
 PARTS = ("gate", "up", "down")
-PANEL = 16  # outputs that lie together in packed weights
+PANEL = 16  # outputs stored together in packed weights
 EXPERT_LAYER = re.compile(r"(.+\.experts)\.(\d+)\.(gate|up|down)_proj$")
 _MIXTRAL = re.compile(r"(.+\.)block_sparse_moe\.experts\.(\d+)\.(w[123])\.(\w+)$")
 _MIXTRAL_PARTS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 
 
 def names_in_model(names: Iterable[str]) -> dict[str, str]:
-    """Of a file's tensors -> what they are called here. Those of Mixtral are published under other names."""
+    """Maps a file's tensor names to the names used here. Mixtral's are published under other names."""
     found = {}
     for name in names:
         here = name
@@ -45,7 +45,7 @@ class ExpertLayer(NamedTuple):
         number: of the expert.
         part: "gate", "up" or "down".
         outputs, inputs: of the layer.
-        transposed: the model has [inputs, outputs], gate and up alternating (gpt-oss).
+        transposed: the model has [inputs, outputs], with gate and up alternating (gpt-oss).
     """
 
     experts: str
@@ -57,7 +57,7 @@ class ExpertLayer(NamedTuple):
 
     @classmethod
     def of(cls, model: nn.Module, name: str) -> ExpertLayer | None:
-        """None where the model has no such experts."""
+        """Returns the layer of this name; None if the model has no such experts."""
         match = EXPERT_LAYER.match(name)
         module: Any = None if match is None else _module(model, match[1])
         if match is None or not _has_all(module) or int(match[2]) >= len(module.down_proj):
@@ -66,7 +66,7 @@ class ExpertLayer(NamedTuple):
 
     @classmethod
     def in_module(cls, experts: str, module: Any, index: int, part: str) -> ExpertLayer:
-        """module: of all experts, of this name."""
+        """Returns the layer of a module. module: of all experts, of this name."""
         transposed = _alternates(module)
         shape = (module.down_proj if part == "down" else module.gate_up_proj).shape[1:]
         outputs, inputs = reversed(shape) if transposed else shape
@@ -78,11 +78,11 @@ class ExpertLayer(NamedTuple):
 
     @property
     def parameter(self) -> str:
-        """The model's, which has this layer's weight among others."""
+        """The model's parameter that contains this layer's weight."""
         return f"{self.experts}.{'down_proj' if self.part == 'down' else 'gate_up_proj'}"
 
     def rows_in(self, parameter: Tensor) -> Tensor:
-        """Where its weight [outputs, inputs], or its bias [outputs], lies in the parameter with all."""
+        """Returns the view of its weight [outputs, inputs], or bias [outputs], in all experts' parameter."""
         mine = parameter[self.number]
         if self.transposed and mine.dim() > 1:
             mine = mine.T
@@ -94,7 +94,7 @@ class ExpertLayer(NamedTuple):
 
 
 def layers_of_experts(name: str, module: Any) -> list[ExpertLayer]:
-    """Of the module of all experts that has this name; none: it is no such module."""
+    """Returns the layers of the module of all experts with this name; none if it is no such module."""
     if not _has_all(module):
         return []
     places = itertools.product(range(len(module.down_proj)), PARTS)
@@ -102,7 +102,7 @@ def layers_of_experts(name: str, module: Any) -> list[ExpertLayer]:
 
 
 def _has_all(module: Any) -> bool:
-    """Whether a module has the weights of all experts in two tensors, in an order that is known here."""
+    """Whether a module has the weights of all experts in two tensors, in a known order."""
     return _alternates(module) is getattr(module, "is_transposed", False) and all(
         isinstance(getattr(module, name, None), Tensor) and getattr(module, name).dim() == 3
         for name in ("gate_up_proj", "down_proj")
@@ -110,14 +110,14 @@ def _has_all(module: Any) -> bool:
 
 
 def _alternates(module: Any) -> bool:
-    """Whether gate and up take turns, as in gpt-oss."""
+    """Whether gate and up alternate, as in gpt-oss."""
     return hasattr(module, "alpha") and hasattr(module, "limit")
 
 
 def pieces_of(name: str, shape: torch.Size) -> dict[str, int]:
-    """The files' tensors that fill a parameter of all experts, in the order of its rows -> theirs.
+    """Maps the files' tensors that fill a parameter of all experts, in row order, to their row counts.
 
-    None for other parameters.
+    Empty for other parameters.
     """
     stem, _, leaf = name.rpartition(".")
     parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(leaf)
@@ -140,7 +140,7 @@ class Stack:
         self._count = count
 
     def put(self, index: int, one: QuantisedWeight) -> None:
-        """Raises ValueError where it is of another form than the first one."""
+        """Adds an expert; raises ValueError if its form differs from the first one's."""
         each = len(one.panels)
         if not hasattr(self, "weight"):
             bias = None if one.bias is None else one.bias.new_zeros(self._count * len(one.bias))
@@ -155,7 +155,7 @@ class Stack:
 
 
 def incomplete(model: nn.Module, layers: Mapping[str, ExpertLayer]) -> str | None:
-    """A layer that is missing where others of the same experts are there."""
+    """Returns a layer that is missing although others of the same experts are present."""
     for experts in sorted({layer.experts for layer in layers.values()}):
         for layer in layers_of_experts(experts, model.get_submodule(experts)):
             if layer.name not in layers:

@@ -1,6 +1,6 @@
-"""Float checkpoints of models that run packed, read tensor by tensor.
+"""Reads float checkpoints of models that run packed, tensor by tensor.
 
-transformers maps the files instead, and a mapped file is memory beside the weights that are made of it.
+transformers maps the files instead, and a mapped file takes memory besides the weights made from it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from .tensors import FLOATS, SavedTensors
 
 
 def load_floats(folder: Path, config: Any, dtype: torch.dtype) -> PreTrainedModel | None:
-    """The model of a folder. None where it runs over the general path, or its files do not have the names and
-    the shapes of the model's own tensors: transformers may know what to do."""
+    """Returns the model of a folder, or None to leave it to transformers.
+
+    That is so if it runs over the general path, or its files lack the names and shapes of the model's own
+    tensors.
+    """
     model = skeleton(config, dtype)
     if why_general(model) is not None:
         return None

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al., arXiv 2210.17323), as AutoGPTQ and GPTQModel save it."""
+"""GPTQ (Frantar et al., arXiv 2210.17323), as saved by AutoGPTQ and GPTQModel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from .tensors import FLOATS, SavedTensors
 
 @dataclass(frozen=True)
 class GPTQ:
-    """Words of qweight int32 [inputs x bits / 32, outputs] hold numbers of several inputs, words of qzeros
-    [groups, outputs x bits / 32] the zero points of several outputs; scales [groups, outputs].
+    """GPTQ's tensors: scales [groups, outputs], and words.
+
+    Words of qweight int32 [inputs x bits / 32, outputs] hold numbers of several inputs, words of qzeros
+    [groups, outputs x bits / 32] the zero points of several outputs.
 
     Attributes:
         bits: 4 or 8.
         group: inputs of a group; -1: all.
-        less_one: zero points are saved less one (format gptq; gptq_v2 has them as they are).
+        less_one: zero points are saved minus one (format gptq; gptq_v2 saves them unchanged).
         symmetric: all zero points are the middle.
-        act_order: g_idx has each input's group; else it may be missing where groups are of neighbours.
+        act_order: g_idx has each input's group; otherwise it may be missing if groups are consecutive.
     """
 
     bits: int
@@ -93,7 +95,10 @@ class GPTQ:
 
 
 def group_of_inputs(tensors: SavedTensors, name: str, inputs: int, group: int) -> Tensor:
-    """int32 or int64 [inputs], the group of each. Raises ModelLoadError unless all have `group` inputs."""
+    """Returns each input's group, int32 or int64 [inputs].
+
+    Raises ModelLoadError unless all groups have `group` inputs.
+    """
     found = tensors.take(name, (inputs,), torch.int32, torch.int64)
     groups = inputs // group
     if int(found.min()) < 0 or int(found.max()) >= groups:

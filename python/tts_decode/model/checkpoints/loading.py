@@ -1,4 +1,4 @@
-"""A transformers model from a saved one: weights stay quantised, or are rounded while they are loaded."""
+"""Makes a transformers model from a saved one: weights stay quantised, or are rounded during loading."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from .rounding import Rounded
 from .settings import INSTEAD, Settings
 from .tensors import FLOATS, SavedTensors
 
-_COMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # what older checkpoints have, and models compute
+_COMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # in older checkpoints; models compute it
 
 
 class Format(Protocol):
-    """How weights lie in a checkpoint."""
+    """The format of the weights in a checkpoint."""
 
     def modules(self, tensors: SavedTensors) -> list[str]:
-        """Names of the modules that are quantised."""
+        """Returns the names of the quantised modules."""
 
     def bits_of(self, name: str) -> int:
-        """Of each number of one of them."""
+        """Returns the bits per number of a quantised module."""
 
     def kind_of(self, name: str) -> str:
-        """What people call its weight."""
+        """Returns the usual name of its weight's format."""
 
     def read(
         self, tensors: SavedTensors, name: str, outputs: int, inputs: int, bias: Tensor | None
     ) -> QuantisedWeight:
-        """The weight of one of them.
+        """Reads the weight of a quantised module.
 
         Raises:
-            ModelLoadError, ValueError: a tensor is not there, or not what it has to be.
+            ModelLoadError, ValueError: a tensor is missing, or wrong.
         """
 
 
@@ -62,20 +62,20 @@ _FORMATS: dict[str, Callable[[Settings], Format]] = {
 
 
 def settings_of(config: Any) -> Any:
-    """How the weights of a saved model are quantised, or None."""
+    """Returns how the weights of a saved model are quantised, or None."""
     return getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
 
 
 def load_checkpoint(
     source: Path | str, config: Any, dtype: torch.dtype, *, quantised: bool
 ) -> PreTrainedModel:
-    """The model of a folder, or of an id on the hub, whose config says how its weights are quantised.
+    """Loads the model of a folder, or of an id on the hub, whose config says how its weights are quantised.
 
-    quantised: weights stay so; else they are dequantised.
+    quantised: weights stay so; otherwise they are dequantised.
 
     Raises:
-        ModelLoadError: a way to quantise that is not served, by its name, before any weight is read; tensors
-            that are missing, damaged, or not what the config says.
+        ModelLoadError: an unsupported quantisation, by name, before any weight is read; tensors that are
+            missing, damaged, or not what the config says.
     """
     settings = Settings(settings_of(config), source)
     known = _FORMATS[settings.one_of("quant_method", *_FORMATS)](settings)
@@ -87,7 +87,7 @@ def load_checkpoint(
 
 
 def load_rounded(source: Path | str, config: Any, dtype: torch.dtype, bits: int) -> PreTrainedModel:
-    """The model of a folder, or of an id on the hub, the weights of its linear layers rounded to 8 or 4 bits.
+    """Loads the model of a folder, or of an id on the hub, with linear layers rounded to 8 or 4 bits.
 
     Raises:
         ModelLoadError: tensors that are missing, damaged, or cannot be rounded.
@@ -153,7 +153,7 @@ def _name_of(model: nn.Module, wanted: nn.Module | None) -> str | None:
 
 
 def _layer(model: nn.Module, name: str, folder: Path) -> Any:
-    """What a weight that stays quantised is of: a linear layer, or an embedding table."""
+    """Returns the layer of a weight that stays quantised: a linear layer, or an embedding table."""
     try:
         module: Any = model.get_submodule(name)
     except AttributeError:
@@ -168,7 +168,7 @@ def _layer(model: nn.Module, name: str, folder: Path) -> Any:
 
 
 def _bytes_of(model: nn.Module, in_groups: Mapping[str, int]) -> int:
-    """About what the weights take. in_groups: bits of parameters that have some more for their scales."""
+    """Estimates the bytes of the weights. in_groups: bits of parameters that need some more for scales."""
     bits = 0
     for name, parameter in model.named_parameters():
         each = in_groups[name] + 1 if name in in_groups else 8 * parameter.dtype.itemsize
@@ -179,7 +179,7 @@ def _bytes_of(model: nn.Module, in_groups: Mapping[str, int]) -> int:
 def _stacked(
     known: Format, tensors: SavedTensors, model: nn.Module, layers: Mapping[str, ExpertLayer]
 ) -> dict[str, Kept]:
-    """By the names that `assembled` knows for the weights of all experts."""
+    """Returns the weights of all experts, under the names that `assembled` expects."""
     stacks, kinds = dict[str, Stack](), dict[str, str]()
     for name, layer in layers.items():
         if layer.outputs % PANEL:
@@ -210,7 +210,7 @@ def _dequantised(
     layers: Mapping[str, ExpertLayer],
     dtype: torch.dtype,
 ) -> dict[str, Tensor]:
-    """Parameters of all experts; biases are parameters of their own."""
+    """Returns the parameters of all experts; biases are separate parameters."""
     made = dict[str, Tensor]()
     for name, layer in layers.items():
         if layer.parameter not in made:
@@ -236,7 +236,7 @@ def _weight(known: Format, tensors: SavedTensors, name: str, layer: Any) -> Quan
     has_bias = getattr(layer, "bias", None) is not None
     if has_bias or f"{name}.bias" in tensors:
         bias = tensors.take(f"{name}.bias", (outputs,), *FLOATS)
-        if not has_bias:  # AutoGPTQ saves zeros for layers without
+        if not has_bias:  # AutoGPTQ saves zeros for layers without bias
             if bias.any():
                 raise tensors.damaged(f"{name}.bias: got numbers for a layer without bias, expected zeros")
             bias = None

@@ -1,4 +1,4 @@
-"""MXFP4 (Open Compute Project, Microscaling Formats v1.0) as gpt-oss is published: of the experts only."""
+"""MXFP4 (Open Compute Project, Microscaling Formats v1.0), as published for the experts of gpt-oss."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ _GROUP = 32  # inputs that share a scale
 
 @dataclass(frozen=True)
 class MXFP4:
-    """Of all experts of a layer: NAME_blocks uint8 [experts, rows, inputs / 32, 16], two inputs a byte, the
-    first in its low bits; NAME_scales uint8 [experts, rows, inputs / 32], powers of two; NAME_bias. NAME is
-    gate_up_proj, whose rows alternate between gate and up, or down_proj."""
+    """Tensors of all experts of a layer: blocks, scales and biases.
+
+    NAME_blocks is uint8 [experts, rows, inputs / 32, 16], two inputs per byte, the first in its low bits;
+    NAME_scales is uint8 [experts, rows, inputs / 32], powers of two; NAME_bias. NAME is gate_up_proj, whose
+    rows alternate between gate and up, or down_proj.
+    """
 
     @classmethod
     def of(cls, settings: Settings) -> MXFP4:
@@ -57,7 +60,7 @@ class MXFP4:
 
 
 def _as_gguf(blocks: Tensor, scales: Tensor) -> Tensor:
-    """uint8 [rows, groups * 17]: a scale, then inputs 0 to 15 of a group in low bits and 16 to 31 in high."""
+    """Returns uint8 [rows, groups * 17]: a scale, then inputs 0 to 15 in low bits, 16 to 31 in high."""
     values = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2)
     halves = values[..., : _GROUP // 2] | values[..., _GROUP // 2 :] << 4
     return torch.cat((scales[..., None], halves), -1).flatten(1)

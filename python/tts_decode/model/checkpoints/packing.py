@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def unpacked(words: Tensor, bits: int) -> Tensor:
-    """int32 [..., n] as uint8 [..., 32 / bits n], the lowest bits of a word first."""
+    """Converts int32 [..., n] to uint8 [..., 32 / bits n], the lowest bits of a word first."""
     found = words.contiguous().view(torch.uint8)
     return found if bits == 8 else torch.stack([found & 15, found >> 4], -1).flatten(-2)

@@ -1,4 +1,4 @@
-"""Float parameters of a model from its files, which may have a tensor for each expert."""
+"""Reads float parameters of a model from its files, which may have one tensor per expert."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tensors import FLOATS, SavedTensors
 
 
 def tensors_of(tensors: SavedTensors, name: str, parameter: Tensor) -> dict[str, list[int]]:
-    """The tensors that fill a parameter, in its order, and the shapes that they must have."""
+    """Returns the tensors that fill a parameter, in order, and the shapes that they must have."""
     pieces = {} if name in tensors else pieces_of(name, parameter.shape)
     if not pieces:
         return {name: list(parameter.shape)}
@@ -18,10 +18,10 @@ def tensors_of(tensors: SavedTensors, name: str, parameter: Tensor) -> dict[str,
 
 
 def take_parameter(tensors: SavedTensors, name: str, parameter: Tensor) -> Tensor:
-    """In the parameter's shape and dtype, which is on the meta device.
+    """Returns the parameter's values in its shape and dtype; the parameter itself is on the meta device.
 
     Raises:
-        ModelLoadError: a tensor is not there, or not what it has to be.
+        ModelLoadError: a tensor is missing, or wrong.
     """
     dtypes = FLOATS if parameter.is_floating_point() else (parameter.dtype,)
     shapes = tensors_of(tensors, name, parameter)

@@ -1,4 +1,4 @@
-"""Float checkpoints whose linear layers are rounded to 8 or 4 bits while they are loaded."""
+"""Float checkpoints whose linear layers are rounded to 8 or 4 bits during loading."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .experts import EXPERT_LAYER, PANEL, layers_of_experts
 from .tensors import FLOATS, SavedTensors
 
 _GROUP = 32  # inputs that share a scale
-_HEAD_BITS = 8  # of the logits' layer, also where it is the embedding table
-_KEPT = ("gate", "router", "shared_expert_gate")  # they choose experts: few weights, on which much depends
+_HEAD_BITS = 8  # of the logits' layer, even if it is the embedding table
+_KEPT = ("gate", "router", "shared_expert_gate")  # they choose experts: few weights with a large effect
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Each linear layer by itself, those of experts where the files have them one by one. An embedding table
-    stays, unless it is the logits' layer too.
+    """Rounds each linear layer separately; experts too, if the files store them separately.
+
+    An embedding table stays, unless it is also the logits' layer.
 
     Attributes:
         bits: by the names of modules, and of layers of experts.

@@ -17,10 +17,10 @@ INSTEAD = (
 
 
 class Settings:
-    """Fields that say how weights are quantised, looked at before any weight is read.
+    """Fields that say how weights are quantised, checked before any weight is read.
 
     Args:
-        fields: as config.json has them.
+        fields: as in config.json.
         source: of the model, for errors: its folder, or id on the hub.
         path: of these fields in config.json.
     """
@@ -32,11 +32,11 @@ class Settings:
         self._fields = fields
 
     def __contains__(self, name: str) -> bool:
-        """Whether the field is there, and not null."""
+        """Whether the field is present and not null."""
         return self._fields.get(name) is not None
 
     def one_of(self, name: str, *allowed: Any, default: Any = None) -> Any:
-        """The field, or the default where it is not there or null; strings in lower case."""
+        """Returns the field, or the default if it is missing or null; strings in lower case."""
         value = self._fields[name] if name in self else default
         known = value.lower() if isinstance(value, str) else value
         for option in allowed:
@@ -57,18 +57,18 @@ class Settings:
         return value
 
     def under(self, name: str) -> Settings:
-        """The fields of an object inside."""
+        """Returns the fields of a nested object."""
         return Settings(self._fields.get(name), self.source, f"{self.path}.{name}")
 
     def objects(self, name: str) -> list[Settings]:
-        """Those of an object of objects, at least one."""
+        """Returns the objects of an object of objects, at least one."""
         inside = self.under(name)
         if not inside._fields:
             raise self.refuse(name, "at least one entry")
         return [inside.under(entry) for entry in inside._fields]
 
     def require_absent(self, name: str, what: str) -> None:
-        """Raises ModelLoadError where the field says something."""
+        """Raises ModelLoadError if the field is set."""
         if self._fields.get(name):
             raise ModelLoadError(
                 f"model: {self.source}: {self.path}.{name} asks for {what}, which is not served; {INSTEAD}"

@@ -1,7 +1,7 @@
-"""Configs whose sizes are not those of their files, refused before anything of these sizes is made.
+"""Refuses configs whose sizes differ from their files, before anything of these sizes is made.
 
-The modules of ten million layers take more time and memory than there is, without any weight; and
-transformers fills a tensor of another size than its file's with random numbers before it refuses it.
+The modules of ten million layers exhaust time and memory even without weights; and transformers fills a
+tensor whose size differs from its file's with random numbers before it refuses it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MODULES = frozenset(
 def refuse_counts(source: Path | str, config: Any) -> None:
     """Raises ModelLoadError for sizes, numbers of layers and experts, and epsilons that no model has.
 
-    source: a folder, or an id on the hub, whose files are not there yet.
+    source: a folder, or an id on the hub, whose files are not fetched yet.
     """
     text = config.get_text_config()
     for name in _SIZES:
@@ -48,16 +48,17 @@ def refuse_counts(source: Path | str, config: Any) -> None:
         if value > _MOST:
             raise _refused(source, name, value, f"at most {_MOST}")
     layers, tensors = getattr(text, _LAYERS, None), None
-    with contextlib.suppress(ModelLoadError):  # of damaged files: told where they are read
+    with contextlib.suppress(ModelLoadError):  # damaged files are reported when they are read
         tensors = _tensors_of(source)
-    if tensors is not None and is_integer(layers) and layers > len(tensors.left):  # each has one at least
+    if tensors is not None and is_integer(layers) and layers > len(tensors.left):  # each has at least one
         raise _refused(source, _LAYERS, layers, f"no more than the {len(tensors.left)} tensors of its files")
 
 
 def refuse_sizes(source: Path | str, model: nn.Module) -> None:
-    """Raises ModelLoadError where a tensor of a folder has not as many numbers as the parameter of its name.
+    """Raises ModelLoadError if a folder's tensor and the parameter of its name differ in size.
 
-    Or other numbers than floats, which are of quantised weights and which transformers would cast.
+    It also refuses numbers other than floats, which belong to quantised weights and which transformers would
+    cast.
 
     model: of the folder's config, on the meta device.
     """
@@ -84,9 +85,9 @@ def other_shape(source: Path | str, name: str, got: Any, expected: Any) -> Model
 
 
 def _tensors_of(source: Path | str) -> SavedTensors | None:
-    """None where there is no folder, or none whose files are known here: transformers tells what it lacks.
+    """Returns the tensors; None without a folder or known files: transformers reports what is missing.
 
-    Raises ModelLoadError where a file is damaged.
+    Raises ModelLoadError if a file is damaged.
     """
     if not isinstance(source, Path):
         return None
@@ -99,7 +100,7 @@ def _tensors_of(source: Path | str) -> SavedTensors | None:
 
 
 def _counts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:
-    """Numbers of layers and experts, by where config.json has them."""
+    """Yields numbers of layers and experts, by their path in config.json."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
             yield from _counts(value, f"{path}{name}.")

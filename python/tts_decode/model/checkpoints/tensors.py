@@ -1,4 +1,4 @@
-"""The tensors of a saved model: read one by one, of the shape and dtype that they must have."""
+"""The tensors of a saved model: read one by one, with the required shape and dtype."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_BAND = 1 << 18  # numbers that are read at a time
+_BAND = 1 << 18  # numbers read at a time
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class SavedTensors:
-    """Tensors by their names. They are read, not mapped: a mapped file is memory beside what is made of it.
+    """Tensors by name. They are read, not mapped: a mapped file takes memory besides what is made from it.
 
-    Their names are those of the model, `names_in_model`, also where the files have others.
+    Their names are those of the model (`names_in_model`), even if the files use others.
 
     Attributes:
         folder: of the model.
@@ -48,8 +48,8 @@ class SavedTensors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[str, Any] = {}
-        self._names: dict[str, str] = {}  # that the files have for them
-        self._places: dict[str, tuple[Path, int, int]] = {}  # where the bytes of each begin and end
+        self._names: dict[str, str] = {}  # names in the files
+        self._places: dict[str, tuple[Path, int, int]] = {}  # begin and end of each one's bytes
         for file in _files_of(folder):
             try:
                 opened: Any = safe_open(file, framework="pt", device="cpu")
@@ -66,38 +66,38 @@ class SavedTensors:
         return name in self._files
 
     def shape(self, name: str) -> list[int]:
-        """Of a tensor that is there."""
+        """Returns the shape of an existing tensor."""
         found: list[int] = self._slice(name).get_shape()
         return found
 
     def count(self, name: str) -> int:
-        """Numbers of a tensor that is there."""
+        """Returns the number of elements of an existing tensor."""
         return prod(self.shape(name))
 
     def dtype(self, name: str) -> torch.dtype | None:
-        """Of a tensor that is there; None: one that weights do not have."""
+        """Returns the dtype of an existing tensor; None for one that weights do not have."""
         return _DTYPES.get(self.dtype_name(name))
 
     def dtype_name(self, name: str) -> str:
-        """As the file has it, "F32" for one."""
+        """Returns the dtype's name in the file, such as "F32"."""
         found: str = self._slice(name).get_dtype()
         return found
 
     def take(
         self, name: str, shape: Sequence[int], *dtypes: torch.dtype, to: torch.dtype | None = None
     ) -> Tensor:
-        """A tensor of this shape and one of these dtypes, cast to `to` while it is read."""
+        """Returns a tensor of this shape and one of these dtypes, cast to `to` while it is read."""
         found = self._expect(name, shape, dtypes)
         made = torch.empty(tuple(shape), dtype=to or found)
         self._read(name, found, made.view(-1))
         return made
 
     def take_into(self, made: Tensor, name: str, *dtypes: torch.dtype) -> None:
-        """The same into contiguous memory of its shape, in the dtype of that."""
+        """Reads a tensor into contiguous memory of its shape, in that memory's dtype."""
         self._read(name, self._expect(name, made.shape, dtypes), made.view(-1))
 
     def take_entry(self, name: str, index: int, shape: Sequence[int], *dtypes: torch.dtype) -> Tensor:
-        """An entry of this shape of a tensor, which has `shape[0]` of them."""
+        """Returns one entry of this shape of a tensor that has `shape[0]` of them."""
         found = self._expect(name, shape, dtypes)
         made = torch.empty(tuple(shape[1:]), dtype=found)
         self._read(name, found, made.view(-1), skipped=index * made.nbytes)
@@ -121,7 +121,7 @@ class SavedTensors:
         return self._files[name].get_slice(self._names[name])
 
     def _read(self, name: str, dtype: torch.dtype, made: Tensor, skipped: int = 0) -> None:
-        """made: [numbers]. What is cast is read in bands. skipped: bytes that lie before."""
+        """Reads into made, [numbers]; casts in bands. skipped: bytes before the numbers."""
         file, begin, _ = self._places[name]
         with file.open("rb", buffering=0) as stream:
             stream.seek(begin + skipped)
@@ -137,14 +137,14 @@ class SavedTensors:
                     part.copy_(read)
 
     def marked(self, leaf: str) -> list[str]:
-        """Modules with a tensor of this name, which those that are quantised have; at least one."""
+        """Returns the modules with a tensor of this name, which marks quantised ones; at least one."""
         found = sorted(name.removesuffix(f".{leaf}") for name in self._files if name.endswith(f".{leaf}"))
         if not found:
             raise self.damaged(f"got no tensor {leaf}, expected one in each quantised module")
         return found
 
     def groups(self, name: str, inputs: int, group: int) -> int:
-        """How many groups the inputs of a module make."""
+        """Returns how many groups the inputs of a module form."""
         if group < 1 or inputs % group or group % 16:
             raise ModelLoadError(
                 f"model: {self.folder}: {name} has groups of {group} of its {inputs} inputs, expected a "
@@ -160,7 +160,7 @@ class SavedTensors:
 
 
 def _places(file: Path) -> dict[str, tuple[Path, int, int]]:
-    """Of the tensors of a file whose header safetensors has checked."""
+    """Returns the places of the tensors of a file whose header safetensors has checked."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))

@@ -1,1 +1,1 @@
-"""Families of models that run over packed weights: what sets each apart, as data."""
+"""Families of models that run over packed weights, with their differences as data."""

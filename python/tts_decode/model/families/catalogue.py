@@ -1,4 +1,4 @@
-"""The families themselves. docs/add-a-family.md says how one is added."""
+"""The families themselves. docs/add-a-family.md describes how to add one."""
 
 from __future__ import annotations
 
@@ -208,5 +208,5 @@ FAMILIES = {family.base: family for family in _DECLARED}
 
 
 def family_of(base: Any) -> Family:
-    """The declaration of a base model that `why_general` finds nothing against."""
+    """Returns the declaration of a base model that passes `why_general`."""
     return FAMILIES[type(base).__name__]

@@ -1,4 +1,4 @@
-"""Whether a model computes what its family's declaration says, part by part, or why it does not."""
+"""Checks that a model computes what its family's declaration says, part by part, or says why it does not."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from .reading import (
     part,
 )
 
-# Fields of a config that every declaration covers: sizes, tokens, what training alone reads, and rotary
-# angles, scales and activations, which are read from the model's modules.
+# Fields of a config that every declaration covers: sizes, tokens, training settings, and rotary angles,
+# scales and activations, which are read from the model's modules.
 _COVERED = {
     "attention_dropout",
     "bos_token_id",
@@ -53,7 +53,7 @@ _COVERED = {
     "use_cache",
     "vocab_size",
 }
-# Modules beside classes of the model's own file.
+# Modules allowed besides classes of the model's own file.
 _LINEAR = {nn.Linear, PackedLinear, QuantisedLinear}
 _PARTS = {
     *_LINEAR,
@@ -64,7 +64,7 @@ _PARTS = {
 
 
 def why_general(model: Any) -> str | None:
-    """Why a model runs over the general path; None: it can run over packed weights."""
+    """Returns why a model runs over the general path; None if it can run over packed weights."""
     base = text_body(model)
     family = FAMILIES.get(type(base).__name__)
     if family is None:
@@ -93,7 +93,7 @@ def _unknown_option(family: Family, config: Any) -> str | None:
 
 
 def _foreign_part(base: Any, model: Any) -> str | None:
-    """A module that is not the family's own, or was changed on the object."""
+    """Returns a module that is not the family's own, or was changed on the object."""
     for name, module in base.named_modules():
         if type(module).__module__ != type(base).__module__ and type(module) not in _PARTS:
             return f"{name} is {type(module).__name__}"
@@ -109,7 +109,7 @@ def _foreign_part(base: Any, model: Any) -> str | None:
 
 
 def _changed_weight(base: Any, model: Any) -> str | None:
-    """A weight that is no plain tensor, or of a size that panels do not have."""
+    """Returns a weight that is no plain tensor, or of a size that panels do not support."""
     for name, weight in [*model.named_parameters(), *_panels(model)]:
         if weight.is_inference():
             return f"{name} was made in inference mode, and has no version to look at"
@@ -126,7 +126,7 @@ def _panels(model: Any) -> list[tuple[str, Tensor]]:
 
 
 def _undeclared(family: Family, layer: Any) -> str | None:
-    """What a layer has that its declaration does not account for, or lacks."""
+    """Returns what a layer has that its declaration does not cover, or lacks."""
     attention, mlp = part(layer, "self_attn"), part(layer, "mlp")
     mixture, linears = is_mixture(family, mlp), linears_of(family, layer)
     norms = {name: part(layer, name) for name in layer_norms(family)}
@@ -166,7 +166,7 @@ def _undeclared(family: Family, layer: Any) -> str | None:
 
 
 def _weights_of_experts(family: Family) -> set[str]:
-    """Of a layer whose MLP is a mixture."""
+    """Returns the weights of a layer whose MLP is a mixture."""
     names = {f"mlp.{family.router}.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj"}
     names |= {"mlp.experts.gate_up_proj_panels", "mlp.experts.down_proj_panels"}
     names |= {f"mlp.experts.{name}.panels" for name in ("gate", "up", "down")}
@@ -185,7 +185,7 @@ def _experts_width(family: Family, experts: Any) -> int:
 
 
 def _differing_layers(family: Family, base: Any) -> str | None:
-    """What layers share in a call of all."""
+    """Returns a difference in what all layers must share in one call."""
     norms = [m for m in base.modules() if isinstance(m, nn.LayerNorm) or "Norm" in type(m).__name__]
     if len({epsilon_of(norm) for norm in norms}) > 1:
         return "norms differ in their epsilon"

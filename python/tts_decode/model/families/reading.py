@@ -23,7 +23,7 @@ from ..quantised_modules import QuantisedLinear
 from ..support.features import AttentionCall
 from .declaration import Family
 
-# By the activation's class, that of the MLP with a gate and without.
+# By the activation's class: names for an MLP with a gate and without.
 ACTIVATIONS: dict[type, tuple[str | None, str | None]] = {
     nn.SiLU: ("swiglu", None),
     SiLUActivation: ("swiglu", None),
@@ -35,18 +35,18 @@ ACTIVATIONS: dict[type, tuple[str | None, str | None]] = {
 
 
 def activation_of(family: Family, mlp: Any) -> str | None:
-    """The name that `DecoderLayer` has for what an MLP does; None: it has none."""
+    """Returns `DecoderLayer`'s name for an MLP's activation; None if it has none."""
     gated, plain = ACTIVATIONS.get(type(getattr(mlp, family.activation, None)), (None, None))
     return gated if family.gated else plain
 
 
 def is_mixture(family: Family, mlp: Any) -> bool:
-    """An MLP with a router and `experts` whose weights are tensors with all of them."""
+    """Whether it is an MLP with a router and `experts` whose tensors hold the weights of all."""
     return family.normalises_experts is not None and part(mlp, "experts") is not None
 
 
 def clamp_of(family: Family, experts: Any) -> tuple[float, float] | None:
-    """`Experts.clamp` of a mixture's experts."""
+    """Returns `Experts.clamp` for a mixture's experts."""
     if not family.clamped_experts:
         return None
     known: tuple[float, float] | None = getattr(experts, "clamp", None)
@@ -54,7 +54,7 @@ def clamp_of(family: Family, experts: Any) -> tuple[float, float] | None:
 
 
 def norm_of(family: Family, norm: Any) -> Tensor | None:
-    """A norm as `DecoderLayer` takes it."""
+    """Returns a norm in the format of `DecoderLayer`."""
     if norm is None:
         return None
     weight: Tensor = norm.weight.detach().float()
@@ -71,7 +71,7 @@ def epsilon_of(norm: Any) -> float:
 
 
 def linears_of(family: Family, layer: Any) -> dict[str, Any]:
-    """The linear layers that a layer has by its declaration, but for routers, by name; None: not there."""
+    """Returns the declared linear layers of a layer, except routers, by name; None: absent."""
     attention, mlp = part(layer, "self_attn"), part(layer, "mlp")
     linears = {f"self_attn.{name}": part(attention, name) for name in (*family.qkv, "o_proj")}
     named, whose = "mlp", mlp
@@ -89,7 +89,7 @@ def is_parallel(family: Family, layer: Any) -> bool:
 
 
 def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
-    """call: what its attention hands over."""
+    """Packs a layer. call: what its attention passes on."""
     attention, mlp, parallel = layer.self_attn, layer.mlp, is_parallel(family, layer)
     input_norm, mlp_norm, out_norm, mlp_out_norm = (
         norm_of(family, part(layer, name))
@@ -126,8 +126,10 @@ def pack_layer(family: Family, layer: Any, call: AttentionCall) -> DecoderLayer:
 
 
 def angles(family: Family, base: Any, x: Tensor, positions: Tensor, tables: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of positions int64 [T]: float32 [T, rotary_dim], or [tables, T, rotary_dim] of the first
-    `tables` where there are several."""
+    """Returns cos and sin of positions int64 [T].
+
+    They are float32 [T, rotary_dim], or [tables, T, rotary_dim] of the first `tables` if there are several.
+    """
     if family.rotary_by == "layer_type":
         made = [base.rotary_emb(x, positions[None], kind) for kind in _layer_types(base.config)[:tables]]
     else:
@@ -148,7 +150,7 @@ def embedding_factor(family: Family, base: Any) -> float:
 
 
 def logit_settings(family: Family, model: Any) -> tuple[float, float | None]:
-    """The factor and the soft cap of the logits, where the model has a head."""
+    """Returns the factor and the soft cap of the logits, if the model has a head."""
     if model.get_output_embeddings() is None:
         return 1.0, None
     factor, divisor, cap = (
@@ -159,23 +161,23 @@ def logit_settings(family: Family, model: Any) -> tuple[float, float | None]:
 
 
 def layer_norms(family: Family) -> list[str]:
-    """Names of the norms in a layer."""
+    """Returns the names of the norms in a layer."""
     names = (family.input_norm, family.out_norm, family.mlp_norm, family.mlp_out_norm)
     return [name for name in names if name is not None]
 
 
 def part(module: Any, name: str | None) -> Any:
-    """None where there is none of this name."""
+    """Returns a part of a module; None if it has none of this name."""
     return None if name is None else getattr(module, name, None)
 
 
 def attribute(value: Any, path: str) -> Any:
-    """None where a wrapper has none of this name."""
+    """Returns the value at a path; None if a wrapper has none of this name."""
     return reduce(part, path.split("."), value)
 
 
 def _layer_types(config: Any) -> list[str]:
-    """In the order of the rotary tables."""
+    """Returns the layer types in the order of the rotary tables."""
     return sorted(set(config.layer_types))
 
 
@@ -190,7 +192,7 @@ def _table(family: Family, attention: Any) -> int:
 
 
 def weight_of(linear: Any) -> Weight:
-    """Of a linear layer: its own where that is packed or quantised, else a packed copy."""
+    """Returns the weight of a linear layer: its own if packed or quantised, else a packed copy."""
     if isinstance(linear, PackedLinear) and linear.still_packed():
         return linear.packed_weight.widened() if linear.exact else linear.packed_weight
     if isinstance(linear, QuantisedLinear):
@@ -204,13 +206,13 @@ def _has_panels(linear: Any) -> bool:
 
 
 def _float_parts(linear: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a linear layer, or of a router."""
+    """Returns weight and bias of a linear layer, or of a router."""
     bias = getattr(linear, "bias", None)
     return linear.weight.detach(), None if bias is None else bias.detach()
 
 
 def _packed(linears: list[Any]) -> Weight | tuple[Weight, ...]:
-    """Of linear layers side by side. Weights that have panels stay where they lie, each for itself."""
+    """Packs concatenated linear layers. Weights that already have panels stay in place, separately."""
     if len(linears) == 1:
         return weight_of(linears[0])
     if any(map(_has_panels, linears)):
@@ -255,7 +257,7 @@ def _packed_shared(family: Family, mlp: Any) -> SharedExpert | None:
 
 
 def _packed_alternating(weight: Tensor, bias: Tensor) -> PackedWeight:
-    """weight: [inputs, outputs], bias: [outputs], of gate and up, which become one behind the other."""
+    """Packs weight [inputs, outputs] and bias [outputs] of alternating gate and up as concatenated ones."""
     return _packed_transposed(*(torch.cat((one[..., ::2], one[..., 1::2]), -1) for one in (weight, bias)))
 
 
@@ -264,7 +266,7 @@ def _packed_transposed(weight: Tensor, bias: Tensor) -> PackedWeight:
 
 
 def _packed_gate_up(family: Family, mlp: Any, activation: str) -> Weight | tuple[Weight, ...]:
-    """Gated, where the kernel of the product has the activation."""
+    """Packs gate and up as a gated weight if the product's kernel has the activation."""
     linears = [part(mlp, name) for name in family.gate_up]
     plain = any(linear.bias is not None or _has_panels(linear) for linear in linears)
     if not family.gated or activation != "swiglu" or plain:

@@ -1,1 +1,1 @@
-"""GGUF files: what their keys mean, and loading them as transformers models."""
+"""GGUF files: the meaning of their keys, and loading them as transformers models."""

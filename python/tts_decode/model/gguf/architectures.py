@@ -1,4 +1,4 @@
-"""The architectures of GGUF files that are read: how each becomes a model of transformers."""
+"""The supported architectures of GGUF files: how each becomes a model of transformers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _SIZES,
         _RMS | {"logit_scale": "logits_scaling"},
         computed=frozenset({"embedding_scale", "residual_scale"}),
-        neutral={"rope.scaling.finetuned": True},  # false stands for no rotation at all
+        neutral={"rope.scaling.finetuned": True},  # false means no rotation at all
         rotary_tensors=_LONG_AND_SHORT | {_FREQUENCIES},
         switches=_BIASES,
         layout="paired_heads",
@@ -98,10 +98,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         },
         _RMS,
         computed=_WINDOWS | {"feed_forward_length", "rope.freq_base_swa"},
-        neutral={"expert_gating_func": 3},  # softmax over the experts that are chosen
+        neutral={"expert_gating_func": 3},  # softmax over the chosen experts
         layout="transposed_experts",
     ),
-    # OLMo 3 where there is a window.
+    # OLMo 3 if there is a window.
     "olmo2": Architecture("olmo2", _SIZES, _RMS, computed=_WINDOWS | {"rope.freq_base_swa"}),
     "exaone4": Architecture(
         "exaone4",
@@ -146,7 +146,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "attn_logit_softcapping": "attn_logit_softcapping",
             "final_logit_softcapping": "final_logit_softcapping",
         },
-        # What llama.cpp takes where the file does not say.
+        # llama.cpp's default if the file does not say.
         fixed={
             "sliding_window": 4096,
             "attn_logit_softcapping": 50.0,
@@ -198,7 +198,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
 }
 
-# Of files that have routers: llama.cpp calls Mixtral by the name of the dense model.
+# For files with routers: llama.cpp calls Mixtral by the name of the dense model.
 MIXTURES: Mapping[str, Architecture] = {
     "llama": replace(
         _LLAMA,

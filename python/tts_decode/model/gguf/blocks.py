@@ -1,6 +1,6 @@
-"""The tensors of a GGUF file: read when they are asked for, and not mapped.
+"""The tensors of a GGUF file, read on demand and not mapped.
 
-A file that is cut short under a mapping ends the process. Here it is an error.
+If a mapped file is truncated, the process dies. Here it is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FileTensor(NamedTuple):
         return self.place.name
 
     def blocks(self) -> Array:
-        """uint8 [..., bytes of a row]. Raises ModelLoadError where the file was cut short."""
+        """Returns uint8 [..., bytes of a row]. Raises ModelLoadError if the file was truncated."""
         numbers, size = block_of(self.place.kind)
         *outer, row = self.shape or (1,)
         made = np.empty((*outer, row // numbers * size), np.uint8)
@@ -52,7 +52,7 @@ class FileTensor(NamedTuple):
         return made
 
     def numbers(self) -> Array:
-        """Dequantised, of the tensor's shape."""
+        """Returns dequantised numbers of the tensor's shape."""
         from gguf import GGMLQuantizationType, dequantize
 
         made: Array = dequantize(self.blocks(), GGMLQuantizationType(self.place.kind))
@@ -60,7 +60,7 @@ class FileTensor(NamedTuple):
 
 
 def file_tensors(header: Header) -> list[FileTensor]:
-    """All of them, as the header has them."""
+    """Returns all tensors, in the header's order."""
     from gguf import GGMLQuantizationType
 
     return [

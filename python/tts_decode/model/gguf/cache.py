@@ -1,11 +1,11 @@
-"""Converted copies of GGUF files in the user's cache folder: each a folder that is there whole or not at all.
+"""Converted copies of GGUF files in the user's cache folder: each a folder that is complete or absent.
 
-A copy is named by the digest of its file's bytes, so an updated file is converted again. It says when each
-file in it was written and how long that is, so a damaged one is known without reading it.
+A copy is named by the digest of its file's bytes, so an updated file is converted again. It records when each
+file in it was written and how long that is, so a damaged one is detected without reading it.
 
-The digest of a file that did not change is not computed again: it is kept by what the system says of the
-file, its inode, size and times among it. That is trusted only where the file's last change is seconds older
-than its digest, as another change in the same tick of the clock would not show.
+The digest of an unchanged file is not computed again: it is stored under what the system says of the file,
+including its inode, size and times. That is trusted only if the file's last change is seconds older than its
+digest, because another change in the same clock tick would not show.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from ...errors import ModelLoadError
 
-_LONGEST_STEM = 100  # of the file's name in that of its copy: file systems take 255 bytes
+_LONGEST_STEM = 100  # of the file's name in its copy's name: file systems allow 255 bytes
 _PARTIAL = ".partial-"
 _FACTS = "files.json"
 _STALE_SECONDS = 24 * 3600.0
@@ -32,9 +32,9 @@ _SETTLED_SECONDS = 5.0  # since a file's last change
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` where the variable is not set.
+    """Returns ``$XDG_CACHE_HOME/tts-kernels/models``, with ``~/.cache`` if the variable is not set.
 
-    Raises ModelLoadError where there is no home folder either.
+    Raises ModelLoadError if there is no home folder either.
     """
     named = os.environ.get("XDG_CACHE_HOME")
     try:
@@ -48,23 +48,23 @@ def cache_folder() -> Path:
 
 
 def is_known(file: Path) -> bool:
-    """Whether `copy_of` needs not read all of the file. Raises ModelLoadError, as it does."""
+    """Whether `copy_of` can avoid reading all of the file. Raises ModelLoadError like it."""
     return _kept_digest(file) is not None
 
 
 def copy_of(file: Path, version: str) -> Path:
-    """The folder of a file's copy. version: of what is kept there.
+    """Returns the folder of a file's copy. version: of the copy's format.
 
-    Raises ModelLoadError where the file cannot be read.
+    Raises ModelLoadError if the file cannot be read.
     """
     stem = re.sub(r"[^\w.-]", "_", file.stem, flags=re.ASCII)[:_LONGEST_STEM]
     return cache_folder() / f"{stem}-{_digest(file)}-{version}"
 
 
 def store(copy: Path, file: Path, fill: Callable[[Path], None]) -> None:
-    """Makes the folder `copy` of a file: `fill` fills a new one beside it, which is renamed then.
+    """Makes the folder `copy` of a file: `fill` fills a temporary one, which is then renamed.
 
-    Raises OSError where it cannot be kept, and ModelLoadError where the file changed meanwhile.
+    Raises OSError if it cannot be kept, and ModelLoadError if the file changed meanwhile.
     """
     copy.parent.mkdir(parents=True, exist_ok=True)
     _sweep(copy.parent)
@@ -80,13 +80,13 @@ def store(copy: Path, file: Path, fill: Callable[[Path], None]) -> None:
 
 
 def require_unchanged(copy: Path, file: Path) -> None:
-    """Raises ModelLoadError where the file is no longer the one that `copy_of` gave this name for."""
+    """Raises ModelLoadError if the file is no longer the one that `copy_of` named the copy for."""
     if copy_of(file, copy.name.rpartition("-")[2]) != copy:
         raise ModelLoadError(f"model: {file} changed while it was read; load it again when it is complete")
 
 
 def require_whole(copy: Path) -> None:
-    """Raises ModelLoadError unless its files are as they were written, by their sizes and times."""
+    """Raises ModelLoadError unless the copy's files are as written, by their sizes and times."""
     try:
         kept = json.loads((copy / _FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as cause:
@@ -96,7 +96,7 @@ def require_whole(copy: Path) -> None:
 
 
 def discard(copy: Path) -> None:
-    """Removes a damaged copy, if it can be removed. What a link leads to stays."""
+    """Removes a damaged copy if possible. Targets of links stay."""
     with contextlib.suppress(OSError):
         if copy.is_symlink():
             copy.unlink()
@@ -105,7 +105,7 @@ def discard(copy: Path) -> None:
 
 
 def save_into(folder: Path, saved: Any) -> None:
-    """`saved.save_pretrained`. Raises OSError, in place of what writers in Rust raise for a full disk."""
+    """Runs `saved.save_pretrained`. Raises OSError instead of what writers in Rust raise for a full disk."""
     try:
         saved.save_pretrained(folder)
     except OSError:
@@ -115,7 +115,7 @@ def save_into(folder: Path, saved: Any) -> None:
 
 
 def _facts_of(folder: Path) -> dict[str, list[int]]:
-    """Sizes and times of its files: reading all of them would take too long."""
+    """Returns sizes and times of its files: reading all of them would take too long."""
     found = {entry.name: entry.stat() for entry in folder.iterdir() if entry.name != _FACTS}
     return {name: [facts.st_size, facts.st_mtime_ns] for name, facts in found.items()}
 
@@ -130,7 +130,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what a killed conversion left behind; a day is longer than any conversion that still runs."""
+    """Removes leftovers of killed conversions; no running conversion takes as long as a day."""
     for partial in folder.glob(f"{_PARTIAL}*"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
@@ -138,7 +138,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _kept_digest(file: Path) -> str | None:
-    """The digest of the file as it is now, if it was kept."""
+    """Returns the digest of the file's current state, if it was kept."""
     with _reading(file):
         known = _known_digest(file)
         if known.is_file() and re.fullmatch("[0-9a-f]{16}", text := known.read_text(encoding="ascii")):
@@ -147,7 +147,7 @@ def _kept_digest(file: Path) -> str | None:
 
 
 def _digest(file: Path) -> str:
-    """Of the bytes of a file, in hexadecimal."""
+    """Returns the digest of a file's bytes, in hexadecimal."""
     if (kept := _kept_digest(file)) is not None:
         return kept
     with _reading(file):
@@ -168,7 +168,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _known_digest(file: Path) -> Path:
-    """Where the digest of the file as it is now is kept."""
+    """Returns where the digest of the file's current state is kept."""
     found = file.stat()
     facts = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     return (
@@ -177,7 +177,7 @@ def _known_digest(file: Path) -> Path:
 
 
 def _keep_digest(file: Path, known: Path, digest: str) -> None:
-    """Unless the file changed meanwhile, or may change unseen."""
+    """Keeps the digest, unless the file changed meanwhile or may change unnoticed."""
     with contextlib.suppress(OSError, ValueError):
         changed = max(file.stat().st_mtime, file.stat().st_ctime)
         if _known_digest(file) == known and time.time() - changed > _SETTLED_SECONDS:

@@ -1,4 +1,4 @@
-"""The config of the transformers model that a GGUF file holds, from its header alone."""
+"""The transformers config of the model in a GGUF file, from its header alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_WEIGHTS_A_BYTE = 8  # the smallest of GGUF's formats takes 1.5 bits a weig
 
 
 def config_of(header: Header) -> Any:
-    """The config. Raises ModelLoadError for a key, a value or a tensor that would be lost."""
+    """Returns the config. Raises ModelLoadError for a key, a value or a tensor that would be lost."""
     _refuse_keys(header)
     attributes = _attributes(header)
     _refuse_tensors(header, attributes)
@@ -66,7 +66,7 @@ def _refuse_unless_neutral(header: Header, key: str, neutral: float | str) -> No
 
 
 def _attributes(header: Header) -> dict[str, Any]:
-    """Arguments for `AutoConfig.for_model`."""
+    """Returns arguments for `AutoConfig.for_model`."""
     architecture = header.architecture
     layers = header.integer("block_count", high=_MOST_BLOCKS)
     heads = header.integer("attention.head_count")
@@ -93,7 +93,7 @@ def _attributes(header: Header) -> dict[str, Any]:
         attributes[name] = tensor in header.tensors
     head_dim = _head_dim(header, heads)
     if architecture.rotary:
-        # transformers undoes the order of Q and K rows only where the file states both counts.
+        # transformers undoes the order of Q and K rows only if the file states both counts.
         default = None if header.name == "llama" else heads
         attributes["num_key_value_heads"] = header.integer("attention.head_count_kv", default)
         attributes["head_dim"] = head_dim
@@ -104,7 +104,7 @@ def _attributes(header: Header) -> dict[str, Any]:
     expected = attributes.get(
         "attention_multiplier", attributes.get("query_pre_attn_scalar", head_dim) ** -0.5
     )
-    scale = header.number("attention.scale", 0.0, zero=True)  # 0 stands for what the architecture implies
+    scale = header.number("attention.scale", 0.0, zero=True)  # 0 means the architecture's default
     if scale and not math.isclose(scale, expected, rel_tol=1e-5):
         raise header.refuse(header.path("attention.scale"), f"{expected:.6g}, or no such key")
     return attributes
@@ -147,7 +147,7 @@ def _rotary(header: Header, head_dim: int) -> dict[str, Any]:
 
 
 def _rotary_factors(header: Header, pairs: int) -> dict[str, list[float]]:
-    """The file's tensors of rotary factors, float64, checked."""
+    """Returns the file's tensors of rotary factors, float64, checked."""
     names = header.architecture.rotary_tensors & header.tensors
     if not names:
         return {}
@@ -165,7 +165,7 @@ def _rotary_factors(header: Header, pairs: int) -> dict[str, list[float]]:
 
 
 def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
-    """Raises ModelLoadError when the file has a tensor the model does not take, or lacks one it needs."""
+    """Raises ModelLoadError if the file has a tensor that the model does not use, or lacks a required one."""
     layers = attributes["num_hidden_layers"]
     layout = _layout(header, attributes)
     numbers = sum(size * (layers if _BLOCK.match(name) else 1) for name, size in layout.items())
@@ -197,7 +197,7 @@ def _refuse_tensors(header: Header, attributes: Mapping[str, Any]) -> None:
 
 
 def _layout(header: Header, attributes: Mapping[str, Any]) -> dict[str, int]:
-    """The GGUF tensors that transformers reads for a model of one layer, and how many weights they fill."""
+    """Returns the GGUF tensors that transformers reads for a one-layer model, and their number of weights."""
     one = {**attributes, "num_hidden_layers": 1}
     if "layer_types" in one:
         one["layer_types"] = one["layer_types"][:1]

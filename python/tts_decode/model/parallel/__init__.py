@@ -1,1 +1,1 @@
-"""One model over several ranks of torch.distributed: each holds a part of the weights, and its KV heads."""
+"""One model over several ranks of torch.distributed: each holds part of the weights, and its KV heads."""

@@ -23,18 +23,18 @@ from .identity import compare
 from .ranks import Ranks, bounds
 from .split_model import SplitModel
 
-_TOKENS = 24  # of the text that is compared
+_TOKENS = 24  # of the text for comparison
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.1, torch.float16: 0.05}  # of a row's largest logit
 
-# Rows of x become int8 before they meet quantised weights, so the last bit of a sum may move a whole step.
+# Rows of x become int8 before products with quantised weights, so a sum's last bit may move a whole step.
 _QUANTISED = 0.15
 
 
 class SplitEngine(HFEngine):
-    """`HFEngine` of a model whose modules hold a rank's part.
+    """An `HFEngine` for a model whose modules hold a rank's part.
 
-    Its KV heads are this rank's, its `shape` the whole model's. Logits are the leader's: the others get
-    theirs, the columns that they hold.
+    Its KV heads are this rank's, its `shape` the whole model's. The leader gets whole logits; each other rank
+    gets the columns that it holds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SplitEngine(HFEngine):
         return SplitModel(self.model, self.calls, self.weights.epoch, self.ranks)
 
     def forward(self, inputs: Inputs, context: StepContext) -> Output:
-        """`HFEngine.forward`, by all ranks at once."""
+        """Runs `HFEngine.forward` on all ranks at once."""
         output = super().forward(inputs, context)
         if not self._widths or not len(output.logits):
             return output
@@ -58,7 +58,7 @@ class SplitEngine(HFEngine):
         return output if gathered is None else output._replace(logits=gathered)
 
     def refuse_changed(self) -> None:
-        """Raises UnsupportedModelError where the weights are no longer those that were split."""
+        """Raises UnsupportedModelError if the weights are no longer those that were split."""
         if self.weights.check() != self._epoch:
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: its weights changed while rank {self.ranks.rank} holds a part "
@@ -67,7 +67,7 @@ class SplitEngine(HFEngine):
 
 
 def is_split(model: Any) -> bool:
-    """Whether a model's modules hold the part of a rank."""
+    """Whether a model's modules hold one rank's part."""
     return model in _split
 
 
@@ -83,12 +83,12 @@ def split_engine(
     check: bool,
     settings: dict[str, Any],
 ) -> tuple[SplitEngine, SelfCheck | None]:
-    """Takes a whole model that every rank has, checks it, and leaves this rank its part, in place.
+    """Takes a whole model that every rank has, checks it, and keeps only this rank's part, in place.
 
-    settings: what else the ranks have to have in common, by name.
+    settings: further settings that the ranks must share, by name.
 
     Raises:
-        UnsupportedModelError, ValueError: the model cannot be split over as many ranks; it is as it was.
+        UnsupportedModelError, ValueError: the model cannot be split over this many ranks; it is unchanged.
         MeshError: the ranks differ, or one failed.
     """
     with ranks.together("the model"):
@@ -122,7 +122,7 @@ def split_engine(
 
 
 def refuse_sizes(engine: HFEngine, size: int) -> None:
-    """Raises ValueError, by name and number, for what as many ranks do not divide."""
+    """Raises ValueError, by name and number, for sizes that this many ranks do not divide."""
     config, shape = engine.config, engine.kv_shape
     kv_heads = getattr(config, "num_key_value_heads", None) or shape.num_kv_heads
     sizes = {"num_key_value_heads": kv_heads, "num_attention_heads": shape.num_q_heads}
@@ -146,7 +146,7 @@ def refuse_sizes(engine: HFEngine, size: int) -> None:
 
 
 def _logits(engine: HFEngine) -> Tensor:
-    """float32 [24, vocab] of a fixed text, or its last hidden states where there is no head."""
+    """Returns float32 [24, vocab] for a fixed text, or its last hidden states if there is no head."""
     shape = engine.kv_shape
     tree = KVTree(4, 16)
     pool = KVPool(
@@ -172,8 +172,10 @@ def _logits(engine: HFEngine) -> Tensor:
 
 
 def _compare_logits(engine: SplitEngine, expected: Tensor) -> None:
-    """Raises UnsupportedModelError, on the other ranks MeshError, where what they compute together is not
-    what the whole model did."""
+    """Raises if the ranks' joint result differs from the whole model's.
+
+    The leader raises UnsupportedModelError, the other ranks MeshError.
+    """
     found, worst = _logits(engine), 0.0
     if found.shape == expected.shape:
         most = expected.abs().amax(-1, keepdim=True).clamp(min=1e-6)

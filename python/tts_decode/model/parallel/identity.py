@@ -1,4 +1,4 @@
-"""What ranks have to have in common before they hold one model together."""
+"""What ranks must have in common before they hold one model together."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ...errors import MeshError
 from ..quantised_modules import Quantised
 from .ranks import Ranks
 
-_PIECES, _EACH = 16, 64  # of a tensor that are read
+_PIECES, _EACH = 16, 64  # pieces of a tensor that are read, and their size
 
 
 def compare(ranks: Ranks, model: Any, settings: dict[str, Any]) -> None:
-    """Compares what a model's numbers depend on, and the settings, with those of the leader.
+    """Compares everything that a model's results depend on, and the settings, with the leader's.
 
-    Of a tensor 16 pieces are read: another training is found, the change of a single number is not.
+    16 pieces are read of a tensor: another training is detected, a change of a single number is not.
 
     Raises MeshError on all ranks, with each rank that differs and what differs.
     """

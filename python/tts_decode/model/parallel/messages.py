@@ -1,4 +1,4 @@
-"""What the leader tells the others: integers alone, never objects."""
+"""Messages of the leader to the others: integers only, never objects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADER = 12  # int64
 
 
 class Kind(IntEnum):
-    """Of a message: there is nothing to do yet, a step, or the end."""
+    """The kind of a message: nothing to do yet, a step, or the end."""
 
     STILL_HERE = 0
     STEP = 1
@@ -24,8 +24,11 @@ class Kind(IntEnum):
 
 
 class Message(NamedTuple):
-    """header: int64 [HEADER]. numbers: int32, all that a step has one behind the other. embeds: as of
-    `StepInputs`, float32 [S, hidden]."""
+    """A message to the ranks.
+
+    header: int64 [HEADER]. numbers: int32, all numbers of a step, concatenated. embeds: as in `StepInputs`,
+    float32 [S, hidden].
+    """
 
     header: Tensor
     numbers: Tensor
@@ -33,12 +36,12 @@ class Message(NamedTuple):
 
 
 def of_kind(kind: Kind) -> Tensor:
-    """A header without anything behind it."""
+    """Returns a header without a body."""
     return torch.tensor([kind] + [0] * (HEADER - 1), dtype=torch.int64)
 
 
 def of_step(step: StepInputs, number: int, *, hidden: bool) -> Message:
-    """number: of the step. hidden: whether last hidden states are wanted."""
+    """Makes a step's message. number: of the step. hidden: whether last hidden states are requested."""
     numbers = np.concatenate(
         [np.asarray(values, np.int32).reshape(-1) for values in (step.tokens, step.positions, step.rows)]
         + [values.reshape(-1) for values in (step.slots, step.copies, step.tables, step.lengths, step.counts)]
@@ -51,15 +54,15 @@ def of_step(step: StepInputs, number: int, *, hidden: bool) -> Message:
 
 
 def rooms_for(header: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the numbers and the embeds behind a step's header go."""
+    """Allocates the numbers and the embeds that follow a step's header."""
     fields = header.tolist()
     return torch.empty(fields[10], dtype=torch.int32), torch.empty(fields[7], fields[8])
 
 
 def step_of(message: Message) -> tuple[StepInputs, bool]:
-    """The step, and whether last hidden states are wanted.
+    """Returns the step, and whether last hidden states are requested.
 
-    Raises ValueError where the numbers are not those that were sent.
+    Raises ValueError if the numbers are not those that were sent.
     """
     tokens, rows, copies, branches, pages, embeds, _, hidden, count, crc = message.header.tolist()[2:]
     numbers = message.numbers.numpy()

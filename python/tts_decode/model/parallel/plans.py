@@ -1,4 +1,4 @@
-"""The general path over several ranks: the plan of transformers, carried out by torch's DTensor."""
+"""The general path over several ranks: transformers' plan, executed by torch's DTensor."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...errors import UnsupportedModelError
 from ..quantised_modules import weight_shape
 from .ranks import bounds
 
-# What a plan says of modules that every rank has whole, but for gradients.
+# A plan's entries for modules that every rank has whole, except for gradients.
 _WHOLE = {"replicated_with_grad_allreduce", "embedding_rowwise", "embedding_colwise"}
 
 
 def refuse_unplanned(model: Any) -> None:
-    """Raises UnsupportedModelError for a model without a plan, or whose plan has what is not served."""
+    """Raises UnsupportedModelError for a model without a plan, or with unsupported entries in it."""
     name, plan = type(model).__name__, _plan(model)
     if not any(style == "rowwise" for style in plan.values()):
         raise UnsupportedModelError(
@@ -33,9 +33,9 @@ def refuse_unplanned(model: Any) -> None:
 
 
 def split_by_plan(model: Any, mesh: DeviceMesh) -> list[int]:
-    """Leaves this rank its part of the model's weights, in place; embeddings and norms stay whole.
+    """Keeps only this rank's part of the model's weights, in place; embeddings and norms stay whole.
 
-    Returns the rows of the head on each rank; [] where it is whole, or there is none.
+    Returns the rows of the head on each rank; [] if it is whole, or there is none.
     """
     head = model.get_output_embeddings()
     styles: dict[str, Any] = {}
@@ -55,6 +55,6 @@ def split_by_plan(model: Any, mesh: DeviceMesh) -> list[int]:
 
 
 def _plan(model: Any) -> dict[str, str]:
-    """Of the layers; the head's is our own."""
+    """Returns the plan of the layers; the head's is our own."""
     plan: dict[str, str] = model.tp_plan or {}
     return {name: style for name, style in plan.items() if not name.endswith("lm_head")}

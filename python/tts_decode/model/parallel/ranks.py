@@ -1,4 +1,4 @@
-"""The ranks that hold one model: what they send to each other, and what is told when one is lost."""
+"""The ranks that hold one model: their communication, and the errors when one is lost."""
 
 from __future__ import annotations
 
@@ -19,42 +19,44 @@ from tts_kernels.checks import instance, real, shown
 
 from ...errors import MeshError
 
-_TEXT = 512  # bytes of a text that ranks exchange
+_TEXT = 512  # bytes of a text exchanged by ranks
 
 
 class _Process(NamedTuple):
-    """Where a rank runs. state: of /proc, for whether it still does."""
+    """Where a rank runs. state: of /proc, to see whether it still does."""
 
     host: str
     pid: int
 
     def gone(self) -> bool:
-        """Whether it is known to have ended: on this machine alone."""
+        """Whether it is known to have ended; only for this machine."""
         if self.host != socket.gethostname():
             return False
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             return Path("/proc/self").exists()
-        return state in ("Z", "X")  # ended, and not yet taken leave of
+        return state in ("Z", "X")  # ended but not yet reaped
 
 
 class Ranks:
-    """Rank 0 leads, the others follow. What ranks are told is sent over gloo, what they compute by the
-    mesh's own backend.
+    """Rank 0 leads, the others follow.
+
+    Messages are sent over gloo, results of the forward by the mesh's own backend.
 
     Args:
         mesh: of one dimension. All of its ranks make a `Ranks` of it, in the same order.
-        timeout: seconds that a rank waits for the others before it gives them up.
+        timeout: seconds that a rank waits for the others before it gives up.
 
     Attributes:
-        rank, size: this one's number in the mesh, and how many there are.
+        rank, size: this rank's number in the mesh, and the number of ranks.
         device: of what the mesh's backend sends.
-        sent: bytes that this rank gave to sums and gathers of the forward so far, as a ring sends them.
+        sent: bytes that this rank contributed to sums and gathers of the forward so far, as a ring sends
+            them.
 
     Raises:
-        TypeError, ValueError: the mesh is none, or not of one dimension.
-        MeshError: the others do not come within the time.
+        TypeError, ValueError: it is no mesh, or not of one dimension.
+        MeshError: the others do not arrive in time.
     """
 
     def __init__(self, mesh: DeviceMesh, timeout: float = 60.0) -> None:
@@ -91,17 +93,17 @@ class Ranks:
 
     @property
     def on_this_host(self) -> int:
-        """How many of the ranks share this machine."""
+        """Number of ranks that share this machine."""
         own = self._processes[self.rank].host
         return sum(process.host == own for process in self._processes)
 
     # -- what a forward computes
 
     def sum(self, part: Tensor) -> Tensor:
-        """The sum of float [T, n] of all ranks, the same bits on each; in place where that is possible.
+        """Returns the sum of float [T, n] over all ranks, with the same bits on each; in place if possible.
 
-        Ranks are summed in their order, whatever T is, so that a row's bits do not depend on the others. NCCL
-        has an order of its own.
+        Ranks are summed in order, whatever T is, so that a row's bits do not depend on the others. NCCL has
+        its own order.
         """
         self.sent += 2 * (self.size - 1) * part.nbytes // self.size
         with self._told("summed the parts of a layer"):
@@ -111,7 +113,7 @@ class Ranks:
             return self._sum_in_order(part)
 
     def _sum_in_order(self, part: Tensor) -> Tensor:
-        """Each rank sums a piece, and gives it to all: the bytes of a ring."""
+        """Each rank sums a piece and sends it to all: the bytes of a ring."""
         count = part.numel()
         each = -(-count // self.size)
         flat = part.new_zeros(each * self.size)
@@ -126,7 +128,7 @@ class Ranks:
         return flat[:count].view(part.shape)
 
     def gather_columns(self, part: Tensor, widths: Sequence[int]) -> Tensor | None:
-        """On the leader [R, sum of widths], of the [R, widths[rank]] of all ranks; None on the others."""
+        """Gathers [R, widths[rank]] of all ranks to [R, sum of widths] on the leader; None on the others."""
         most = max(widths)
         sent = part.new_zeros(len(part), most)
         sent[:, : widths[self.rank]] = part[:, : widths[self.rank]]
@@ -141,13 +143,13 @@ class Ranks:
     # -- what ranks tell each other, on the CPU
 
     def share(self, tensor: Tensor, while_: str = "waited for the leader") -> Tensor:
-        """Fills a tensor with the leader's."""
+        """Fills a tensor with the leader's values."""
         with self._told(while_):
             dist.broadcast(tensor, src=self._leader, group=self._control)
         return tensor
 
     def gather_numbers(self, numbers: Sequence[int], while_: str = "compared numbers") -> list[list[int]]:
-        """Of each rank as many int64."""
+        """Returns the numbers of each rank; all have the same count of int64."""
         own = torch.tensor(numbers, dtype=torch.int64)
         found = [torch.empty_like(own) for _ in range(self.size)]
         with self._told(while_):
@@ -155,7 +157,7 @@ class Ranks:
         return [row.tolist() for row in found]
 
     def gather_texts(self, text: str) -> list[str]:
-        """Of each rank one, of which the first 512 bytes are sent."""
+        """Returns one text per rank, of which the first 512 bytes are sent."""
         encoded = text.encode()[:_TEXT].ljust(_TEXT, b"\0")
         own = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
         found = [torch.empty_like(own) for _ in range(self.size)]
@@ -165,12 +167,12 @@ class Ranks:
 
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
-        """What the block raises on one rank ends all of them, with its rank and message."""
+        """Ends all ranks with the error that the block raises on one, naming its rank and message."""
         own: Exception | None = None
         try:
             yield
         except MeshError:
-            raise  # the ranks lost each other: nobody listens
+            raise  # the ranks lost each other: nobody is listening
         except Exception as error:
             own = error
         told = self.gather_texts("" if own is None else f"{type(own).__name__}: {own}")
@@ -182,7 +184,7 @@ class Ranks:
 
     @contextmanager
     def _told(self, while_: str) -> Iterator[None]:
-        """Errors of the backends, as one that says who is lost."""
+        """Turns errors of the backends into one that says which rank is lost."""
         try:
             yield
         except (RuntimeError, ConnectionError) as error:
@@ -204,6 +206,6 @@ class Ranks:
 
 
 def bounds(total: int, parts: int, unit: int = 1) -> list[tuple[int, int]]:
-    """Begin and end of each part of `total`: whole units, as many in each but the last ones."""
+    """Returns begin and end of each part of `total`: whole units, equally many in all but the last parts."""
     each = -(-total // (unit * parts)) * unit
     return [(min(total, part * each), min(total, (part + 1) * each)) for part in range(parts)]

@@ -1,4 +1,4 @@
-"""The forward over the packed weights of one rank: a layer is cut at its two sums over all ranks."""
+"""The forward over one rank's packed weights: a layer is split at its two sums over all ranks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class SplitModel(PackedModel):
-    """Weights of a model whose modules hold a rank's part, `split_modules`.
+    """Weights of a model whose modules hold a rank's part (`split_modules`).
 
-    Products of a rank are the kernels' of the whole model on fewer heads, columns or inputs. Sums of the
-    parts, and what is added to x, are float32 on every rank, so that all of them have the same x.
+    A rank's products use the kernels of the whole model on fewer heads, columns or inputs. Sums of the parts,
+    and everything added to x, are float32 on every rank, so that all of them have the same x.
     """
 
     def __init__(self, model: Any, calls: Sequence[AttentionCall], epoch: int, ranks: Ranks) -> None:
@@ -50,7 +50,7 @@ class SplitModel(PackedModel):
         attend: Attend | Dense,
         **options: Any,
     ) -> Tensor:
-        """`PackedLayers.hidden_states`, layer by layer."""
+        """Runs `PackedLayers.hidden_states`, layer by layer."""
         if isinstance(attend, tuple):
             attend = partial(attend_pages, StepContext(*attend))
         return super().hidden_states(embeds, positions, dtype, attend, **options)
@@ -69,7 +69,7 @@ class SplitModel(PackedModel):
         x.add_(self._normed(layer.mlp_out_norm, part), alpha=layer.factor)
 
     def _mlp(self, index: int, inputs: Tensor) -> Tensor:
-        """This rank's part of what an MLP gives for [T, hidden]."""
+        """Returns this rank's part of an MLP's output for [T, hidden]."""
         layer = self.layers[index]
         assert layer.gate_up is not None  # mixtures are refused
         assert layer.down is not None
@@ -83,7 +83,7 @@ class SplitModel(PackedModel):
         return packed_linear(_GATES[layer.activation](gate) * up, layer.down)
 
     def _normed(self, norm: Tensor | None, rows: Tensor) -> Tensor:
-        """As `DecoderLayer` has norms."""
+        """Applies a norm of `DecoderLayer`."""
         if norm is None:
             return rows
         if norm.dim() == 1:

@@ -1,4 +1,4 @@
-"""Cuts the linear layers of a model that runs over packed weights down to one rank's part, in place."""
+"""Reduces the linear layers of a model that runs over packed weights to one rank's part, in place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..quantised_modules import QuantisedLinear, weight_shape
 from ..support.named_features import text_body
 from .ranks import bounds
 
-PANEL = 16  # rows of a weight that lie together: no part begins between them
+PANEL = 16  # rows of a weight stored together: no part begins between them
 Slices = list[slice]
 
 
@@ -41,10 +41,11 @@ def refuse_unsplit(model: Any, size: int) -> None:
 
 
 def split_modules(model: Any, rank: int, size: int) -> list[int]:
-    """Leaves this rank its heads and columns in each layer, and its rows of the head; what a rank of all adds
-    once, such as the bias behind a sum, stays on rank 0. Embeddings and norms stay whole.
+    """Keeps this rank's heads and columns in each layer, and its rows of the head.
 
-    Returns the rows of the head on each rank; [] where there is no head.
+    What only one rank adds, such as the bias after a sum, stays on rank 0. Embeddings and norms stay whole.
+
+    Returns the rows of the head on each rank; [] if there is no head.
     """
     base = text_body(model)
     family = family_of(base)
@@ -100,7 +101,7 @@ def _refused(model: str, what: str) -> UnsupportedModelError:
 
 
 def _of_rows(linear: Any, rows: Slices) -> nn.Module:
-    """The layer with those outputs alone."""
+    """Returns the layer with only these outputs."""
     if isinstance(linear, QuantisedLinear):
         return QuantisedLinear(_quantised_rows(linear.quantised, rows), linear.kind)
     weight, bias = _floats(linear)
@@ -109,7 +110,7 @@ def _of_rows(linear: Any, rows: Slices) -> nn.Module:
 
 
 def _of_inputs(linear: Any, inputs: slice, *, keeps_bias: bool) -> nn.Module:
-    """The layer with those inputs alone."""
+    """Returns the layer with only these inputs."""
     if isinstance(linear, QuantisedLinear):
         return QuantisedLinear(_quantised_inputs(linear.quantised, inputs, keeps_bias), linear.kind)
     weight, bias = _floats(linear)
@@ -117,7 +118,7 @@ def _of_inputs(linear: Any, inputs: slice, *, keeps_bias: bool) -> nn.Module:
 
 
 def _quantised_rows(weight: QuantisedWeight, rows: Slices) -> QuantisedWeight:
-    """rows: each begins a panel."""
+    """Returns rows of a weight. rows: each slice begins a panel."""
     index = torch.cat([torch.arange(*one.indices(weight.outputs)) for one in rows])
     panels = index[::PANEL] // PANEL
     bias = None if weight.bias is None else weight.bias.view(-1, PANEL)[panels].flatten()
@@ -138,7 +139,7 @@ def _floats(linear: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _linear(like: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """A linear layer of the class of `like`."""
+    """Returns a linear layer of the class of `like`."""
     made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     made.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
     if bias is not None:

@@ -1,4 +1,4 @@
-"""Steps of all ranks: the leader tells what it runs, the others follow."""
+"""Steps of all ranks: the leader announces what it runs, the others follow."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MASK = 2**63 - 1
 
 
 class Steps(Protocol):
-    """What runs a step on this rank alone."""
+    """Runs a step on this rank alone."""
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output: ...
 
 
 class _Proof:
-    """What a rank has received and computed, as numbers that are the same on all."""
+    """What a rank has received and computed, as numbers that must be equal on all."""
 
     def __init__(self) -> None:
         self.steps, self.received = 0, 0
@@ -40,11 +40,13 @@ class _Proof:
         return self.steps % CHECK_EVERY == 0
 
     def compare(self, ranks: Ranks, output: Output) -> None:
-        """Last hidden states are sums over all ranks, behind norms that each has: the same bits everywhere.
+        """Compares the ranks.
+
+        Last hidden states are sums over all ranks, after norms that each has: the same bits everywhere.
 
         Raises MeshError, on all ranks, that names who differs from the leader in what.
         """
-        assert output.hidden is not None  # it was asked for
+        assert output.hidden is not None  # it was requested
         states = zlib.crc32(output.hidden.cpu().numpy().tobytes())
         found = ranks.gather_numbers([self.steps, self.received, states], "compared a step")
         what = "number of steps", "tokens, slots and tables received", "hidden states"
@@ -62,7 +64,7 @@ class _Proof:
 
 
 class LeaderSteps:
-    """Runs steps on all ranks. While there are none it tells the others that it is still here."""
+    """Runs steps on all ranks. Between steps it tells the others that it is still alive."""
 
     def __init__(self, engine: SplitEngine, steps: Steps) -> None:
         self._engine, self._steps, self._ranks = engine, steps, engine.ranks
@@ -74,10 +76,10 @@ class LeaderSteps:
         atexit.register(_close, ref(self._line))
 
     def run(self, step: StepInputs, *, hidden: bool) -> Output:
-        """Computes the step on all ranks; the result is whole, but for nothing: logits are gathered.
+        """Computes the step on all ranks; the result is complete, as logits are gathered.
 
         Raises:
-            MeshError: a rank is lost, now or before, or they are no longer alike.
+            MeshError: a rank is lost, now or earlier, or they no longer match.
             UnsupportedModelError: the weights changed.
         """
         self._engine.refuse_changed()
@@ -94,12 +96,12 @@ class LeaderSteps:
         return output if hidden else output._replace(hidden=None)
 
     def close(self) -> None:
-        """Lets the others go. Steps raise from now on."""
+        """Releases the others. Later steps raise."""
         self._line.close()
 
 
 class FollowerSteps:
-    """Runs on this rank what the leader tells, and nothing by itself."""
+    """Runs on this rank what the leader announces, and nothing else."""
 
     def __init__(self, engine: SplitEngine, steps: Steps) -> None:
         self._engine, self._steps, self._ranks = engine, steps, engine.ranks
@@ -112,13 +114,13 @@ class FollowerSteps:
         )
 
     def close(self) -> None:
-        """There is nobody to let go."""
+        """Does nothing: there is nobody to release."""
 
     def follow(self) -> None:
         """Returns when the leader is done.
 
         Raises:
-            MeshError: another rank is lost, or this one is no longer like the leader.
+            MeshError: another rank is lost, or this one no longer matches the leader.
             UnsupportedModelError: the weights changed.
         """
         while True:
@@ -150,10 +152,10 @@ class FollowerSteps:
 
 
 class _Line:
-    """The leader's way to the others, which one thread has at a time.
+    """The leader's channel to the others, which one thread holds at a time.
 
     Attributes:
-        ended: no more is told: why. "" while it is open.
+        ended: why nothing more is sent; "" while it is open.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -171,12 +173,12 @@ class _Line:
             raise MeshError(f"the ranks are apart: {self.ended}")
 
     def release(self, error: BaseException | None) -> None:
-        if error is not None:  # in the middle of what all of them do
+        if error is not None:  # in the middle of a joint operation
             self.ended = str(error) or type(error).__name__
         self._lock.release()
 
     def still_here(self) -> bool:
-        """Tells so; False: there is nobody to tell any more."""
+        """Sends a sign of life; returns False if nobody is left to receive it."""
         try:
             with self.taken():
                 self.ranks.share(of_kind(Kind.STILL_HERE), "were told that the leader is there")
@@ -193,7 +195,7 @@ class _Line:
 
 
 class _Taken:
-    """A context in which the line is one thread's; what fails inside ends it."""
+    """A context in which one thread holds the line; a failure inside ends the line."""
 
     def __init__(self, line: _Line) -> None:
         self._line = line

@@ -1,1 +1,1 @@
-"""Which models are served, and by which name the others are refused."""
+"""Which models are supported, and the names by which others are refused."""

@@ -8,10 +8,10 @@ from ...errors import UnsupportedModelError
 
 
 def without_wrapper(model: Any) -> Any:
-    """The transformers model inside a `PeftModel`, whose adapters lie in its modules; any other model itself.
+    """Returns the transformers model inside a `PeftModel`, with its adapters; any other model unchanged.
 
     Raises:
-        UnsupportedModelError: the adapter is no part of the modules, but a prompt that peft puts in front.
+        UnsupportedModelError: the adapter is not part of the modules, but a prompt that peft prepends.
     """
     configs = getattr(model, "peft_config", None)
     if not isinstance(configs, dict) or not callable(getattr(model, "get_base_model", None)):

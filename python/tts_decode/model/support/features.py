@@ -1,4 +1,4 @@
-"""What a model needs from its attention, and the refusal of what is not served, by the feature's name."""
+"""What a model needs from its attention; unsupported features are refused by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HARMLESS_ARGUMENTS = {
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one attention module handed to the attention function in the probe forward."""
+    """What one attention module passed to the attention function in the probe forward."""
 
     num_q_heads: int
     num_kv_heads: int
@@ -45,15 +45,15 @@ class AttentionCall:
     extra: tuple[str, ...]  # names of further arguments
     chunk: int | None = None  # tokens
     alibi: bool = False
-    by_position: bool = False  # whether queries are multiplied by a factor of their position
+    by_position: bool = False  # whether queries are multiplied by a position-dependent factor
 
 
 @dataclass(frozen=True)
 class KVShape:
     """What the KV pool must hold for one token of the model, and how many query heads read it.
 
-    Layers of fewer KV heads store each several times, and heads that are smaller end in zeros: both change no
-    logit and no output.
+    Layers with fewer KV heads store each several times, and smaller heads are padded with zeros: neither
+    changes a logit or an output.
     """
 
     num_layers: int
@@ -72,7 +72,7 @@ def describe_call(
     sinks: torch.Tensor | None,
     arguments: dict[str, Any],
 ) -> AttentionCall:
-    """`arguments`: what a module handed over beside query, key, value, scale, window, soft cap and sinks."""
+    """arguments: what a module passed besides query, key, value, scale, window, soft cap and sinks."""
     if sinks is not None and sinks.shape != query.shape[1:2]:
         arguments = arguments | {"sinks": sinks}
     return AttentionCall(
@@ -90,7 +90,7 @@ def describe_call(
 
 
 def refuse_config(model: Any) -> None:
-    """Raises UnsupportedModelError when the model's config or modules show a feature that is not served."""
+    """Raises UnsupportedModelError if the model's config or modules show an unsupported feature."""
     with refusing(model):
         feature = unserved_feature(model)
     if feature is not None:
@@ -99,7 +99,7 @@ def refuse_config(model: Any) -> None:
 
 @contextmanager
 def refusing(model: Any) -> Iterator[None]:
-    """Makes of any exception inside an UnsupportedModelError that quotes it, but where memory ran out."""
+    """Turns any exception inside, except lack of memory, into an UnsupportedModelError that quotes it."""
     try:
         yield
     except (UnsupportedModelError, MemoryError, torch.OutOfMemoryError):
@@ -112,7 +112,7 @@ def refusing(model: Any) -> Iterator[None]:
 
 
 def refuse_placement(model: Any) -> None:
-    """Raises UnsupportedModelError when the model lies where, or in a dtype that, no kernel serves."""
+    """Raises UnsupportedModelError if no kernel supports the model's device or dtype."""
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1 or {device.type for device in devices} - {"cpu", "cuda"}:
         got = ", ".join(sorted(map(str, devices)))
@@ -129,7 +129,7 @@ def refuse_placement(model: Any) -> None:
 
 
 def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[nn.Module]) -> KVShape:
-    """Checks the attention calls of a probe forward and returns the KV shape they ask for, a layer a call.
+    """Checks the attention calls of a probe forward; returns the KV shape that they need, one layer per call.
 
     modules: those that made the calls.
     """
@@ -156,7 +156,7 @@ def refuse_calls(model: Any, calls: Sequence[AttentionCall], modules: Sequence[n
 
 
 def refuse_sparse(model: Any, calls: Sequence[AttentionCall]) -> None:
-    """Raises UnsupportedModelError where a page's summary does not tell what a query finds in it."""
+    """Raises UnsupportedModelError if a page's summary does not predict what a query finds in it."""
     if any(call.alibi for call in calls):
         raise UnsupportedModelError(
             f"sparse: got a SparseConfig for {type(model).__name__}, whose ALiBi positions no page's summary "
@@ -165,7 +165,7 @@ def refuse_sparse(model: Any, calls: Sequence[AttentionCall]) -> None:
 
 
 def stored_head_dim(size: int) -> int:
-    """Channels that pages have for heads of that many."""
+    """Returns the channels that pages have for heads of this many."""
     return max(32, -(-size // 16) * 16)
 
 
@@ -185,7 +185,7 @@ def refusal(model: Any, feature: str) -> UnsupportedModelError:
     )
 
 
-# Arguments of the attention function that stand for a feature.
+# Arguments of the attention function that indicate a feature.
 _EXTRA_FEATURES = {
     "sinks": "attention sinks other than one of each head",
     "position_bias": "relative position biases",

@@ -1,4 +1,4 @@
-"""Settings of a config that act on long texts only, where no short comparison sees them, and those served."""
+"""Config settings that only affect long texts, where a short comparison cannot see them; those supported."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from ...errors import UnsupportedModelError
 from .features import refusal
 
-# Names of such settings, known and to come.
+# Names of such settings, known and future.
 _ACTS_LATE = re.compile(
     "window|chunk|floor|temperature_tuning|log_scaling|scaling_beta|index_topk|indexer|topk_block|block_size|"
     "dilat|max_distance|bucket|sparse_attention|long_factor|local_attention"
 )
-# By what each of these is right at every length; tests/decode/test_self_check.py has each at low limits.
+# Why each of these is right at every length; tests/decode/test_self_check.py tests each at low limits.
 _SERVED = {
     **dict.fromkeys(
         ("sliding_window", "local_attention", "attention_chunk_size"), "masks are asked for at all lengths"
@@ -36,29 +36,29 @@ _SERVED = {
     **dict.fromkeys(("index_block_size", "index_topk_blocks"), "of layers whose type is refused"),
     "chunk_size_feed_forward": "splits a product, whose rows do not depend on one another",
 }
-# Whose frequencies do not depend on the text, or do so beyond `text_limit` only.
+# Kinds whose frequencies do not depend on the text, or only beyond `text_limit`.
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "dynamic")
 
 
 class TextLimit(NamedTuple):
-    """Most tokens of a text, and the kind of rotary scaling if that is why."""
+    """Maximum tokens of a text, and the kind of rotary scaling if that is the reason."""
 
     tokens: int | None
     kind: str = ""
 
 
 def text_limit(config: Any) -> TextLimit:
-    """What a model has positions for, as far as the frequencies of its rotary positions are constant.
+    """Returns how many positions a model has with constant frequencies of its rotary positions.
 
-    Those of type dynamic and longrope are others in longer texts, where transformers turns new keys by them
-    beside the cached ones of before. In a tree a branch's numbers would then depend on how its text came to
-    be: in which chunks, and with which of its pages found in other branches.
+    Frequencies of type dynamic and longrope change in longer texts, where transformers rotates new keys with
+    them beside cached keys rotated with the old ones. In a tree a branch's numbers would then depend on how
+    its text was computed: in which chunks, and with which of its pages found in other branches.
     """
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     limits = [TextLimit(positions)] if positions is not None else []
     for parameters in _rotary_parameters(config):
         kind = parameters.get("rope_type")
-        if kind == "dynamic":  # at just so many tokens it may keep the frequencies of a longer text before
+        if kind == "dynamic":  # at exactly this length it may keep the frequencies of an earlier, longer text
             limits.append(TextLimit(config.max_position_embeddings - 1, kind))
         elif kind == "longrope" and parameters.get("short_factor") != parameters.get("long_factor"):
             limits.append(TextLimit(parameters["original_max_position_embeddings"], kind))
@@ -66,7 +66,7 @@ def text_limit(config: Any) -> TextLimit:
 
 
 def refuse_length_settings(model: Any) -> None:
-    """Raises UnsupportedModelError where a setting that acts on long texts only is not known to be served."""
+    """Raises UnsupportedModelError for an unknown setting that only affects long texts."""
     config = model.config.get_text_config(decoder=True)
     rotary = _rotary_parameters(config)
     for settings in [vars(config), *rotary]:
@@ -84,7 +84,7 @@ def refuse_length_settings(model: Any) -> None:
 
 
 def _rotary_parameters(config: Any) -> list[Mapping[str, Any]]:
-    """One for the model, or one for each type of its layers."""
+    """Returns one entry for the model, or one per type of its layers."""
     rope = getattr(config, "rope_parameters", None) or {}
     return [value for value in rope.values() if isinstance(value, Mapping)] or [rope]
 

@@ -1,4 +1,4 @@
-"""Who sees whom, as a model asks transformers for its attention masks, at all lengths that it allows."""
+"""Which masks a model requests from transformers, checked at all lengths that it allows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .features import AttentionCall, refusal
 
 # Indices of sequence, head, query and key, broadcast -> bool, whether the query sees the key
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-# What stands for a mask that was asked for, and its function
+# The stand-in for a requested mask, and the mask's function
 Asked = tuple[Tensor, MaskFunction]
 
 _asked: ContextVar[list[Asked] | None] = ContextVar("asked masks", default=None)
@@ -22,7 +22,7 @@ _asked: ContextVar[list[Asked] | None] = ContextVar("asked masks", default=None)
 
 @contextmanager
 def recorded_masks() -> Iterator[list[Asked]]:
-    """Collects the masks that models ask for inside; what they get stands for them."""
+    """Collects the masks that models request inside; they get stand-ins."""
     asked: list[Asked] = []
     token = _asked.set(asked)
     try:
@@ -34,7 +34,7 @@ def recorded_masks() -> Iterator[list[Asked]]:
 def asked_mask(
     *, q_length: int, kv_length: int, mask_function: MaskFunction, device: Any = None, **_: Any
 ) -> Tensor | None:
-    """Mask function of transformers' AttentionMaskInterface. None, but inside `recorded_masks`."""
+    """Mask function for transformers' AttentionMaskInterface. Returns None outside `recorded_masks`."""
     asked = _asked.get()
     if asked is None:
         return None
@@ -43,7 +43,7 @@ def asked_mask(
 
 
 def is_view_of(mask: Tensor, other: Tensor) -> bool:
-    """Whether a mask is another one or a part of it, and no copy."""
+    """Whether a mask is another one or a part of it, not a copy."""
     return mask.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
@@ -54,11 +54,10 @@ def refuse_masks(
     calls: Sequence[AttentionCall],
     max_positions: int | None,
 ) -> None:
-    """Raises UnsupportedModelError unless each layer's mask is causal, or causal within the layer's window or
-    chunk.
+    """Raises UnsupportedModelError unless each layer's mask is causal, possibly within its window or chunk.
 
     asked: of `recorded_masks`. masks: what reached each layer's attention, None: no mask. calls: what each
-    layer handed to the attention function. max_positions: up to which the masks are looked at.
+    layer passed to the attention function. max_positions: limit up to which masks are checked.
     """
     for layer, (mask, call) in enumerate(zip(masks, calls, strict=True)):
         if mask is None:
@@ -77,7 +76,7 @@ def refuse_masks(
 
 
 def _is_served(function: MaskFunction, call: AttentionCall, max_positions: int) -> bool:
-    """Whether a query at any position sees keys at all distances as the kernels have it."""
+    """Whether a query at any position sees keys at all distances as the kernels do."""
     window, chunk = call.window or max_positions, call.chunk or max_positions
     edges = {1 << power for power in range(max_positions.bit_length())} | {max_positions - 1}
     edges |= {call.window or 0, chunk, 2 * chunk, max_positions // chunk * chunk}
@@ -90,6 +89,6 @@ def _is_served(function: MaskFunction, call: AttentionCall, max_positions: int) 
     zero = torch.zeros((1, 1, 1, 1), dtype=torch.long)
     try:
         sees = function(zero, zero, query[None, None], key.clamp(0, max_positions - 1)[None, None])
-    except (IndexError, RuntimeError):  # it looks the tokens of this text up
+    except (IndexError, RuntimeError):  # it looks up the tokens of this text
         return False
     return bool((sees == expected)[..., exists].all())

@@ -1,4 +1,4 @@
-"""The feature for which a model cannot be served, as its config and modules show it before any forward."""
+"""Unsupported features that a model's config and modules show before any forward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "mlp
 
 
 def unserved_feature(model: Any) -> str | None:
-    """A feature of the model that the tree attention path does not serve, in words; None where none shows."""
+    """Returns a feature of the model that the tree attention path does not support, or None if none shows."""
     config = model.config.get_text_config(decoder=True)
     body = text_body(model)
     for feature, has in _CONFIG_FEATURES.items():
@@ -36,7 +36,7 @@ def unserved_feature(model: Any) -> str | None:
 
 
 def attention_modules(model: Any) -> list[nn.Module]:
-    """The attention modules of the layers of text, of nested ones the innermost."""
+    """Returns the attention modules of the text layers; of nested ones, the innermost."""
     found = [module for module in _layer_modules(text_body(model)) if _is_attention(module)]
     return [m for m in found if not any(_is_attention(part) for part in m.modules() if part is not m)]
 
@@ -52,13 +52,13 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def text_body(model: Any) -> Any:
-    """The decoder of text, without its head."""
+    """Returns the text decoder, without its head."""
     body = model.get_decoder() if hasattr(model, "get_decoder") else None
     return body if isinstance(body, PreTrainedModel) else model.base_model
 
 
 def _layer_modules(body: nn.Module) -> Iterator[nn.Module]:
-    """All modules in the stacks of layers, which are the lists of modules nearest to the top."""
+    """Yields all modules in the stacks of layers, which are the module lists nearest to the top."""
     level = [body]
     while level:
         level = [child for module in level for child in module.children()]
@@ -68,10 +68,10 @@ def _layer_modules(body: nn.Module) -> Iterator[nn.Module]:
 
 
 def _setting(config: Any, name: str) -> Any:
-    """A field of the config. Where the layers differ in it, the field of a layer that sets it."""
+    """Returns a field of the config; if the layers differ in it, the field of a layer that sets it."""
     try:
         return getattr(config, name, None)
-    except RuntimeError:  # of configs with settings by layer, which have none for all
+    except RuntimeError:  # configs with per-layer settings have none for all layers
         return next(filter(None, (getattr(layer, name, None) for layer in config.per_layer_config)), None)
 
 
@@ -123,7 +123,7 @@ _CONFIG_FEATURES: dict[str, Callable[[Any], bool]] = {
     "multi-axis rotary positions (M-RoPE)": _rope(lambda rope: "mrope_section" in rope),
 }
 
-# Of the decoder of text, its parts, and all that its layers hold.
+# Checked on the text decoder, its parts, and everything in its layers.
 _MODULE_FEATURES: dict[str, Callable[[nn.Module], bool]] = {
     "cross-attention": _class_is("CrossAttention"),
     "linear-attention or state-space layers": _any(

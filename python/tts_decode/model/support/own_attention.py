@@ -1,8 +1,7 @@
-"""Attention modules with code of their own, which do not call transformers' AttentionInterface, or not with
-all that it needs to know.
+"""Attention modules whose own code bypasses transformers' AttentionInterface, or passes too little to it.
 
-For the time of a forward each gets the forward of `own_forwards.py`, which calls an attention function
-instead. What is before and after it is the module's own.
+During a forward each gets the forward of `own_forwards.py`, which calls an attention function instead.
+Everything before and after it remains the module's own.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _NOTHING = object()
 class Own(NamedTuple):
     """What a module has during a forward.
 
-    value: of the attribute `name`; where that is "forward", one that takes the attention function and the
+    value: of the attribute `name`; if that is "forward", a function that takes the attention function and the
     module before its arguments.
     """
 
@@ -32,7 +31,7 @@ class Own(NamedTuple):
 
 
 def own_attention(model: nn.Module) -> list[Own]:
-    """For the model's modules of the classes served here."""
+    """Returns the replacements for the model's modules of the classes supported here."""
     found = []
     for module in model.modules():
         if forward := _of_class(FORWARDS, module):
@@ -43,7 +42,7 @@ def own_attention(model: nn.Module) -> list[Own]:
 
 
 def has_only_distances(module: nn.Module) -> bool:
-    """Whether all that a decoder of text knows of positions is ALiBi, which the attention adds by itself."""
+    """Whether a text decoder knows positions only through ALiBi, which the attention adds by itself."""
     return _of_class(BIASES, module) is not None
 
 
@@ -58,17 +57,17 @@ def rerouted(replaced: Sequence[Own], attention: Attention) -> Iterator[None]:
 
 
 def _of_class(table: dict[str, Any], module: nn.Module) -> Any:
-    """By the name of a module's class or of the nearest one that it derives from."""
+    """Looks up a module by the name of its class or of the nearest base class."""
     names = (cls.__name__ for cls in type(module).__mro__)
     return next(filter(None, map(table.get, names)), None)
 
 
 def _no_biases(*_: Any, **__: Any) -> None:
-    """In place of a function that makes biases for a number of tokens."""
+    """Replaces a function that makes biases for a number of tokens."""
 
 
 def _set_own(module: nn.Module, name: str, value: Any) -> None:
-    """Sets an attribute of one instance, or unsets it, so that it has its class's again."""
+    """Sets an attribute of one instance, or unsets it, so that its class's applies again."""
     module.__dict__.pop(name, None)
     if value is not _NOTHING:
         module.__dict__[name] = value

@@ -1,4 +1,4 @@
-"""Forwards of attention modules, by class, that call an attention function in place of their own code."""
+"""Forwards of attention modules, by class, that call an attention function instead of their own code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # The attention function of transformers: module, query [1, heads, T, d], key and value [1, kv_heads, T, d],
-# mask, and keyword arguments -> [1, T, heads, d] and weights, which are not there
+# mask, and keyword arguments -> [1, T, heads, d] and weights, which are None
 Attention = Callable[..., tuple[Tensor, None]]
 # Attention function, module, and the arguments of the module's forward -> [1, T, hidden] and no weights
 Forward = Callable[..., tuple[Tensor, None]]
@@ -26,11 +26,11 @@ def _falcon(
     position_embeddings: tuple[Tensor, Tensor],
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """For `FalconAttention` with rotary positions: one product for q, k and v, group after group of heads."""
+    """For `FalconAttention` with rotary positions: one product for q, k and v, grouped by heads."""
     from transformers.models.falcon.modeling_falcon import apply_rotary_pos_emb
 
     heads, head_dim = module.num_heads, module.head_dim
-    # `num_kv_heads` holds for the layout of these two only
+    # `num_kv_heads` is valid for the layout of these two only
     kv_heads = module.num_kv_heads if module.new_decoder_architecture or module.multi_query else heads
     groups = module.query_key_value(hidden_states).unflatten(-1, (kv_heads, heads // kv_heads + 2, head_dim))
     query, key, value = (
@@ -42,7 +42,7 @@ def _falcon(
 
 
 def _gpt_neo(attention: Attention, module: Any, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
-    """For `GPTNeoSelfAttention`: logits without scale, and in local layers a window that no mask holds."""
+    """For `GPTNeoSelfAttention`: unscaled logits, and in local layers a window that is in no mask."""
     query, key, value = (
         projection(hidden_states).unflatten(-1, (module.num_heads, module.head_dim)).transpose(1, 2)
         for projection in (module.q_proj, module.k_proj, module.v_proj)
@@ -61,7 +61,7 @@ def _bloom(
     attention_mask: Tensor | None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """For `BloomAttention`: ALiBi, and one product for q, k and v, head after head. It adds the residual."""
+    """For `BloomAttention`: ALiBi, and one product for q, k and v, grouped by head. It adds the residual."""
     heads, head_dim = module.num_heads, module.head_dim
     query, key, value = (
         part.transpose(1, 2)
@@ -80,8 +80,11 @@ def _bloom(
 
 
 def _mpt(attention: Attention, module: Any, hidden_states: Tensor, **_: Any) -> tuple[Tensor, None]:
-    """For `MptAttention`: ALiBi, whose slopes follow from the number of heads alone, and one product for q, k
-    and v, one behind the other. Its mask is a copy of the causal one that its model asks for."""
+    """For `MptAttention`: ALiBi, whose slopes follow from the number of heads alone.
+
+    One product computes q, k and v, concatenated. Its mask is a copy of the causal one that its model
+    requests.
+    """
     qkv = module.Wqkv(hidden_states)
     if module.clip_qkv:
         qkv = qkv.clamp(min=-module.clip_qkv, max=module.clip_qkv)
@@ -109,8 +112,10 @@ def _llama4(
     *_: Any,
     **__: Any,
 ) -> tuple[Tensor, None]:
-    """For `Llama4TextAttention`: chunks in its layers of that type; norms of q and k behind the rotation; in
-    layers without rotation queries that grow with their position, which the module counts by its KV cache."""
+    """For `Llama4TextAttention`: chunks in its layers of that type, and norms of q and k after the rotation.
+
+    In layers without rotation, queries grow with their position, which the module counts by its KV cache.
+    """
     from transformers.models.llama4.modeling_llama4 import apply_rotary_emb
 
     query, key, value = (

@@ -1,4 +1,4 @@
-"""Searches without a barrier between their branches."""
+"""Searches whose branches never wait for each other."""
 
 from .atts import atts
 

@@ -1,4 +1,4 @@
-"""ATTS: a draft model reasons in parallel, a target model judges each step as it comes."""
+"""ATTS: a draft model reasons in parallel; a target model judges each step as it arrives."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ async def atts(
     max_steps: int = 40,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers, each on its own: the draft model takes a step and the target reads it; if its perplexity
-    is among the largest, the target takes the step instead.
+    """Writes `n` answers with a draft model; the target replaces steps that it finds too perplexing.
 
     Xiong et al., "ATTS: Asynchronous Test-Time Scaling via Conformal Prediction", arXiv 2509.15148, and its
     code (menik1126/Asynchronous-Test-Time-Scaling, the variant per question). A turn has three stages. The
@@ -57,20 +56,19 @@ async def atts(
             it: if the conformal p-value is at most alpha; the steps of this search join the calibration
             (online calibration), and under exchangeability the target replaces at most a share `alpha` of
             them.
-        calibration: perplexities of draft steps that are known for this question, or for others like it.
-        num_calibration: without `calibration`, how many first steps are drawn for this question and read,
-            then dropped; 0: none, so that "percentile" rejects nothing and "p_value" begins to once there are
-            1 / alpha - 1.
+        calibration: known perplexities of draft steps, for this question or similar ones.
+        num_calibration: without `calibration`, how many first steps are drawn for this question, read, and
+            dropped; 0: none, so "percentile" rejects nothing, and "p_value" only after 1 / alpha - 1 steps.
         keep_rejected: a rejected step stays in the text before the target's, as in the code; otherwise it is
             removed.
         early_stop: an answer ends with the step that states it: a closed \\boxed{}, or "ANSWER: X".
-        max_steps: steps of an answer, after which it ends as it stands.
+        max_steps: maximum number of steps of an answer, which then ends as it is.
         extract: the answer in a text, or None to abstain.
 
-    The most frequent answer wins; `best` is its likeliest text for the target, and `score` the target's mean
-    log-probability of a text's tokens. The target follows each answer on a branch of its own, so it reads
-    every step once; both models roll back a rejected step. The root's sampling sets the length of steps (200
-    to 500 tokens in the code, 100 of those for calibration) and their temperature.
+    The most frequent answer wins; `best` is its likeliest text by the target, and `score` the target's mean
+    log-probability per token. The target follows each answer on its own branch, so it reads every step once;
+    both models roll back a rejected step. The root's sampling sets the length of steps (200 to 500 tokens in
+    the code, 100 of those for calibration) and their temperature.
 
     Departures. A rejected step is removed by default, where the code leaves it in. The code counts a question
     as solved if any answer is right; here a vote decides. Steps with no text are accepted unread.
@@ -95,7 +93,7 @@ async def atts(
             (step,) = await run.step([draft])
             if step.text and refused(await _perplexity(run, judge, step.text)) and not run.over:
                 if keep_rejected and step.reason == "eos":
-                    run.truncate(draft, draft.length - 1)  # its text stays, the end of the sequence does not
+                    run.truncate(draft, draft.length - 1)  # keeps its text, not the end of the sequence
                 elif not keep_rejected:
                     run.truncate(draft, before)
                     run.truncate(judge, read)
@@ -119,7 +117,7 @@ async def atts(
 
 
 async def _first_steps(run: SearchRun, judged: Branch, count: int) -> list[float]:
-    """The target's perplexities of first steps of the draft model, which go again."""
+    """Returns the target's perplexities of first steps of the draft model, which are dropped again."""
     if not count:
         return []
 
@@ -134,7 +132,7 @@ async def _first_steps(run: SearchRun, judged: Branch, count: int) -> list[float
 
 
 async def _perplexity(run: SearchRun, judge: Branch, text: str) -> float:
-    """The target's perplexity of a step, which it then has read."""
+    """Returns the target's perplexity of a step, after having it read the step."""
     logprobs = await run.extend(judge, text)
     if any(map(math.isnan, logprobs)):
         raise UnsupportedByEngineError(

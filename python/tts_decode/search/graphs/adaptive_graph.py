@@ -59,37 +59,38 @@ Use this to answer the question at the top."""
 
 @dataclass(frozen=True)
 class Thought:
-    """A node of the graph: a subproblem, the thoughts of its graph that it rests on, and its solution."""
+    """A node of the graph: a subproblem, the thoughts of its graph that it depends on, and its solution."""
 
     task: str
     needs: tuple[int, ...]
     answer: str
-    node: int  # of the answer, in the search's tree
+    node: int  # the answer's, in the search's tree
 
 
 @strategy("a graph of subproblems, layer by layer, nested where one is complex")
 async def adaptive_graph(
     run: SearchRun, *, max_parts: int = 3, max_layers: int = 2, max_depth: int = 1, threshold: float = 0.5
 ) -> SearchResult:
-    """Solves subproblems layer by layer: those of a layer at the same time, each given what it rests on in
-    earlier layers. A complex subproblem gets a graph of its own. At the end the model answers from the graph.
+    """Solves subproblems layer by layer, then answers from the graph of their solutions.
 
     Pandey et al., "Adaptive Graph of Thoughts: Test-Time Adaptive Reasoning Unifying Chain, Tree, and Graph
-    Structures", arXiv 2502.05078, section 3 (defaults of its code).
+    Structures", arXiv 2502.05078, section 3 (defaults of its code). The subproblems of a layer are solved
+    concurrently, each given the solutions it depends on in earlier layers. A complex subproblem gets its own
+    graph.
 
     Args:
-        max_parts: subproblems of a layer at most.
+        max_parts: maximum number of subproblems per layer.
         max_layers: layers of a graph.
         max_depth: levels of graphs within graphs; 0 nests none.
         threshold: a subproblem is complex if the model's probability of Yes to that question exceeds this.
 
     If the first layer has fewer than two readable subproblems, the question is atomic: nothing is built and
     the direct answer stands. A later layer without subproblems ends its graph, as the reply DONE does. A
-    subproblem that names no others rests on all earlier ones. The outer graph's prompts begin with the
+    subproblem that names no others depends on all earlier ones. The outer graph's prompts begin with the
     question and share its KV with the root.
 
     Departures: complexity is the probability of Yes, not a sampled verdict, and needs an engine that scores
-    text; a direct answer is sampled beside the first layer, so that a search cut short has one; after the
+    text; a direct answer is sampled alongside the first layer, so that a search cut short has one; after the
     last layer the model is not asked for another.
     """
     at_least(1, max_parts=max_parts, max_layers=max_layers)
@@ -141,5 +142,5 @@ async def adaptive_graph(
 
 
 def as_text(thoughts: Sequence[Thought], which: Sequence[int]) -> str:
-    """These thoughts under their numbers, "nothing" if there are none."""
+    """Returns these thoughts under their numbers, "nothing" if there are none."""
     return "\n".join(f"{i + 1}. {thoughts[i].task} -> {thoughts[i].answer}" for i in which) or "nothing"

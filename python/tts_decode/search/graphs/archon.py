@@ -78,13 +78,13 @@ Write one better response: keep what is right in them, correct what is wrong, an
 
 @dataclass
 class State:
-    """What goes from layer to layer: responses, best first once they were ranked, and what critics said."""
+    """What is passed from layer to layer: responses, best first once ranked, and critiques."""
 
     responses: list[Candidate] = field(default_factory=list)
-    critiques: dict[int, str] = field(default_factory=dict)  # by node of the response
+    critiques: dict[int, str] = field(default_factory=dict)  # by the response's node
 
     def text(self) -> str:
-        """All responses under their numbers, with their critiques."""
+        """Returns all responses under their numbers, with their critiques."""
         parts = []
         for response in self.responses:
             critique = self.critiques.get(response.node)
@@ -104,7 +104,7 @@ async def archon(
     decoders: Sequence[Decoder] = (),
     layers: str | Sequence[str] = "generate rank:5 critique fuse",
 ) -> SearchResult:
-    """Layers of operators, each over the responses of the one before; lacks the search over architectures.
+    """Applies layers of operators, each to the previous responses; lacks the search over architectures.
 
     Saad-Falcon et al., "Archon: An Architecture Search Framework for Inference-Time Techniques", arXiv
     2409.15254, section 3. The default stack is the form of its general-purpose architectures: an ensemble,
@@ -112,18 +112,18 @@ async def archon(
 
     Args:
         n: responses that "generate" samples unless it has a number.
-        decoders: further models: "generate" and "fuse" take the root's own and these in turn.
+        decoders: further models: "generate" and "fuse" alternate between the root's own and these.
         layers: operators in order, in one text or one a string, each a name or "name:number": "generate:k"  k
             samples of the question; first and only there. "rank:k"      one prompt ranks all responses, the
             best k stay (all, without k). "critique"    strengths and weaknesses of each, which later rank and
-            fuse layers get to read. "verify"      each is checked in writing; those whose verdict is rather
-            Yes than No stay, or all if there are none. "test:k"      the model writes statements that must be
-            true of a response; the k responses for which most are rather Yes than No stay (all, ordered,
+            fuse layers read. "verify"      each is checked in writing; those whose verdict is more likely Yes
+            than No stay, or all if there are none. "test:k"      the model writes statements that must be
+            true of a response; the k responses for which most are more likely Yes than No stay (all, ordered,
             without k). "fuse:k"      k new responses (1) made of all.
 
-    The first response of the last layer is the best. A ranking puts the numbers that can be read first and
-    the others after them; tests that cannot be read leave the responses as they are. All prompts begin with
-    the question and share its KV with the root.
+    The first response of the last layer is the best. A ranking puts the readable numbers first and the others
+    after them; unreadable tests leave the responses as they are. All prompts begin with the question and
+    share its KV with the root.
 
     Departures: a critic and a verifier see one response at a time; verdicts are probabilities of Yes and need
     an engine that scores text; the search over architectures is the caller's, over `layers`.
@@ -205,7 +205,7 @@ async def archon(
 
 
 def parse_layers(layers: str | Sequence[str]) -> list[tuple[str, int | None]]:
-    """Names and numbers of a stack."""
+    """Returns names and numbers of a stack."""
     stack: list[tuple[str, int | None]] = []
     for layer in layers.split() if isinstance(layers, str) else layers:
         name, colon, number = layer.partition(":")

@@ -1,4 +1,4 @@
-"""ARIES: a policy picks what is done next to a graph of thoughts."""
+"""ARIES: a policy picks the next action on a graph of thoughts."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ class Problem:
 
     text: str
     parent: int = -1
-    parts: list[int] = field(default_factory=list)  # without those that were dropped
+    parts: list[int] = field(default_factory=list)  # without dropped ones
     solution: Reply | None = None
 
 
-Graph = dict[int, Problem]  # by number; dropped ones are not in it
+Graph = dict[int, Problem]  # by number, without dropped ones
 
 
 @strategy("a policy prompt picks transformations of a thought graph, one after another")
@@ -88,39 +88,39 @@ async def aries(
     max_parts: int = 4,
     max_tokens_policy: int = 256,
 ) -> SearchResult:
-    """The state is a graph of problems and solutions. A policy sees it and the actions so far, and chooses
-    the next action: decompose, solve, refine, reduce, aggregate or stop; `num_votes` samples of the policy
-    vote. The root's model carries out the action.
+    """Transforms a graph of problems and solutions by actions that a policy chooses.
 
     Gimenes et al., "ARIES: Autonomous Reasoning with LLMs on Interactive Thought Graph Environments", arXiv
-    2502.21208: transformations as the actions of a Markov decision process, an ensemble of policies.
+    2502.21208: transformations as the actions of a Markov decision process, an ensemble of policies. The
+    policy sees the graph and the actions so far, and chooses the next action: decompose, solve, refine,
+    reduce, aggregate or stop; `num_votes` samples of it vote. The root's model carries out the action.
 
     Args:
         num_votes: samples of the policy for each action; the most frequent one decides.
         policy_decoder: model of the policy; None: the root's own.
-        max_actions: actions at most.
-        max_parts: parts of a decomposition, 2 or more, at most.
-        max_tokens_policy: tokens of a policy's reply at most.
+        max_actions: maximum number of actions.
+        max_parts: maximum number of parts of a decomposition, 2 or more.
+        max_tokens_policy: maximum number of tokens of a policy's reply.
 
-    Replies that name no action, or one that the graph does not allow, abstain. If all do, the next action of
-    a static schedule is taken: aggregate what has all its parts solved, else solve the first unsolved leaf,
-    else stop. A decomposition with fewer than two readable parts changes nothing. If the whole is unsolved
-    after the last action, its parts are aggregated, or it is solved directly. Every solution of the whole is
-    a candidate, the last complete one the best.
+    Replies that name no action, or one that the graph does not allow, abstain. If all do, a static schedule
+    decides: aggregate a problem whose parts are all solved, else solve the first unsolved leaf, else stop. A
+    decomposition with fewer than two readable parts changes nothing. If the whole problem is unsolved after
+    the last action, its parts are aggregated, or it is solved directly. Every solution of the whole is a
+    candidate, the last complete one the best.
 
     The policy's prompts begin with the problem and share its KV with the root.
 
-    Departures: one prompt for all tasks in place of the paper's task-specific ones with examples; an action
-    names one node, refinement and reduction included; defaults are ours.
+    Departures: one prompt for all tasks instead of the paper's task-specific ones with examples; every action
+    names one node, including refinement and reduction; defaults are ours.
     """
     at_least(1, num_votes=num_votes, max_actions=max_actions, max_tokens_policy=max_tokens_policy)
     at_least(2, max_parts=max_parts)
     graph: Graph = {1: Problem(run.question)}
     history: list[str] = []
-    solved: list[Candidate] = []  # of the whole, in order
+    solved: list[Candidate] = []  # solutions of the whole problem, in order
 
     async def write(k: int, prompt: str, sources: Sequence[int]) -> None:
-        """The solution of problem k."""
+        """Writes the solution of problem k."""
         if k == 1:
             solved.append(await answer_to(run, prompt, sources))
             graph[k].solution = Reply(spoken(solved[-1].text), solved[-1].node)
@@ -172,7 +172,7 @@ async def aries(
 
 
 def allowed_actions(graph: Graph) -> list[str]:
-    """What can be done to the graph."""
+    """Returns the actions that are possible on the graph."""
     allowed = ["stop"] if graph[1].solution is not None else []
     for k, problem in graph.items():
         if problem.solution is None:
@@ -187,7 +187,7 @@ def allowed_actions(graph: Graph) -> list[str]:
 
 
 def scheduled_action(graph: Graph) -> str:
-    """The next action of a schedule that looks at nothing but what is solved."""
+    """Returns the next action of a schedule that depends only on what is solved."""
     unsolved = [k for k, problem in graph.items() if problem.solution is None]
     for k in reversed(unsolved):
         parts = graph[k].parts
@@ -197,7 +197,7 @@ def scheduled_action(graph: Graph) -> str:
 
 
 def read_action(reply: str, allowed: Sequence[str]) -> str | None:
-    """The first action that the reply names; None if it names none, or one that is not allowed."""
+    """Returns the first action that the reply names; None if it names none, or one that is not allowed."""
     found = _ACTION.search(reply)
     if found is None:
         return None
@@ -206,7 +206,7 @@ def read_action(reply: str, allowed: Sequence[str]) -> str | None:
 
 
 def drop(graph: Graph, k: int) -> None:
-    """Takes problem k out of the graph, with all of its parts."""
+    """Removes problem k from the graph, with all of its parts."""
     problem = graph.pop(k)
     for i in problem.parts:
         drop(graph, i)
@@ -215,7 +215,7 @@ def drop(graph: Graph, k: int) -> None:
 
 
 def as_text(graph: Graph) -> str:
-    """A line a problem: number, what it is part of, text, solution."""
+    """Returns one line per problem: number, what it is part of, text, solution."""
     lines = []
     for k, problem in graph.items():
         part = f" (part of {problem.parent})" if k != 1 else ""

@@ -1,4 +1,4 @@
-"""Atom of Thoughts: a question becomes an ever simpler one with the same answer, without its history."""
+"""Atom of Thoughts: repeatedly simplifies a question to one with the same answer, and drops its history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .prompting import answer_to, reply_to
 if TYPE_CHECKING:
     from ...core.interfaces import Branch
 
-MOST_PARTS = 10  # sub-questions of one decomposition that are read
+MOST_PARTS = 10  # sub-questions read from one decomposition
 
 DECOMPOSE = """{question}
 
@@ -55,24 +55,24 @@ async def atom_of_thoughts(
     max_rounds: int = 3,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Each state is a question. The model answers it directly and by decomposition into a DAG of
-    sub-questions. Sub-questions that rest on nothing become given facts; the rest is contracted to a new
+    """Contracts the question to a simpler one as long as a judge prefers the simpler one's answer.
+
+    Teng et al., "Atom of Thoughts for Markov LLM Test-Time Scaling", arXiv 2502.12018, section 3 (defaults of
+    its code). Each state is a question. The model answers it directly and by decomposition into a DAG of
+    sub-questions. Sub-questions that depend on nothing become given facts; the rest is contracted to a new
     question, which the model answers too. A judge picks one of the three answers. While it picks the new
     question's, that question is the next state, and everything before it is dropped.
 
-    Teng et al., "Atom of Thoughts for Markov LLM Test-Time Scaling", arXiv 2502.12018, section 3 (defaults of
-    its code).
-
     Args:
         n: chains of states, side by side; their answers vote.
-        max_rounds: contractions at most, 1 or more; also limited by the longest chain of needs in the first
-            DAG.
+        max_rounds: maximum number of contractions, at least 1; also limited by the longest chain of needs in
+            the first DAG.
         extract: the answer in a text, or None to abstain.
 
     If a decomposition has fewer than two readable parts, or a contraction is empty, the question is atomic
     and its direct answer stands. If the judge names no readable number, the three answers vote; ties go to
     the contraction, then to the decomposition. Prompts of the first state share the KV of its question with
-    the root; later states hold nothing of it.
+    the root; later states share nothing with it.
 
     Departures: decomposition and its dependencies come from one prompt, not two with retries; the judge names
     an answer instead of writing one that is then compared.
@@ -109,7 +109,7 @@ async def atom_of_thoughts(
 
 
 def contraction(question: str, parts: Sequence[str], needs: Sequence[Sequence[int]]) -> str:
-    """The prompt for a question in which the parts that need no other are given."""
+    """Returns the prompt for a question in which the parts that need no other are given."""
     known = [part for part, wanted in zip(parts, needs, strict=True) if not wanted]
     unsolved = [part.partition("->")[0].strip() for part, wanted in zip(parts, needs, strict=True) if wanted]
     return CONTRACT.format(
@@ -125,7 +125,7 @@ async def judged(
     candidates: Sequence[Candidate],
     extract: Extract,
 ) -> Candidate:
-    """The candidate that the model names; if it names none, the first that gives the most frequent answer."""
+    """Returns the candidate that the model names, or the first with the most frequent answer."""
     prompt = JUDGE.format(question=question, answers=numbered([spoken(c.text) for c in candidates]))
     verdict = await reply_to(run, prompt, [c.node for c in candidates])
     named = choice(verdict.text, len(candidates))

@@ -1,4 +1,4 @@
-"""Prompts of this family: replies that go into further prompts, and answers that are candidates."""
+"""This family's prompts: replies that go into further prompts, and answers that are candidates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Reply(NamedTuple):
-    text: str  # without what the model thought before it
+    text: str  # without the model's thinking
     node: int  # its place in the tree
 
 
@@ -26,7 +26,7 @@ async def reply_to(
     decoder: Decoder | None = None,
     **sampling: Any,
 ) -> Reply:
-    """What the model says to a prompt; not a candidate. sources: nodes that the prompt was made from."""
+    """Returns the model's reply to a prompt; not a candidate. sources: nodes that made the prompt."""
     params = run.whole_reply(**sampling)
     branch = await run.prompt(prompt, sources=sources, decoder=decoder, sampling=params)
     await run.complete(branch)
@@ -39,5 +39,5 @@ async def reply_to(
 async def answer_to(
     run: SearchRun, prompt: str, sources: Sequence[int] = (), *, decoder: Decoder | None = None
 ) -> Candidate:
-    """An answer to the question in the words of this prompt: a candidate."""
+    """Returns the model's answer to the question as worded in this prompt: a candidate."""
     return await finish(run, await run.prompt(prompt, sources=sources, decoder=decoder))

@@ -31,43 +31,43 @@ async def particle_filter(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` particles take a step each, then `n` are drawn, with replacement, by softmax(logit(score) / T).
+    """Steps `n` particles, then draws `n` of them, with replacement, by softmax(logit(score) / T).
 
     Puri et al., "A Probabilistic Inference Approach to Inference-Time Scaling of LLMs using Particle-Based
     Monte Carlo Methods", arXiv 2502.01618, algorithm 1. The model is the transition of a state-space model
-    and the score its likelihood, so the search draws from the likely answers instead of climbing to the best.
+    and the score its likelihood, so the search samples likely answers instead of climbing to the best.
 
     Args:
         n: particles.
         scorer: gives probabilities, or log-probabilities, which are negative; scores above 1 raise
             ValueError.
         max_steps: steps before the search ends with what it has.
-        softmax_temperature: T: low follows the best, high keeps the particles as they are.
-        resampling: "multinomial" as published; "systematic" adds less noise of its own; "entropic" is
-            systematic with weights flattened while early steps leave few effective particles: the entropic
-            annealing of Giannone et al., "Mitigating Premature Exploitation in Particle-based Monte Carlo for
+        softmax_temperature: T: a low value follows the best, a high value keeps the particles as they are.
+        resampling: "multinomial" as published; "systematic" adds less noise; "entropic" is systematic with
+            weights flattened while early steps leave few effective particles: the entropic annealing of
+            Giannone et al., "Mitigating Premature Exploitation in Particle-based Monte Carlo for
             Inference-Time Scaling", arXiv 2510.05825.
         ess_threshold: share of effective particles below which "entropic" acts.
         early_phase: share of `max_steps` in which "entropic" acts.
-        resample_threshold: share of effective particles below which they are drawn anew; until then all go
-            on, and a particle's weight is the product of those of its steps. 1, as published: they are drawn
-            after each step.
-        absorbing: whether a finished particle keeps its weight and its place: it is not drawn, copied or
-            dropped any more, and the others are drawn among themselves.
+        resample_threshold: share of effective particles below which they are resampled; until then all
+            continue, and a particle's weight is the product of its steps' weights. 1, as published: they are
+            resampled after each step.
+        absorbing: whether a finished particle keeps its weight and its place: it is no longer drawn, copied
+            or dropped, and the others are drawn among themselves.
         decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
             last step; "weighted" or "majority", a vote of answers, see `search.decisions`; "drawn", one drawn
             by the weights.
-        agg_strategy: makes a particle's score of its steps' scores: "last" as published, or another of
-            `select.aggregation`.
+        agg_strategy: how a particle's score is computed from its steps' scores: "last" as published, or
+            another of `select.aggregation`.
         extract: the answer in a text, or None to abstain.
 
     Unless `absorbing`, finished particles stay in the draw with their last score: they may be copied and may
     die out. The candidates are the particles, copies included, so that a vote over them is a vote of the
-    posterior where they were drawn last.
+    posterior at the last resampling.
 
     Departures. The last step's particles are not resampled; the package its_hub resamples them and may lose
-    the best one. The paper's look-ahead modulation for "entropic" is left out; `max_steps` should be near the
-    steps that answers take, or the early phase never ends.
+    the best one. The paper's look-ahead modulation for "entropic" is left out; `max_steps` should be close to
+    the number of steps that answers take, or the early phase never ends.
     """
     at_least(1, n=n)
     rule = Rule(

@@ -1,4 +1,4 @@
-"""Particle Gibbs: particle filters in a row, each beside an answer that the one before settled on."""
+"""Particle Gibbs: consecutive particle filters, each conditioned on an answer of the previous one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ async def particle_gibbs(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """A particle filter, then more of them, each with one particle of the filter before as its reference.
+    """Runs particle filters in a row, each with one particle of the previous filter as its reference.
 
     Puri et al., "A Probabilistic Inference Approach to Inference-Time Scaling of LLMs using Particle-Based
     Monte Carlo Methods", arXiv 2502.01618, the extension by particle Gibbs. At the end of a round one
-    particle is drawn by its weight and becomes the reference of the next round: it keeps its course whatever
-    is drawn. The other `n - 1` particles may be drawn from where it stood at their step, which forks it.
+    particle is drawn by its weight and becomes the reference of the next round: its path stays the same
+    whatever is drawn. The other `n - 1` particles may be drawn from its state at their step, which forks it.
 
     Args:
         n: particles of a filter, the reference included; at least 2 unless `max_rounds` is 0.
@@ -46,9 +46,9 @@ async def particle_gibbs(
 
     Candidates are the particles of every round; a reference is one of them once for each round it was in.
 
-    Departures. At each step the reference weighs what it scored at that step: the published code takes its
-    score one step further on, and the package its_hub always takes its finished answer's score. The answer is
-    a particle of all rounds; the published code looks at the last round's only.
+    Departures. At each step the reference is weighted by its score at that step: the published code uses its
+    score one step later, and the package its_hub always uses its finished answer's score. The answer may come
+    from any round; the published code considers only the last one.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo over branches: what particle filtering and particle Gibbs have in common."""
+"""Sequential Monte Carlo over branches, shared by particle filtering and particle Gibbs."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class Rule:
             number(name, getattr(self, name), low=0, high=1)
 
     def weights(self, scores: Sequence[float], before: Sequence[float]) -> list[float]:
-        """Of particles with these scores, which weighed so much before the step; they sum to 1."""
+        """Returns the weights of particles with these scores, given their previous weights; they sum to 1."""
         gains = particle_weights(scores, self.softmax_temperature)
         weights = [weight * gain for weight, gain in zip(before, gains, strict=True)]
         total = math.fsum(weights)
         return [weight / total for weight in weights] if total else gains  # they underflow
 
     def draw(self, weights: Sequence[float], count: int, step: int, rng: random.Random) -> list[int] | None:
-        """Indices of those that go on after `step` steps, or None: all do, as enough are effective."""
+        """Returns the indices that continue after `step` steps; None if all do, as enough are effective."""
         if self.resample_threshold < 1 and effective_sample_size(weights) >= self.resample_threshold * len(
             weights
         ):
@@ -76,17 +76,16 @@ class Rule:
 async def propagate(
     run: SearchRun, n: int, scorer: Scorer, rule: Rule, reference: Branch | None = None
 ) -> tuple[list[Branch], list[float]]:
-    """`n` particles from the root to their ends, resampled after each step, and their weights, which sum to
-    1. Equal particles may be one branch.
+    """Runs `n` particles from the root to their ends, resampled after each step; also returns weights.
 
-    A particle's weight is the product of what its scores weigh, one a step since it was last drawn. With a
-    `reference` it is conditional SMC (Andrieu, Doucet and Holenstein, "Particle Markov chain Monte Carlo
-    methods", JRSS B 2010): the reference is the last particle, keeps its course, and competes at each step
-    with the score that it had at that step.
+    The weights sum to 1; equal particles may be one branch. A particle's weight is the product of the weights
+    of its scores, one per step since it was last drawn. With a `reference` it is conditional SMC (Andrieu,
+    Doucet and Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 2010): the reference is the
+    last particle, keeps its path, and competes at each step with the score that it had at that step.
     """
     particles = run.fork(run.root, n if reference is None else n - 1)
     weights = [1 / n] * n
-    open_ = list(range(n))  # indices of the particles that are weighed and drawn; n - 1: the reference
+    open_ = list(range(n))  # indices of the particles that are weighted and drawn; n - 1: the reference
     for step in range(1, rule.max_steps + 1):
         moving = [branch for branch in particles if not branch.finished]
         await run.step(moving)
@@ -117,7 +116,7 @@ async def propagate(
 
 
 def end_all(run: SearchRun, particles: Sequence[Branch]) -> list[Candidate]:
-    """Each particle becomes a candidate, a branch that stands for several as often."""
+    """Makes each particle a candidate; a branch that represents several is as many candidates."""
     return [
         run.end(run.fork(branch)[0] if branch in particles[i + 1 :] else branch)
         for i, branch in enumerate(particles)
@@ -127,8 +126,11 @@ def end_all(run: SearchRun, particles: Sequence[Branch]) -> list[Candidate]:
 def _resampled(
     run: SearchRun, particles: list[Branch], chosen: dict[int, int], reference: Branch | None, step: int
 ) -> list[Branch]:
-    """The particles with others in the places `chosen`, by index, the reference being the one after the last:
-    forks of the unfinished ones, finished ones themselves. Those that no place is left to are released."""
+    """Returns the particles, with those at the indices `chosen` replaced.
+
+    Replacements are forks of unfinished particles, or finished ones themselves; the reference is the one
+    after the last. Particles without a place are released.
+    """
     counts = Counter(chosen.values())
     moving = [i for i, branch in enumerate(particles) if not branch.finished]
     children = iter(run.expand([particles[i] for i in moving], [counts[i] for i in moving]))

@@ -1,4 +1,4 @@
-"""QAlign: a Markov chain over whole answers whose law is the model's, tilted by the reward."""
+"""QAlign: a Markov chain over whole answers whose distribution is the model's, tilted by the reward."""
 
 from __future__ import annotations
 
@@ -31,31 +31,30 @@ async def qalign(
     decide_by: Literal["max", "last", "weighted", "majority", "mbr"] = "majority",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Cuts the answer at a random token, samples the rest anew, and accepts it by the Metropolis-Hastings
-    rule.
+    """Resamples the answer from a random token on; a Metropolis-Hastings rule accepts or rejects it.
 
     Faria and Smith, "Sample, Don't Search: Rethinking Test-Time Alignment for Language Models", arXiv
-    2504.03790; the proposal is QUEST's (Faria et al., arXiv 2406.00049). In the limit the states of a
-    chain are samples of p(answer) exp(reward / beta), where p is what the root's sampling parameters draw
-    from. No log-probability is needed. A new answer shares the pages of the part that it keeps.
+    2504.03790; the proposal is QUEST's (Faria et al., arXiv 2406.00049). In the limit the states of a chain
+    are samples of p(answer) exp(reward / beta), where p is the distribution of the root's sampling
+    parameters. No log-probability is needed. A new answer shares the pages of the part that it keeps.
 
     Args:
-        max_samples: answers sampled by all chains together, a multiple of `parallel`.
+        max_samples: answers sampled by all chains in total, a multiple of `parallel`.
         scorer: the reward of finished answers, of any range.
         beta: how far the reward tilts the model: near 0 only improvements are kept, at large values all.
         burn_in: states at the start of each chain that are not candidates.
-        parallel: independent chains side by side, so that the engine has a batch; the paper runs one.
+        parallel: independent chains run concurrently, so that the engine has a batch; the paper runs one.
         decide_by: "majority" as in the paper, or another rule of `best_of_n`, over the states; "mbr" (minimum
-            Bayes risk), where answers are free text: the state with the highest mean ROUGE-1 to all states.
+            Bayes risk), if answers are free text: the state with the highest mean ROUGE-1 to all states.
         extract: the answer in a text, or None to abstain.
 
     The cut is uniform over the answer's tokens, its end token included; a longer new answer is accepted less
-    easily, since more cuts are possible on the way back (`select.acceptance`). Candidates are the chain's
+    easily, since the reverse move has more possible cuts (`select.acceptance`). Candidates are the chain's
     states; a state that stays counts each time. ROUGE-1 is over tokens, as in the published code
-    (`select.expected_gains`); where an engine does not tell their ids, over words.
+    (`select.expected_gains`); if an engine does not report their ids, over words.
 
-    Departures. The published code limits the log of the acceptance ratio to 20 either way; here it is exact.
-    An engine must be able to cut between any two tokens.
+    Departures. The published code clamps the log of the acceptance ratio to +-20; here it is exact. An engine
+    must be able to cut between any two tokens.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     at_least(0, burn_in=burn_in)
@@ -70,7 +69,7 @@ async def qalign(
     root = run.root
 
     async def completed(branch: Branch) -> float:
-        """The reward of the answer that the branch goes on to."""
+        """Returns the reward of the answer that the branch continues to."""
         del branch.scores[len(root.scores) :]
         await run.complete(branch)
         return (await run.score([branch], scorer))[0]
@@ -85,7 +84,7 @@ async def qalign(
             if t > 0:
                 (proposal,) = run.fork(state, at=root.length + rng.randrange(state.length - root.length))
                 proposed = await completed(proposal)
-                if proposal.finish_reason == "budget":  # it is left to be an incomplete candidate
+                if proposal.finish_reason == "budget":  # it stays as an incomplete candidate
                     break
                 lengths = state.length - root.length, proposal.length - root.length
                 if rng.random() < acceptance(reward, proposed, *lengths, beta):
@@ -107,5 +106,5 @@ async def qalign(
 
 
 def _units(candidate: Candidate) -> Sequence[Hashable]:
-    """What ROUGE-1 counts."""
+    """Returns the units that ROUGE-1 counts."""
     return candidate.text.split() if -1 in candidate.tokens else candidate.tokens

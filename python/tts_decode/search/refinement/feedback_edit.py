@@ -1,4 +1,4 @@
-"""Feedback and edit: one model drafts, a second one comments, a third one edits, a scorer selects."""
+"""Feedback and edit: one model drafts, a second comments, a third edits, and a scorer selects."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def feedback_edit(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` drafts; each gets `num_feedbacks` comments, then `num_edits` edits; lacks the dedicated models.
+    """Writes drafts, each with `num_feedbacks` comments and `num_edits` edits; lacks the dedicated models.
 
     Wang et al., "Dedicated Feedback and Edit Models Empower Inference-Time Scaling for Open-Ended
     General-Domain Tasks" (HelpSteer3), arXiv 2503.04378, which scales all three numbers.
@@ -50,7 +50,7 @@ async def feedback_edit(
         scorer: selects among the edited responses; drafts are not scored.
         feedback_decoder: writes the comments; None: the root's own model.
         edit_decoder: writes the edits; None: the root's own model. The paper trains both models on human
-            feedback and edits; any model serves, at the price of its own skill.
+            feedback and edits; any model works, within its own skill.
         num_feedbacks: comments on a draft.
         num_edits: edited responses of a draft.
         feedback_prompt: with the fields {question} and {answer}.

@@ -1,4 +1,4 @@
-"""HEART: an answer is sent back with a few words of feeling, now of one kind, now of the other."""
+"""HEART: sends an answer back with an emotional phrase, alternating between negative and positive ones."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ async def heart(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` lines; an answer that is not accepted goes back with a phrase of feeling, up to `max_rounds` times.
+    """Sends an answer that is not accepted back with an emotional phrase, up to `max_rounds` times.
 
     Pinto et al., "HEART: Emotionally-driven test-time scaling of Language Models", arXiv 2509.22876: feedback
     of short phrases for Ekman's six emotions, whose tone changes from iteration to iteration.
 
     Args:
-        n: lines, side by side; each begins with another phrase.
-        max_rounds: corrections of a line at most.
+        n: concurrent lines; each begins with a different phrase.
+        max_rounds: maximum number of corrections of a line.
         scorer, threshold: a line ends once one of its answers scores `threshold`, and the best-scored answer
-            wins: the paper's setting with a verifier. Without a scorer all rounds take place, then the model
-            writes one answer in view of all: the setting without.
+            wins: the paper's setting with a verifier. Without a scorer all rounds run, then the model writes
+            one answer given all of them: the setting without a verifier.
         negative, positive: phrases; the first round takes a negative one, the next a positive one, and so on.
         refine_prompt: with the fields {question}, {answer} and {cue}.
         synthesis_prompt: with the fields {question} and {answers}.
@@ -78,7 +78,7 @@ async def heart(
             synthesis.
 
     The phrases are ours. Departures: `n`; all lines alternate, and phrases are not drawn at random, so the
-    search is the same whatever ends first.
+    search does not depend on what ends first.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

@@ -1,4 +1,4 @@
-"""Iterative agent decoding: the model sees a verifier's best and worst answers so far and goes on."""
+"""Iterative agent decoding: the model sees a verifier's best and worst answers so far and tries again."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ async def iterative_agent_decoding(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers, then rounds of `n` in view of the best and the worst; lacks an environment's feedback.
+    """Writes rounds of `n` answers, shown the best and the worst; lacks an environment's feedback.
 
     Chakraborty et al., "Review, Refine, Repeat: Understanding Iterative Decoding of AI Agents with Dynamic
     Evaluation and Selection", arXiv 2504.01931 (IAD).
 
     Args:
-        n: answers of a round, side by side; 1 is the sequential search, whose first prompt shows the one
-            answer as best and worst.
+        n: concurrent answers per round; 1 is the sequential search, whose first prompt shows the one answer
+            as best and worst.
         scorer: the verifier; it scores finished answers.
         max_rounds: rounds after the first answers.
         refine_prompt: with the fields {question}, {best}, {best_score}, {worst} and {worst_score}.
         decide_by, extract: as in `best_of_n`.
 
     Only an answer that the verifier rates higher replaces the best one, so the result is never rated below
-    the first answers. Departures: the feedback is the two answers with their ratings; the paper adds feedback
-    in words from the environments of its tasks; the wording.
+    the first answers. Departures: the feedback is the two answers with their ratings; the paper adds verbal
+    feedback from the environments of its tasks; the wording.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

@@ -63,8 +63,7 @@ async def magicore(
     agg_strategy: str = "prod",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Writes `n` solutions; while the question looks hard, reviews each by its step scores and writes it
-    anew.
+    """Writes `n` solutions; reviews and rewrites them by their step scores while the question looks hard.
 
     Chen et al., "MAgICoRe: Multi-Agent, Iterative, Coarse-to-Fine Refinement for Reasoning", arXiv
     2409.12147 (its code: dinobby/MAgICoRe). The question is easy if the majority's answer has a
@@ -72,25 +71,26 @@ async def magicore(
 
     Args:
         n: solutions (40 in the paper).
-        scorer: a process reward model, called after every step; scores of 0 to 1 weigh votes as they are. If
-            a reward is negative, votes weigh its exponential; choose another `agg_strategy` than "prod" then.
+        scorer: a process reward model, called after every step; scores from 0 to 1 are the votes' weights. If
+            a reward is negative, the weights are exponentials; then choose an `agg_strategy` other than
+            "prod".
         outcome_scorer: a second scorer, for whole answers. A solution's reward is the sum of both, and each
             must be confident of its own vote. None: the process scores alone.
-        max_rounds: rounds of review and refinement, after each of which the newest solutions decide again
-            whether the question is easy.
-        reward_threshold: mean reward of the majority above which the question is easy. The code takes the
-            mean over a dataset's first samples; with two scorers rewards lie between 0 and 2.
+        max_rounds: rounds of review and refinement; after each, the newest solutions decide again whether the
+            question is easy.
+        reward_threshold: mean reward of the majority above which the question is easy. The code uses the mean
+            over a dataset's first samples; with two scorers rewards lie between 0 and 2.
         confidence_threshold: confidence of the vote above which the question is easy: 1 for a unanimous vote,
             0.5 for three answers of equal weight.
         review_prompt: with the fields {question} and {solution}, its steps with their scores.
         refine_prompt: with the field {review} too.
-        agg_strategy: makes one process reward of the scores of the steps.
+        agg_strategy: how one process reward is computed from the scores of the steps.
         extract: the answer in a text, or None to abstain.
 
     The `n` best-rewarded solutions, old and new, stay and vote with their rewards; `best` is the
     best-rewarded solution with the winning answer. Departures: prompts are ours and have no worked examples;
-    abstentions have no part in a vote; new solutions join all that stayed, where the code's third iteration
-    forgets the first.
+    abstentions do not vote; new solutions join all that stayed, where the code's third iteration forgets the
+    first.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)
@@ -106,7 +106,7 @@ async def magicore(
         rewards = run.aggregated([branch]) if branch.scores else [0.0]
         if outcome_scorer is not None:
             rewards += await run.score([branch], outcome_scorer)
-            branch.scores.pop()  # those of the steps stay
+            branch.scores.pop()  # the steps' scores stay
         return _Solution(run.end(branch, sum(rewards)), tuple(steps), tuple(rewards))
 
     async def refine(old: _Solution) -> _Solution:

@@ -42,14 +42,13 @@ async def multi_round(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers; the model writes each again `max_rounds` times from the question and the last answer
-    alone.
+    """Rewrites each of `n` answers `max_rounds` times from the question and the last answer alone.
 
     Tian et al., "Think Twice: Enhancing LLM Reasoning by Scaling Multi-round Test-time Thinking", arXiv
     2503.19855; the paper counts the first answer as a round and goes up to 4, here `max_rounds=3`.
 
     Args:
-        n: lines, side by side.
+        n: concurrent lines.
         max_rounds: answers of a line after its first.
         end_of_thinking: text that ends the thinking; the next prompt holds only what follows it. "": the
             whole answer.
@@ -58,8 +57,8 @@ async def multi_round(
             what `extract` reads from each line's last answer.
         decide_by: as in `best_of_n`, where there is a scorer.
 
-    Prompts begin with the question, so every round finds its KV resident. Departures: `n` lines, where the
-    paper reports the mean accuracy of one; the wording.
+    Prompts begin with the question, so every round finds its KV resident. Departures: `n` lines; the paper
+    reports the mean accuracy of one; the wording.
     """
     at_least(1, n=n)
     at_least(0, max_rounds=max_rounds)

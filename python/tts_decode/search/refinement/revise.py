@@ -35,28 +35,28 @@ async def revise(
     verify_prompt: str = VERIFY,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` lines, each going on behind an answer that the model would rather refine; lacks the trained model.
+    """Continues after each answer that the model would rather refine; lacks the trained model.
 
     Lee et al., "ReVISE: Learning to Refine at Test-Time via Intrinsic Self-Verification", arXiv 2502.14565.
     Its model is trained to end an answer with the end of the sequence or with a refinement token. For such a
     model `verify_prompt` is "", `accept` is the text of the first, `refine` and `rethink` are the text of the
-    second. With the defaults any model serves, as well calibrated as it is.
+    second. With the defaults any model works, as far as it is calibrated.
 
     Args:
-        n: lines, side by side.
-        max_rounds: how often a line may go on; the paper's model is trained for once.
+        n: concurrent lines.
+        max_rounds: how often a line may continue; the paper's model is trained for once.
         threshold: an answer with a smaller P(accept) is refined.
         accept, refine: two continuations: P(accept) is the probability of the first, divided by the sum of
             both.
-        rethink: text that a line goes on with; it stays, as does the answer before it.
+        rethink: text that a line continues with; it stays, as does the answer before it.
         verify_prompt: text between an answer and `accept` or `refine`, without fields; it does not stay.
         extract: the last answer in a line's text, or None to abstain.
 
     Confidence-aware decoding: the last answer of each line votes with its P(accept), which is also the
-    candidates' score. An answer's end token is rolled back before the line goes on, and nothing is prefilled
-    again. What follows may have the root's `max_tokens` of its own. Departures: `threshold`, where the
-    paper's model samples one of its two tokens; an answer that the token limit cut is not refined; an answer
-    is not accepted if the model has no positions left for the question.
+    candidates' score. An answer's end token is rolled back before the line continues, and nothing is
+    prefilled again. The continuation has its own `max_tokens`, the root's. Departures: `threshold`; the
+    paper's model samples one of its two tokens; an answer cut by the token limit is not refined; an answer is
+    not accepted if the model has no positions left for the question.
     """
     at_least(1, n=n)
     run.refuse_constraint("revise", "forces its rethink into answers")

@@ -1,4 +1,4 @@
-"""Sequential revisions without the trained reviser: chains of answers, each in sight of those before it."""
+"""Sequential revisions without the trained reviser: chains of answers, each shown the previous ones."""
 
 from __future__ import annotations
 
@@ -40,14 +40,13 @@ async def revisions(
     decide_by: Literal["chains", "max", "last", "weighted", "majority"] = "chains",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers in `n / num_sequential` chains side by side; each answer after a chain's first is written
-    in sight of the chain's last ones.
+    """Writes `n` answers in concurrent chains; a chain's later answers are shown its previous ones.
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 6: the ratio of
-    sequential to parallel sampling at a budget of n answers.
+    sequential to parallel sampling at a budget of n answers. There are `n / num_sequential` chains.
 
     Args:
-        n: answers in all.
+        n: total number of answers.
         num_sequential: answers of a chain, a divisor of n: 1 is best-of-n by weighted vote, n a single chain.
         max_attempts: the chain's last answers that a prompt shows, 4 in the paper.
         refine_prompt: with the fields {question} and {attempts}, the answers in order, numbered.
@@ -55,11 +54,11 @@ async def revisions(
         decide_by: "chains", as published: see below; the others as in `best_of_n`, over all answers.
         extract: the answer in a text, or None to abstain.
 
-    In each chain the answer with the largest sum of scores is found, and its best-scored text stands for the
-    chain; among these texts the answer is chosen in the same way (`votes` are that last sum).
+    Each chain is represented by the best-scored text of its answer with the largest sum of scores; among
+    these texts the answer is chosen in the same way (`votes` are these final sums).
 
     Departures. The paper trains a model on chains of wrong answers that lead to a right one; any model is
-    prompted here. An attempt that came to no end of its own is not shown.
+    prompted here. An attempt that was cut short is not shown.
     """
     at_least(1, n=n, num_sequential=num_sequential, max_attempts=max_attempts)
     if n % num_sequential:
@@ -86,6 +85,6 @@ async def revisions(
 
 
 async def _weighted(answers: Sequence[Candidate], extract: Extract) -> tuple[Candidate, dict[str, float]]:
-    """The best-scored one of those whose answer has the largest sum of scores; the sums."""
+    """Returns the best-scored text of the answer with the largest sum of scores, and the sums."""
     ended = [answer for answer in answers if answer.complete] or answers
     return await elected(ended, extract, [max(score_of(answer), 0.0) for answer in ended], rank=score_of)

@@ -1,4 +1,4 @@
-"""S*: programs are debugged on public tests, then meet in pairs on inputs that tell them apart."""
+"""S*: programs are debugged on public tests, then compared in pairs on inputs that distinguish them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _BLOCK = re.compile(r"```[^\n]*\n(.*?)\n?```", re.DOTALL)
 class Program(NamedTuple):
     answer: Candidate
     code: str
-    passed: int  # public tests
+    passed: int  # number of public tests
 
 
 @strategy("programs debugged on public tests, then compared in pairs on inputs that tell them apart")
@@ -80,21 +80,22 @@ async def s_star(
     distinguish_prompt: str = DISTINGUISH,
     judge_prompt: str = JUDGE,
 ) -> SearchResult:
-    """`n` programs, each corrected until it passes the public tests; then those that print the same form a
-    cluster, clusters meet in pairs, and a program of the cluster with most wins is the answer.
+    """Debugs `n` programs on public tests, then compares clusters of equal output in pairs.
 
     Li, Cao et al., "S*: Test Time Scaling for Code Generation", arXiv 2502.14382, section 3 (its code:
-    NovaSky-AI/SkyThought, skythought/test-time-scaling).
+    NovaSky-AI/SkyThought, skythought/test-time-scaling). Each program is corrected until it passes the public
+    tests. Programs with the same output form a cluster, clusters meet in pairs, and a program of the cluster
+    with most wins is the answer.
 
     Args:
-        n: programs, side by side.
-        max_rounds: corrections of each at most.
+        n: concurrent programs.
+        max_rounds: maximum number of corrections of each.
         num_tests: inputs asked for, for the clusters and for each pair.
         tool: runs Python and returns what it printed; if it raises an exception, the exception's text counts.
             An async function is awaited; another one runs in a thread. None: nothing is run, each different
             program is a cluster, and the model judges the programs alone.
-        public_tests: (input, expected output) pairs: what a program reads from standard input, and has to
-            print, spaces at the ends of lines aside. Empty: nothing to correct a program by.
+        public_tests: (input, expected output) pairs: a program's standard input, and the output it must
+            print, ignoring spaces at the ends of lines. Empty: programs are not corrected.
         debug_prompt: with the fields {question}, {answer} and {feedback}.
         inputs_prompt: with the fields {question} and {count}.
         distinguish_prompt: with the fields {question}, {first}, {second} and {count}.
@@ -102,11 +103,11 @@ async def s_star(
 
     Only programs that pass all public tests are compared; if none does, the first of those that pass most
     wins. A match is judged in both orders: a program wins if both verdicts name it, two ties are half a win
-    for both, and anything else counts for neither. Who stands for a cluster, in a match and at the end, is
-    drawn at random. A candidate's score is the wins of its cluster, or where no program passes all public
-    tests the share that it passes; programs that were corrected have none.
+    for both, and anything else counts for neither. The program that represents a cluster, in a match and at
+    the end, is drawn at random. A candidate's score is the wins of its cluster, or, if no program passes all
+    public tests, the share that it passes; programs that were corrected have none.
 
-    Departures: a correction sees its program, its output and nothing older; programs read standard input;
+    Departures: a correction sees only its program and that program's output; programs read standard input;
     outputs are compared as text; two programs of a pair meet on the inputs made for the pair alone. The code
     lets all programs of two clusters meet, once for each input, and drops clusters of errors. Wording.
     """
@@ -119,7 +120,7 @@ async def s_star(
         return await gather(output_of(run, tool, reading(code, text)) for text in inputs)
 
     async def tested(answer: Candidate) -> tuple[Program, str]:
-        """The program, and what it did on the public tests."""
+        """Returns the program, and its results on the public tests."""
         code = code_in(answer.text).strip()
         made = await outputs(code, [text for text, _ in public_tests])
         passed, told = 0, []
@@ -201,12 +202,12 @@ _POINTS = {("A", "B"): (1.0, 0.0), ("B", "A"): (0.0, 1.0), ("Tie", "Tie"): (0.5,
 
 
 def reading(code: str, text: str) -> str:
-    """A Python program that runs `code` with `text` as its standard input."""
+    """Returns a Python program that runs `code` with `text` as its standard input."""
     run = f"exec(compile({code!r}, 'program', 'exec'), {{'__name__': '__main__'}})"
     return f"import io, sys\nsys.stdin = io.StringIO({text!r})\n{run}\n"
 
 
 def _same(output: str, expected: str) -> bool:
-    """Whether two outputs are equal, but for spaces at the ends of lines and empty lines at the end."""
+    """Whether two outputs are equal, ignoring spaces at the ends of lines and empty lines at the end."""
     printed, wanted = ([line.rstrip() for line in t.rstrip().split("\n")] for t in (output, expected))
     return printed == wanted

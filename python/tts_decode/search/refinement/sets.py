@@ -1,4 +1,4 @@
-"""SETS: samples that the model verifies and corrects by itself, then a vote."""
+"""SETS: the model itself verifies and corrects samples, then they vote."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ async def sets(
     refine_prompt: str = CORRECT,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` samples; the model verifies each and corrects it while it finds it wrong; then they vote.
+    """Verifies each of `n` samples and corrects it while the model finds it wrong; then they vote.
 
     Chen et al., "SETS: Leveraging Self-Verification and Self-Correction for Improved Test-Time Scaling",
     arXiv 2501.19306.
 
     Args:
         n: number of samples.
-        max_rounds: corrections of a sample at most; the last one is not verified.
+        max_rounds: maximum number of corrections of a sample; the last one is not verified.
         verify_prompt: with the field {history}: question, attempts and checks so far, the attempt to verify
             last. The last "correct" or "wrong" of the reply counts.
         refine_prompt: with the same field, here with the check last.
         extract: the answer in an attempt's text, or None to abstain.
 
-    The vote is over the last attempt of each sample. Each prompt begins with the history of the prompt
-    before, whose KV is resident. Departures: a reply without a verdict counts as "wrong"; the prompts are
+    The vote is over the last attempt of each sample. Each prompt begins with the history of the previous
+    prompt, whose KV is resident. Departures: a reply without a verdict counts as "wrong"; the prompts are
     ours; the paper has its own for each task.
     """
     at_least(1, n=n)

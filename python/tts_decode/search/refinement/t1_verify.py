@@ -1,4 +1,4 @@
-"""T1: answers are verified by code that the model writes, run by a tool, then scored."""
+"""T1: answers are verified by code that the model writes and a tool runs, then scored."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def t1_verify(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers; a tool refutes some, the best-scored of the others wins; lacks the distilled verifiers.
+    """Lets a tool refute some of `n` answers; the best-scored other wins; lacks the distilled verifiers.
 
     Kang, Jeong, Cho, "T1: Tool-integrated Self-verification for Test-time Compute Scaling in Small Language
     Models", arXiv 2504.04718: first a verifier writes code and runs it, then a reward model scores what
@@ -61,9 +61,9 @@ async def t1_verify(
         decide_by: "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
         extract: the answer in a text, or None to abstain.
 
-    A refuted candidate's score is 0; if all are refuted, the best-scored one wins all the same. Departures:
-    code that prints neither word, or fails, refutes nothing; a text sampled twice is verified once; prompts
-    are ours.
+    A refuted candidate's score is 0; if all are refuted, the best-scored one still wins. Departures: code
+    that prints neither word, or fails, refutes nothing; a text sampled twice is verified once; prompts are
+    ours.
     """
     at_least(1, n=n)
     run.decide_by(decide_by, extract)
@@ -72,7 +72,7 @@ async def t1_verify(
         return await run.result()
 
     async def verify(answer: Candidate) -> tuple[bool, float]:
-        """Whether the tool has nothing against the answer, and its score."""
+        """Returns whether the tool does not refute the answer, and the answer's score."""
         fields = {"question": run.question, "answer": answer.text}
         sources, passed, thread = (answer.node,), True, Thread(run)
         if tool is not None:
@@ -95,6 +95,6 @@ async def t1_verify(
 
 
 def code_in(text: str) -> str:
-    """The last block of code in a text, or all of it if there is none."""
+    """Returns the last code block in a text, or all of it if there is none."""
     blocks = _BLOCK.findall(text)
     return blocks[-1] if blocks else text

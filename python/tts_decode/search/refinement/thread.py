@@ -1,7 +1,7 @@
-"""What strategies that write answers again share: sampling from a prompt, scoring, choosing among them.
+"""Shared by strategies that rewrite answers: sampling from a prompt, scoring, choosing.
 
-Prompts grow with the answers that they hold. Where one would have more tokens than the model has positions,
-`PromptTooLongError` is raised, at which strategies end the line and choose among the answers that there are.
+Prompts grow with the answers that they hold. A prompt with more tokens than the model has positions raises
+`PromptTooLongError`; strategies then end the line and choose among the answers so far.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Thread:
-    """Prompts that come one at a time and mostly begin with the same text.
+    """Consecutive prompts that mostly begin with the same text.
 
-    Each is held until the next one is there, so that the next one finds the KV of all that they share. The
-    question is shared with the search's own root anyway, where it comes first. Scorers take what follows for
-    an answer to that question.
+    Each is held until the next one exists, so that the next one finds the KV of the shared prefix. The
+    question, if it comes first, is shared with the search's own root anyway. Scorers treat what follows as an
+    answer to that question.
     """
 
     def __init__(self, run: SearchRun) -> None:
@@ -40,7 +40,7 @@ class Thread:
         sources: Sequence[int] = (),
         decoder: Decoder | None = None,
     ) -> list[str]:
-        """Texts of `n` replies, none of which becomes a candidate; each is sampled in one step."""
+        """Returns the texts of `n` replies, each sampled in one step; none becomes a candidate."""
         run = self._run
         start = await self._next(prompt, sources, decoder, run.whole_reply())
         branches = run.fork(start, n)
@@ -61,7 +61,7 @@ class Thread:
         sources: Sequence[int] = (),
         decoder: Decoder | None = None,
     ) -> list[Candidate]:
-        """`n` answers in order, candidates like the first ones."""
+        """Returns `n` answers in order, candidates like the first ones."""
         branches = await self.branches(prompt, n, sources=sources, decoder=decoder)
         return await gather(finish(self._run, branch, scorer) for branch in branches)
 
@@ -73,7 +73,7 @@ class Thread:
         sources: Sequence[int] = (),
         decoder: Decoder | None = None,
     ) -> list[Branch]:
-        """`n` forks at the end of the prompt, for answers that are more than sampled."""
+        """Returns `n` forks at the end of the prompt, for answers that need more than sampling."""
         return self._run.fork(await self._next(prompt, sources, decoder), n)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Thread:
 async def answers_to(
     run: SearchRun, prompt: str, n: int = 1, scorer: Scorer | None = None, *, sources: Sequence[int] = ()
 ) -> list[Candidate]:
-    """`n` answers to a prompt that no other one follows."""
+    """Returns `n` answers to a prompt that no other one follows."""
     thread = Thread(run)
     answers = await thread.answers(prompt, n, scorer, sources=sources)
     thread.close()

@@ -1,4 +1,4 @@
-"""3D test-time scaling: longer thinking, more samples side by side, more turns of refinement."""
+"""3D test-time scaling: longer thinking, more parallel samples, more turns of refinement."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def three_d(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` samples, then turns of `n` more, each of which refines the preferred sample of the turn before.
+    """Samples `n` answers per turn, each of which refines the preferred sample of the previous turn.
 
     Yu et al., "Extending Test-Time Scaling: A 3D Perspective with Context, Batch, and Turn", arXiv
     2511.15738: each of the three dimensions helps up to its own bound; together they go further.
 
     Args:
-        n: the batch: samples of a turn, side by side.
+        n: the batch: concurrent samples of a turn.
         max_rounds: turns after the first.
         max_tokens_thinking: the context: the cap on the tokens of a sample's thinking, or the root's
             `max_tokens` if that is less; at the cap the final answer is forced. The answer may have the
@@ -63,8 +63,8 @@ async def three_d(
             a scorer of the last turn.
         decide_by: as in `best_of_n`, where there is a scorer.
 
-    Departures: in some of the paper's experiments people prefer and advise in place of the vote; here that is
-    up to the caller's scorer. Defaults and wording are ours.
+    Departures: in some of the paper's experiments people choose and advise instead of the vote; here that is
+    left to the caller's scorer. Defaults and wording are ours.
     """
     at_least(1, n=n, max_tokens_thinking=max_tokens_thinking)
     run.refuse_constraint("three_d", "forces its final_answer into answers")

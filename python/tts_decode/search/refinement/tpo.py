@@ -1,4 +1,4 @@
-"""Test-time preference optimization: a reward model's preference becomes words, the words new answers."""
+"""Test-time preference optimization: turns a reward model's preference into words, and these into answers."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ async def tpo(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers, then updates: the model compares the best with the worst in words, turns the comparison
-    into advice, and writes `n` new answers by that advice.
+    """Compares the best answer with the worst in words, and rewrites answers by the advice drawn from it.
 
     Li et al., "Test-Time Preference Optimization: On-the-Fly Alignment via Iterative Textual Feedback", arXiv
-    2501.12895 (its code: yafuly/TPO, over TextGrad). Defaults are the paper's D2-N5.
+    2501.12895 (its code: yafuly/TPO, over TextGrad). Defaults are the paper's D2-N5: each update writes `n`
+    new answers.
 
     Args:
-        n: answers of a round, side by side.
+        n: concurrent answers of a round.
         scorer: the reward model; it scores finished answers.
         max_rounds: updates after the first round.
         loss_prompt, gradient_prompt, update_prompt: with the fields {question}, {chosen} and {rejected}; the

@@ -31,18 +31,18 @@ async def adaptive_consistency(
     LLMs", arXiv 2305.11860, section 2 (its code: Pranjal2041/AdaptiveConsistency).
 
     Args:
-        max_samples: samples at most.
+        max_samples: maximum number of samples.
         parallel: samples drawn together; the criterion is checked after each batch. 1 is the paper's
             algorithm.
         threshold: posterior probability that ends the search.
-        criterion: "beta": the first answer against the second one; "dirichlet": against all that were seen.
+        criterion: "beta": the first answer against the second; "dirichlet": against all answers seen.
         extract: the answer in a sample's text, or None to abstain.
 
     The winner and `best` are found as in `self_consistency`.
 
-    Departures. Samples come in batches rather than one by one. At the default threshold a vote needs four
-    samples at least, so a first batch of four wastes none. The Dirichlet probability is integrated exactly
-    over all answers, where the code draws random points for the five most frequent ones.
+    Departures. Samples come in batches rather than one by one. At the default threshold a vote needs at least
+    four samples, so a first batch of four wastes none. The Dirichlet probability is integrated exactly over
+    all answers; the code draws random points for the five most frequent ones.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     number("threshold", threshold, above=0, below=1)

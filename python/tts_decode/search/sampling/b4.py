@@ -38,14 +38,14 @@ async def b4(
     write_prompt: str = WRITE,
     check_prompt: str = CHECK,
 ) -> SearchResult:
-    """`n` independent samples; the group that passes the same tests and is most probably right wins.
+    """Groups `n` samples by the tests they pass; the group that is most probably right wins.
 
     Chen et al., "B4: Towards Optimal Assessment of Plausible Code Solutions with Plausible Tests", arXiv
     2409.08692 (its code: ZJU-CTAG/B4). The rule is `select.b4_scores`.
 
     Args:
         n: number of samples.
-        num_tests: tests that the model writes where `run_tests` is None.
+        num_tests: tests that the model writes if `run_tests` is None.
         run_tests: takes a sample's text and says which tests it passes, the same tests for each text. An
             async function is awaited; another one runs in a thread. None: the model writes yes/no questions
             about a response and answers them itself.
@@ -56,9 +56,8 @@ async def b4(
     Candidates that pass exactly the same tests form a consensus; the likeliest sample of the best consensus
     wins. Scores are log-posteriors, up to a constant.
 
-    Departures. The paper tests code; this package lets the model ask questions, so that any answer can be
-    tested. An answer passes a question if P(Yes) > P(No). A text sampled twice is tested once and counts
-    twice.
+    Departures. The paper tests code; here the model asks questions, so that any answer can be tested. An
+    answer passes a question if P(Yes) > P(No). A text sampled twice is tested once and counts twice.
     """
     at_least(1, n=n, num_tests=num_tests)
     b4_scores([], beta_0, alpha_xy)

@@ -1,4 +1,4 @@
-"""Best-of-n: sample whole answers, keep the one that the scorer likes best."""
+"""Best-of-n: samples whole answers and keeps the one with the highest score."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def best_of_n(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` independent samples to their end; the highest score wins, or a vote.
+    """Samples `n` independent answers to their end; the highest score wins, or a vote.
 
     Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv 2110.14168, section 4; Brown et al.,
     "Large Language Monkeys", arXiv 2407.21787.
@@ -38,10 +38,10 @@ async def best_of_n(
         scorer: scores finished samples; also each of their steps, unless `agg_strategy` is "last".
         decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
             last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-        agg_strategy: makes one score of the scores of steps: a name of `select.aggregation`.
+        agg_strategy: how one score is computed from the scores of steps: a name of `select.aggregation`.
         extract: the answer in a text, or None to abstain.
 
-    There is no barrier: a sample is scored and its pages return as soon as it ends.
+    There is no barrier: a sample is scored and its pages are freed as soon as it ends.
 
     Departures. None.
     """

@@ -1,4 +1,4 @@
-"""DeepConf: traces whose confidence falls are stopped, and the confident ones vote."""
+"""DeepConf: stops traces whose confidence falls, and lets the confident ones vote."""
 
 from __future__ import annotations
 
@@ -44,37 +44,37 @@ async def deepconf(
     threshold: float = 0.95,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Finishes some traces to learn how confident this question's are, then stops those that fall below.
+    """Calibrates a confidence bar on some finished traces, then stops traces that fall below it.
 
     Fu et al., "Deep Think with Confidence", arXiv 2508.15260, sections 3.1 and 3.2 (its code:
-    facebookresearch/deepconf). A token's confidence is minus the mean log-probability of the likeliest
-    tokens in its place; a group's is the mean over `window` neighbouring tokens.
+    facebookresearch/deepconf). A token's confidence is minus the mean log-probability of the likeliest tokens
+    at its position; a group's is the mean over `window` consecutive tokens.
 
     Args:
-        max_samples: traces at most.
-        num_warmup: traces that are finished first, whatever their confidence. Where it is `max_samples` or
-            more, nothing is stopped: the paper's offline variant.
-        parallel: traces after those that are drawn together.
+        max_samples: maximum number of traces.
+        num_warmup: traces that are finished first, whatever their confidence. If it is `max_samples` or more,
+            nothing is stopped: the paper's offline variant.
+        parallel: later traces that are drawn together.
         eta: percent of the warm-up traces, the most confident ones, that set the bar: 10 is DeepConf-low, 90
             DeepConf-high.
-        window: tokens of a group. A trace of fewer tokens is one group, which is looked at when it ends.
-        measure: confidence of a trace, which is compared to the bar and weighs its vote; see
+        window: tokens of a group. A trace of fewer tokens is one group, which is checked when it ends.
+        measure: confidence of a trace, which is compared with the bar and is the weight of its vote; see
             `select.trace_confidence`. Only "lowest" can stop a trace.
-        signal: "top": as above, where the engine lists likely tokens (an engine of texts refuses). "entropy":
-            exp(-entropy) of the distribution, for engines that tell that alone.
+        signal: "top": as above, if the engine lists likely tokens (text engines refuse). "entropy":
+            exp(-entropy) of the distribution, for engines that report only that.
         num_likeliest: tokens that are listed.
-        num_between: tokens from one look at a running trace to the next.
+        num_between: tokens between checks of a running trace.
         threshold: share of all votes that ends the search once an answer has it.
         extract: the answer in a trace's text, or None to abstain.
 
-    A trace whose latest group is below the bar is pruned, and its pages return. Warm-up traces at or above
+    A trace whose latest group is below the bar is pruned, and its pages are freed. Warm-up traces at or above
     the bar and later ones that never fell below it vote, by their confidence; the traces with an answer set
     the offline variant's bar. `best` is the most confident trace with the winning answer.
 
-    Departures. A running trace is looked at every `num_between` tokens, where the paper's engine looks at
-    each; as traces that are stopped do not vote, the votes are the same. "entropy" is not in the paper.
-    Confidences are not rounded, and the sampled token does not count where it is not among the likeliest. The
-    code draws all traces after the warm-up at once; the share of votes is tested after `parallel` of them.
+    Departures. A running trace is checked every `num_between` tokens, in the paper's engine at each; stopped
+    traces do not vote, so the votes are the same. "entropy" is not in the paper. Confidences are not rounded,
+    and the sampled token does not count if it is not among the likeliest. The code draws all traces after the
+    warm-up at once; the share of votes is tested after `parallel` of them.
     """
     at_least(
         1,
@@ -98,7 +98,7 @@ async def deepconf(
     listed = num_likeliest if signal == "top" else 0
 
     async def trace(branch: Branch, bar: float | None = None) -> Candidate | None:
-        """A finished trace, its confidence as score; None if it fell below the bar."""
+        """Returns a finished trace, its confidence as score; None if it fell below the bar."""
         confidences: list[float] = []
         looks = {} if bar is None else {"max_step_tokens": num_between}
         while not branch.finished:
@@ -130,7 +130,7 @@ async def deepconf(
 
 
 def _confidences(step: Step, signal: str) -> list[float]:
-    """One a token of the step."""
+    """Returns one confidence per token of the step."""
     if signal == "entropy":
         confidences = [math.exp(-entropy) for entropy in step.entropies]
         if any(map(math.isnan, confidences)):

@@ -11,7 +11,7 @@ from ..strategy import strategy
 
 @strategy("n answers in parallel, the first one to end wins")
 async def first_finish(run: SearchRun, *, n: int = 4) -> SearchResult:
-    """`n` independent samples in parallel; returns as soon as one ends and cancels the others.
+    """Draws `n` independent samples in parallel; the first to end wins, and the others are cancelled.
 
     Agarwal, Sengupta, Chakraborty, "First Finish Search: Efficient Test-Time Scaling in Large Language
     Models", arXiv 2505.18149: the shorter traces of a reasoning model are more often right.
@@ -19,11 +19,11 @@ async def first_finish(run: SearchRun, *, n: int = 4) -> SearchResult:
     Args:
         n: number of samples.
 
-    If several samples end at the same token, the lowest fork wins. The others return their pages before the
+    If several samples end at the same token, the lowest fork wins. The others free their pages before the
     model's next forward; their tokens stay in the tree as pruned nodes.
 
     Departures. None from the paper's synchronous variant, in which all samples go through the same forwards.
-    A sample that `max_tokens` cuts counts as ended, since no other one can be shorter by then.
+    A sample cut by `max_tokens` counts as ended, since no other one can then be shorter.
     """
     at_least(1, n=n)
     branches = run.fork(run.root, n)

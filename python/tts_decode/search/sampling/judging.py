@@ -1,4 +1,4 @@
-"""Verdicts that a model writes about answers: prompts and what is read out of the replies."""
+"""Verdicts that a model writes about answers: prompts, and parsing of the replies."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ end with one line, either "Better: A" or "Better: B"."""
 
 
 def approvals(replies: Sequence[str], yes: str, no: str) -> int:
-    """How many replies end in `yes` rather than in `no` or in neither."""
+    """Counts the replies that end in `yes` rather than in `no` or in neither."""
     return sum(last_choice(reply, (yes, no)) == yes for reply in replies)
 
 
 async def preferences(
     run: SearchRun, one: Candidate, other: Candidate, count: int, prompt: str
 ) -> tuple[int, int]:
-    """Of `count` comparisons of two answers those that prefer the one, and the other; some prefer neither.
+    """Counts how many of `count` comparisons of two answers prefer the one, and the other.
 
-    Every second one shows them in the other order, the first one as given.
+    Some prefer neither. Every second comparison swaps the two answers.
     """
 
     async def ask(first: Candidate, second: Candidate, times: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Knockout tournament: answers meet in pairs, the winner of the last match is the answer."""
+"""Knockout tournament: answers meet in pairs, and the winner of the last match is the answer."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from .judging import COMPARE, preferences
 async def knockout(
     run: SearchRun, *, n: int = 16, num_comparisons: int = 2, compare_prompt: str = COMPARE
 ) -> SearchResult:
-    """`n` independent samples meet in pairs, round by round; the majority of comparisons wins a match.
+    """Pairs `n` independent samples round by round; the majority of comparisons wins a match.
 
-    Chen et al., "A Simple and Provable Scaling Law for the Test-Time Compute of Large Language Models",
-    arXiv 2411.19477, section 2: if the model answers rightly with p_gen > 0 and compares rightly with
-    p_comp > 1/2, the failure probability is at most (1 - p_gen)^n + ceil(log2 n) exp(-2 k (p_comp - 1/2)^2)
-    with k comparisons a match.
+    Chen et al., "A Simple and Provable Scaling Law for the Test-Time Compute of Large Language Models", arXiv
+    2411.19477, section 2: if the model answers correctly with p_gen > 0 and compares correctly with p_comp >
+    1/2, the failure probability is at most (1 - p_gen)^n + ceil(log2 n) exp(-2 k (p_comp - 1/2)^2) with k
+    comparisons per match.
 
     Args:
         n: number of samples.
-        num_comparisons: comparisons of a match, k. Half of them swap the two answers, as in the authors'
-            code.
+        num_comparisons: comparisons per match, k. Half of them swap the two answers, as in the authors' code.
         compare_prompt: with the fields {question}, {first} and {second}; its last "A" or "B" counts.
 
-    The search calls the model n + k (n - 1) times at most. All matches of a round run together. If the number
-    is odd, the last answer goes on without a match and plays first in the next round. Equal texts need no
+    The search calls the model at most n + k (n - 1) times. All matches of a round run together. If the number
+    is odd, the last answer advances without a match and plays first in the next round. Equal texts need no
     comparison. A candidate's score is the number of matches that it won.
 
     Departures. A reply without a verdict counts for neither; the run's generator decides draws.

@@ -1,4 +1,4 @@
-"""ModelSwitch: ask the next model only where the first one contradicts itself."""
+"""ModelSwitch: asks the next model only if the first one contradicts itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def model_switch(
     priors: Sequence[float] | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples `n` answers of one model after another until the answers of one agree; then a weighted vote.
+    """Samples `n` answers per model until the answers of one model agree; then takes a weighted vote.
 
     Chen et al., "Do We Truly Need So Many Samples? Multi-LLM Repeated Sampling Efficiently Scales Test-Time
     Compute", arXiv 2504.00762, section 3 (its code: JianhaoChen-nju/ModelSwitch).
@@ -37,15 +37,15 @@ async def model_switch(
         n: samples of each model.
         decoders: models to switch to, in order, after the root's own.
         threshold: share of a model's answers that must agree to end the search.
-        priors: weight of each model, the root's first; None: 1 each. The paper sets them from what is known
-            about the models.
+        priors: weight of each model, the root's first; None: 1 each. The paper sets them from knowledge about
+            the models.
         extract: the answer in a sample's text, or None to abstain.
 
-    A sample's vote weighs its model's prior times the agreement of that model's own answers
+    The weight of a sample's vote is its model's prior times the agreement of that model's own answers
     (`select.consistency_weight`); `best` is found as in `self_consistency`, likelihoods being each model's
     own. Without `decoders` it is self-consistency.
 
-    Departures. None. Every model goes on from what the root has generated already.
+    Departures. None. Every model continues from what the root has already generated.
     """
     at_least(1, n=n)
     number("threshold", threshold, above=0, high=1)

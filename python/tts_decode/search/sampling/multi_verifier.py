@@ -1,4 +1,4 @@
-"""BoN-MAV: several verifiers, each with an eye on one aspect, approve of answers."""
+"""BoN-MAV: several verifiers, each checking one aspect, approve answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def multi_verifier(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` independent samples; the one that most verifiers of single aspects approve wins.
+    """Draws `n` independent samples; the one that most verifiers of single aspects approve wins.
 
     Lifshitz, McIlraith, Du, "Multi-Agent Verification: Scaling Test-Time Compute with Multiple Verifiers",
     arXiv 2502.20379, section 4 (BoN-MAV), and the authors' code (Shalev-Lifshitz/MultiAgentVerification).
@@ -60,23 +60,23 @@ async def multi_verifier(
     Args:
         n: number of samples.
         verifier_decoders: models, each of which judges every aspect; empty: the root's own.
-        aspects: questions about an answer whose Yes speaks for it.
-        chosen: which of the verifiers judge, by their place in the list of all aspects of the first model,
-            then those of the next; None: all. `select.choose_verifiers` finds them on problems whose answers
-            are known.
-        verdict: "sampled": a verifier writes an analysis at temperature 0, then a verdict in view of it, both
+        aspects: questions about an answer for which Yes is favourable.
+        chosen: which of the verifiers judge, by index in the list of all aspects of the first model, then
+            those of the next; None: all. `select.choose_verifiers` finds them on problems whose answers are
+            known.
+        verdict: "sampled": a verifier writes an analysis at temperature 0, then a verdict based on it, both
             sampled greedily; "p_yes": no analysis, it approves if P(Yes) > P(No).
         verify_prompt: with the fields {question}, {answer} and {aspect}: the part that all verifiers of an
             answer share comes first, so its KV is computed once.
-        clarify_prompt: with the field {aspect}: asks for the verdict alone. It follows the analysis as a turn
-            of the user in a chat, in a paragraph of its own elsewhere.
+        clarify_prompt: with the field {aspect}: asks for the verdict alone. It follows the analysis as a
+            user's turn in a chat, elsewhere as a new paragraph.
         decide_by: "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
         extract: the answer in a text, or None to abstain.
 
-    A sample's score is the share of approvals, of equal ones the first wins. A reply without a verdict does
-    not approve. Where the budget ends before anything is judged, the likeliest sample wins.
+    A sample's score is the share of approvals; among equals the first wins. A reply without a verdict does
+    not approve. If the budget ends before anything is judged, the likeliest sample wins.
 
-    Departures. The prompts and aspects are ours, and every verifier thinks aloud, where one of the paper's
+    Departures. The prompts and aspects are ours, and every verifier writes an analysis; one of the paper's
     ten gives its verdict at once. A text sampled twice is verified once, which at temperature 0 is the same.
     The paper fixes the verifiers of each benchmark; `choose_verifiers` adds them one by one.
     """

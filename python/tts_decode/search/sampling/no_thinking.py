@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ...core.interfaces import Branch
 
 THINKING = "<think>\nOkay, I think I have finished thinking.\n</think>\n\n"
-"""The block as models of the DeepSeek-R1 family write it, with the paper's sentence in it."""
+"""The block in the format of the DeepSeek-R1 family, with the paper's sentence."""
 
 
 @strategy("n answers after an empty thinking block")
@@ -33,7 +33,7 @@ async def no_thinking(
     decide_by: Literal["borda", "max", "last", "weighted", "majority"] = "borda",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` samples in parallel after a thinking block that is already closed; the best one or a vote wins.
+    """Samples `n` answers after an already closed thinking block; the best one or a vote wins.
 
     Ma et al., "Reasoning Models Can Be Effective Without Thinking", arXiv 2504.09858, section 2 and, for
     aggregation, section 4; self-certainty and its Borda vote are those of Kang et al., arXiv 2502.18581.
@@ -41,12 +41,12 @@ async def no_thinking(
     Args:
         n: number of samples.
         scorer: scores finished samples: a verifier, or a measure of confidence. None: the self-certainty of
-            the tokens after the block, which a text engine does not tell: give it `mean_logprob()`.
+            the tokens after the block; text engines do not report it: pass `mean_logprob()`.
         power: exponent of the Borda vote; 0 makes it a majority vote.
         thinking: the block, forced once; all samples share its KV. Leave the opening tag out if the chat
             template writes it.
-        decide_by: "borda": a vote in which the k-th best score of n weighs (n - k + 1) ** power; "max", for
-            verifiers, "last", "weighted" and "majority" as in `best_of_n`.
+        decide_by: "borda": a vote in which the k-th best score of n has weight (n - k + 1) ** power; "max",
+            for verifiers, "last", "weighted" and "majority" as in `best_of_n`.
         extract: the answer in a sample's text, or None to abstain.
 
     A sample's self-certainty is the mean over its tokens of D(uniform || model), the KL divergence of the

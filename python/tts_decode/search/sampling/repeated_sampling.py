@@ -1,4 +1,4 @@
-"""Repeated sampling: many answers, of which a verifier takes the first that passes."""
+"""Repeated sampling: many answers, of which the first to pass a verifier is taken."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ async def repeated_sampling(
     2407.21787, section 2.
 
     Args:
-        max_samples: samples at most.
+        max_samples: maximum number of samples.
         scorer: the verifier: tests, a proof checker (`rewards.verifier`), or a reward model. None: a majority
             vote over all samples.
         parallel: samples drawn together.
-        threshold: score from which an answer passes. If none does, the best-scored one wins, so that a
-            threshold that no score reaches makes it best-of-n.
-        decide_by: as in `best_of_n`, of samples of which none passed.
+        threshold: score from which an answer passes. If none does, the best-scored one wins, so an
+            unreachable threshold makes it best-of-n.
+        decide_by: as in `best_of_n`, if no sample passed.
         extract: the answer in a sample's text, or None to abstain.
 
     What the samples could reach under a perfect verifier is their coverage: `select.pass_at_k` and
@@ -45,7 +45,7 @@ async def repeated_sampling(
     `python -m benches.coverage_curve` draws the curve of a model.
 
     Departures. The paper draws all samples and counts afterwards; here sampling ends once one passes, which
-    changes the cost and not the answer, but for the others of the same batch.
+    changes the cost but not the answer, apart from others of the same batch.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     run.decide_by(decide_by, extract)

@@ -17,12 +17,12 @@ from ..strategy import strategy
 async def rpc(
     run: SearchRun, *, n: int = 16, prune: bool = True, extract: Extract = extract_answer
 ) -> SearchResult:
-    """`n` independent samples; the answer with the largest probability mass wins.
+    """Draws `n` independent samples; the answer with the largest probability mass wins.
 
     Zhou et al., "A Theoretical Study on Bridging Internal Probability and Self-Consistency for LLM
     Reasoning", arXiv 2510.15444, section 4; its first version is arXiv 2502.00511 (its code: WNJXYK/RPC).
-    Perplexity Consistency: a sample's vote weighs the probability that the model itself gave it, so that the
-    error falls exponentially rather than linearly in `n`. Reasoning Pruning: samples fall into two
+    Perplexity Consistency: the weight of a sample's vote is the probability that the model itself gave it, so
+    that the error falls exponentially rather than linearly in `n`. Reasoning Pruning: samples fall into two
     populations, and those of the improbable one do not vote; see `select.probable_paths`.
 
     Args:
@@ -33,7 +33,7 @@ async def rpc(
     As in the code, a text sampled twice counts once, and a sample's probability is the geometric mean over
     its tokens: products over hundreds of tokens would let a single sample decide.
 
-    Departures. If masses are equal, the answer sampled first wins; the code counts each for its share.
+    Departures. If masses are equal, the answer sampled first wins; the code counts each by its share.
     """
     at_least(1, n=n)
     paths = distinct(eligible(await sample(run, n)))

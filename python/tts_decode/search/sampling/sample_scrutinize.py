@@ -1,4 +1,4 @@
-"""Sampling-based search: many samples, each verified many times, the best of them compared."""
+"""Sampling-based search: many samples, each verified many times; the best are compared."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ async def sample_scrutinize(
 
     Args:
         n: number of samples.
-        num_verifications: verdicts on each sample; a sample's score is the share of those that call it
-            correct.
+        num_verifications: verdicts on each sample; a sample's score is the share that call it correct.
         num_comparisons: verdicts on each pair of samples whose score is within `margin` of the best.
         margin: distance from the best score, as a share of all verdicts.
         verify_prompt: with the fields {question} and {answer}; its last "correct" or "wrong" counts.
@@ -59,7 +58,7 @@ async def sample_scrutinize(
 
     Departures. A text sampled twice is verified once. The paper rewrites each response as theorem, lemmas and
     proof in a separate call; here the verification does so before its verdict. Half of a pair's comparisons
-    swap the two. A reply without a verdict speaks against a response, and for neither of a pair.
+    swap the two. A reply without a verdict counts against a response, and for neither of a pair.
     """
     at_least(1, n=n, num_verifications=num_verifications, num_comparisons=num_comparisons)
     run.decide_by(decide_by, extract)

@@ -1,4 +1,4 @@
-"""Self-calibration: the model's confidence in each answer stops the sampling and weighs the votes."""
+"""Self-calibration: the model's confidence in each answer stops the sampling and weights the votes."""
 
 from __future__ import annotations
 
@@ -34,22 +34,21 @@ async def self_calibration(
     Chengsong-Huang/Self-Calibration).
 
     Args:
-        max_samples: samples at most.
+        max_samples: maximum number of samples.
         scorer: confidence of finished samples, in [0, 1]; None: P(yes) after a question appended to the
-            answer (`rewards.self_evaluation`), which costs the question's tokens alone. For a chat model pass
+            answer (`rewards.self_evaluation`), which costs only the question's tokens. For a chat model pass
             `self_evaluation(question)` with the question as its next user turn.
         parallel: samples drawn together; 1 is the paper's order.
         threshold: confidence, or share of the votes, that ends the search.
-        decide_by: "max" or, the same here, "last": early stopping best-of-n: the first answer whose
-            confidence reaches the threshold, or else the most confident one. "weighted": confidence-weighted
+        decide_by: "max" or "last", here the same: early-stopping best-of-n, the first answer whose confidence
+            reaches the threshold, or else the most confident one. "weighted": confidence-weighted
             self-consistency, which ends once the leading answer of two samples or more holds that share of
-            all confidence. "majority": the same with one vote a sample.
+            all confidence. "majority": the same with one vote per sample.
         extract: the answer in a sample's text, or None to abstain.
 
     Departures. The paper asks a model trained to answer that question with a calibrated confidence; here any
-    model serves, as well calibrated as it is. P(yes) is P(yes) / (P(yes) + P(no)), where the code takes the
-    bare P("Yes"). If no sample reaches the threshold, the most confident one wins; in the code the last one
-    does.
+    model works, as far as it is calibrated. P(yes) is P(yes) / (P(yes) + P(no)); the code uses P("Yes")
+    alone. If no sample reaches the threshold, the most confident one wins; in the code the last one does.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     number("threshold", threshold, above=0, high=1)

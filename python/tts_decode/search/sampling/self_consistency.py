@@ -1,4 +1,4 @@
-"""Self-consistency: sample whole answers, take a vote over what they conclude."""
+"""Self-consistency: samples whole answers and takes a vote over their conclusions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def self_consistency(
     scorer: Scorer | None = None,
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` independent samples; the answer that most of them give wins.
+    """Draws `n` independent samples; the answer that most of them give wins.
 
     Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models", arXiv 2203.11171,
     section 2; with `scorer`, its weighted variant.
@@ -30,9 +30,9 @@ async def self_consistency(
             the exponential of it (`select.vote_weights`).
         extract: the answer in a sample's text, or None to abstain.
 
-    Only samples that came to their own end vote, unless none did. Ties go to the answer of the lower fork.
-    `best` is the likeliest sample with the winning answer, by mean log-probability of a token, or of all
-    samples if all abstain. `votes` has the counts.
+    Only samples that reached their own end vote, unless none did. Ties go to the answer of the lower fork.
+    `best` is the likeliest sample with the winning answer, by mean log-probability per token, or the
+    likeliest of all samples if all abstain. `votes` has the counts.
 
     Departures. None.
     """

@@ -1,4 +1,4 @@
-"""Self-truncation best-of-n: the samples' early consistency picks one, the others are cut off."""
+"""Self-truncation best-of-n: early consistency picks one sample, and the others are cut off."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ async def st_bon(
     tau_coeff: float = 1.0,
     consistency: Literal["hidden", "string"] = "hidden",
 ) -> SearchResult:
-    """Begins `n` samples, then goes on only with the one whose beginning agrees best with the others.
+    """Begins `n` samples, then continues only the one whose beginning agrees best with the others.
 
     Wang et al., "Sampling-Efficient Test-Time Scaling: Self-Estimating the Best-of-N Sampling in Early
     Decoding", arXiv 2503.01422, section 3 (its code: Alsace08/ST-BoN).
 
     Args:
         n: number of samples.
-        tau_coeff: length of the window in which samples are compared, as a multiple of c; at least a token. c
-            is the number of tokens after which all samples differ or the first one ends.
+        tau_coeff: length of the window in which samples are compared, as a multiple of c; at least one token.
+            c is the number of tokens after which all samples differ or the first one ends.
         consistency: what is compared. "hidden": how a sample moves through all layers of the model
-            (`select.chain_of_embedding`), by the means of the hidden states that its tokens were drawn from;
+            (`select.chain_of_embedding`), by the means of the hidden states that its tokens were drawn from.
             "string": the sample's pairs of neighbouring words, which any engine has.
 
     At each token of the window the sample with the smallest mean squared distance to the others gets a vote;
     most votes win (ties: the lower fork). The losers are released before the winner's next token, so `n`
-    samples are held for c + tau tokens only. The winner goes on in its own pages. "hidden" keeps a mean of
-    8 * (layers + 1) * hidden bytes a sample (0.14 MB for SmolLM2-135M) until then.
+    samples are held for c + tau tokens only. The winner continues in its own pages. "hidden" keeps a mean of
+    8 * (layers + 1) * hidden bytes per sample (0.14 MB for SmolLM2-135M) until then.
 
-    Departures. The code prefills the winner again; here nothing is computed twice but the prompt's last
-    token, once. A sample that has ended keeps its mean, where the code goes on with padding tokens. Up to the
-    end of the window each token is a step and a node.
+    Departures. The code prefills the winner again; here only the prompt's last token is computed twice. A
+    sample that has ended keeps its mean; the code continues with padding tokens. Up to the end of the window
+    each token is a step and a node.
     """
     at_least(1, n=n)
     number("tau_coeff", tau_coeff, low=0)
@@ -63,7 +63,7 @@ async def st_bon(
 async def _winner(
     run: SearchRun, branches: Sequence[Branch], tau_coeff: float, consistency: Literal["hidden", "string"]
 ) -> int:
-    """Steps the branches to the end of the window; index of the one that most of its tokens vote for."""
+    """Steps the branches to the end of the window; returns the index of the one with most votes."""
     start = branches[0].length
     paths = await _Paths.begin(run, branches) if consistency == "hidden" else None
     votes = [0] * len(branches)
@@ -90,8 +90,10 @@ async def _winner(
 
 
 class _Paths:
-    """Of each sample the sum of the hidden states [layers + 1, hidden] that its tokens were drawn from, the
-    prompt's last one included."""
+    """For each sample, the sum of the hidden states [layers + 1, hidden] that its tokens were drawn from.
+
+    The sum includes the prompt's last state.
+    """
 
     def __init__(self, run: SearchRun, branches: Sequence[Branch], first: np.ndarray) -> None:
         self._run, self._branches = run, branches
@@ -104,7 +106,7 @@ class _Paths:
         return cls(run, branches, first.double().numpy())
 
     async def extend(self) -> None:
-        """Adds the newest token of each sample that goes on."""
+        """Adds the newest token of each continuing sample."""
         going = [i for i, branch in enumerate(self._branches) if not branch.finished]
         states = await self._run.layer_states([self._branches[i] for i in going])
         for i, state in zip(going, states, strict=True):
@@ -116,6 +118,6 @@ class _Paths:
 
 
 def _parted(branches: Sequence[Branch], start: int) -> bool:
-    """Whether all went different ways, or one has ended."""
+    """Whether all branches differ, or one has ended."""
     ways = {(*branch.tokens[start:], branch.text) for branch in branches}  # ids may be unknown, -1
     return len(ways) == len(branches) or any(branch.finished for branch in branches)

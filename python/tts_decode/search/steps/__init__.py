@@ -1,4 +1,4 @@
-"""Search step by step, the live branches side by side."""
+"""Step-by-step search over concurrent live branches."""
 
 from .beam_search import beam_search
 from .compute_optimal import compute_optimal

@@ -25,7 +25,7 @@ async def beam_search(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` beams take a step each; the best `n // beam_width` go on, with `beam_width` continuations each.
+    """Steps `n` beams; the best `n // beam_width` continue, with `beam_width` continuations each.
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 and its figure 2.
 
@@ -33,21 +33,21 @@ async def beam_search(
         n: beams alive at a time.
         scorer: scores every step.
         beam_width: continuations of each kept beam, a divisor of `n`: the paper's M, as in Hugging Face's
-            search-and-learn. In its_hub, vLLM, SGLang and `generate(num_beams=)` the word means the number of
+            search-and-learn. In its_hub, vLLM, SGLang and `generate(num_beams=)` the term means the number of
             beams kept.
         max_steps: steps before the search ends with what it has.
-        sort_completed: which finished beams are candidates, as in search-and-learn: False, the `n` that
-            finished first, with which the search ends; True, it goes on until no beam is left, and the `n`
-            best-scored ones are.
+        sort_completed: which finished beams are candidates, as in search-and-learn: False: the `n` that
+            finished first, which end the search; True: the search continues until no beam is left, and the
+            `n` best-scored ones are.
         decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
             last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-        agg_strategy: makes one score of a beam's step scores, by a name of `select.aggregation`.
+        agg_strategy: how one score is computed from a beam's step scores: a name of `select.aggregation`.
         extract: the answer in a text, or None to abstain.
 
     A finished beam leaves the search as a candidate and frees its place. The kept beams always share `n`
     continuations, even if they are fewer than `n // beam_width`. An unfinished beam wins only if none is
     finished. The paper's final rule is decide_by="weighted"; search-and-learn reports "max", "weighted" and
-    "majority". Departure: search-and-learn repeats finished beams where they are fewer than `n`, and lets the
+    "majority". Departure: search-and-learn repeats finished beams if they are fewer than `n`, and lets the
     beams of the last step run to their end.
     """
     check_beams(n, beam_width)

@@ -1,4 +1,4 @@
-"""What searches with a fixed number of beams share."""
+"""Shared by searches with a fixed number of beams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_beams(n: int, beam_width: int) -> None:
-    """Both count from 1, and the second divides the first."""
+    """Checks that both are at least 1, and that the second divides the first."""
     at_least(1, n=n, beam_width=beam_width)
     if n % beam_width:
         width = next(width for width in range(min(n, beam_width), 0, -1) if n % width == 0)
@@ -26,7 +26,7 @@ def check_beams(n: int, beam_width: int) -> None:
 
 
 def truncate_finished(run: SearchRun, first: int, n: int, sort_completed: bool) -> None:
-    """Keeps `n` of the candidates from index `first` on: those that finished first, or the best-scored."""
+    """Keeps `n` of the candidates from index `first` on: the first to finish, or the best-scored."""
     ended = range(first, len(run.candidates))
     kept: Sequence[int] = ended[:n]
     if sort_completed and len(ended) > n:
@@ -36,7 +36,9 @@ def truncate_finished(run: SearchRun, first: int, n: int, sort_completed: bool) 
 
 
 def share_out(run: SearchRun, live: Sequence[Branch], kept: Sequence[int], n: int) -> list[Branch]:
-    """`n` forks of the branches at the indices `kept`, as even as they go, the first ones with one more; the
-    others are pruned."""
+    """Returns `n` forks of the branches at the indices `kept`, spread evenly; prunes the others.
+
+    If they cannot be even, the first ones get one more.
+    """
     counts = dict(zip(kept, allocate(n, [1.0] * len(kept)), strict=True))
     return run.expand(live, [counts.get(i, 0) for i in range(len(live))])

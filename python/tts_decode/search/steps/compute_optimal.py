@@ -1,4 +1,4 @@
-"""Compute-optimal scaling: how hard a question is decides how it is searched."""
+"""Compute-optimal scaling: a question's difficulty decides how it is searched."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ async def compute_optimal(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """The mean score of a few sampled answers puts the question in a bin; each bin has its own setting, of
-    search or of sequential revisions.
+    """Bins the question by the mean score of a few sampled answers; each bin has its own setting.
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 3 (model-predicted
     difficulty); Liu et al., "Can 1B LLM Surpass 405B LLM?", arXiv 2502.06703, make the choice depend on the
-    model and the scorer too: search wins on small models, best-of-n on large ones.
+    model and the scorer too: search wins on small models, best-of-n on large ones. A setting is a search or
+    sequential revisions.
 
     Args:
         n: size of the chosen setting; the probes come on top.
         scorer: scores probes and search.
-        policy: edges of the bins and the setting of each, or the file of one (`Policy.save`). A setting is a
+        policy: edges of the bins and the setting of each, or a file of these (`Policy.save`). A setting is a
             strategy with options; `revisions` with its `num_sequential` is the paper's second axis.
-            `fit_policy` makes a policy, as published, of what `measure_settings` finds on questions with
-            answers. None: `DEFAULT_POLICY`, best-of-n for the two easiest of five bins and beam search for
-            the next two, diverse verifier tree search for the hardest, where the paper finds no method that
-            helps. Its edges are of one model and scorer: fit your own.
+            `fit_policy` makes a policy, as published, from the results of `measure_settings` on questions
+            with answers. None: `DEFAULT_POLICY`, best-of-n for the two easiest of five bins and beam search
+            for the next two, diverse verifier tree search for the hardest, where the paper finds no method
+            that helps. Its edges fit one model and scorer: fit your own.
         num_probes: answers sampled to estimate the difficulty; they stay candidates.
-        decide_by, agg_strategy, extract: as in `beam_search`, for settings that have them among no options of
-            their own.
+        decide_by, agg_strategy, extract: as in `beam_search`, for settings whose own options do not include
+            them.
 
-    Departures. The paper estimates the difficulty from 2048 samples a question and does not count their cost.
+    Departures. The paper estimates the difficulty from 2048 samples per question and does not count their
+    cost.
     """
     at_least(1, n=n, num_probes=num_probes)
     chosen_by = DEFAULT_POLICY if policy is None else policy

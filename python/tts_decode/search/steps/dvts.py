@@ -26,10 +26,10 @@ async def dvts(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n // beam_width` independent subtrees, each of which samples `beam_width` steps and keeps the best.
+    """Grows `n // beam_width` independent subtrees; each samples `beam_width` steps and keeps the best.
 
     Beeching, Tunstall and Rush, "Scaling Test-Time Compute with Open Models", Hugging Face 2024, and its code
-    search-and-learn. Beam search puts all its width where scores are high early on; here the width stays
+    search-and-learn. Beam search concentrates its width where scores are high early on; here the width stays
     spread over the subtrees.
 
     Args:
@@ -39,7 +39,8 @@ async def dvts(
         max_steps: depth at which the search ends with what it has.
         decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
             last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-        agg_strategy: makes one score of the scores on a step's path, by a name of `select.aggregation`.
+        agg_strategy: how one score is computed from the scores on a step's path: a name of
+            `select.aggregation`.
         extract: the answer in a text, or None to abstain.
 
     A subtree ends when its best step finishes the answer; other finished samples of that step are candidates

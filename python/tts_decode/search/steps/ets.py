@@ -47,32 +47,32 @@ async def ets(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """REBASE that drops leaves which cost more KV than they bring, before it shares out the width.
+    """REBASE that first drops leaves which cost more KV than they are worth.
 
     Hooper et al., "ETS: Efficient Tree Search for Inference-Time Scaling", arXiv 2502.13575. The leaves kept
     are the exact optimum of the cost model in `select.cost_model`; REBASE then gives the survivors the full
     remaining width, so pruning lowers the number of distinct nodes, not of continuations. Defaults are those
-    of its code for width 16 (it takes lambda_d = 1.4 and 1.45 for 64 and 256).
+    of its code for width 16 (it uses lambda_d = 1.4 and 1.45 for 64 and 256).
 
     Args:
         n, scorer, max_steps, softmax_temperature, decide_by, agg_strategy, extract: as in `rebase`.
-        allocation: as in `rebase`; it makes both a leaf's outcome O_i, its share of the width, and the
-            continuations of the leaves that stay. Compare the two searches with the same one.
-        lambda_b: price of KV: weight of the share of the tree's cost that the kept leaves need.
-        lambda_d: worth of diversity: weight of the share of step clusters that they cover. With 0 the
-            clusters are not made.
+        allocation: as in `rebase`; it determines both a leaf's outcome O_i, its share of the width, and the
+            continuations of the leaves that stay. Use the same one when comparing the two searches.
+        lambda_b: price of KV: weight of the kept leaves' share of the tree's cost.
+        lambda_d: value of diversity: weight of the share of step clusters that they cover. With 0 no clusters
+            are computed.
         node_cost: "node": every step costs the same, as in the published code; "token": a step costs its
-            tokens, as in memory, and the prompt costs nothing, since every choice keeps it.
+            number of tokens, as in memory, and the prompt costs nothing, since every choice keeps it.
         cluster_threshold: cosine distance below which steps count as saying the same (average linkage). The
-            paper's 0.05 is for its sentence encoder; between hidden states of the default model it leaves
-            0.95 clusters a leaf, which makes every leaf worth keeping.
-        embed: embeddings of the new steps; None takes the mean of the model's own last hidden states over
-            each step. `sentence_embedder` is the published kind.
+            paper's 0.05 is for its sentence encoder; with hidden states of the default model it leaves 0.95
+            clusters per leaf, which makes every leaf worth keeping.
+        embed: embeddings of the new steps; None uses the mean of the model's own last hidden states over each
+            step. `sentence_embedder` is the published kind.
 
-    Departures. Those of `rebase`. Objectives within 2e-6 are ties, broken towards more leaves. With
-    lambda_b = 0 every leaf is kept and the search is REBASE; the published code gets there by a reward of
-    1e-4 a node. Clusters come from the model's hidden states by default, where the paper runs a math sentence
-    encoder beside it. The paper decides by "weighted".
+    Departures. Those of `rebase`. Objectives within 2e-6 are ties, broken towards more leaves. With lambda_b
+    = 0 every leaf is kept and the search is REBASE; the published code achieves this with a reward of 1e-4
+    per node. Clusters come from the model's hidden states by default; the paper runs a separate math sentence
+    encoder. The paper decides by "weighted".
     """
     check_choice("allocation", allocation, [*ALLOCATIONS])
     check_choice("node_cost", node_cost, ("node", "token"))
@@ -87,7 +87,7 @@ async def ets(
     run.decide_by(decide_by, extract)
     run.limit_steps(max_steps)
     share_out = ALLOCATIONS[allocation]
-    covers = lambda_b > 0 and lambda_d > 0  # else the clusters would change nothing
+    covers = lambda_b > 0 and lambda_d > 0  # otherwise the clusters would change nothing
     with hidden_states(run.root.decoder, covers and embed is None):
         live = run.fork(run.root, n)
         while live := await run.advance(live, scorer):
@@ -121,7 +121,7 @@ def _cost(node: Node, node_cost: str) -> float:
 async def step_clusters(
     run: SearchRun, branches: Sequence[Branch], embed: Embed | None, threshold: float
 ) -> list[int]:
-    """Cluster labels of the branches' last steps. Those by `embed` go into the journal."""
+    """Returns cluster labels of the branches' last steps; those from `embed` go into the journal."""
     steps = [branch.steps[-1] for branch in branches]
     if embed is None:
         return cluster(mean_hidden(steps), threshold)
@@ -133,12 +133,15 @@ async def step_clusters(
 
 
 def mean_hidden(steps: Sequence[Step]) -> np.ndarray[Any, Any]:
-    """Mean of the model's last hidden states over each step's tokens, [N, hidden]."""
+    """Returns the mean of the model's last hidden states over each step's tokens, [N, hidden]."""
     return np.stack([step.hidden.numpy() for step in steps if step.hidden is not None])
 
 
 def sentence_embedder(model: str = "math-similarity/Bert-MLM_arXiv-MP-class_zbMath") -> Embed:
-    """An `embed` for `ets` from the steps' texts, by a sentence-transformers model (default: the paper's)."""
+    """Returns an `embed` for `ets` from a sentence-transformers model (default: the paper's).
+
+    It embeds the texts of the steps.
+    """
     require("sentence_transformers")
     from sentence_transformers import SentenceTransformer
 

@@ -1,4 +1,4 @@
-"""FETCH: beam search over hyper-nodes, states that say the same taken together."""
+"""FETCH: beam search over hyper-nodes, which merge states that say the same."""
 
 from __future__ import annotations
 
@@ -36,40 +36,39 @@ async def fetch(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """The best hyper-nodes, sibling steps that say the same, go on; lacks the models that the paper trains.
+    """Beam search over merged sibling steps that say the same; lacks the models that the paper trains.
 
     Wang et al., "Don't Get Lost in the Trees: Streamlining LLM Reasoning by Overcoming Tree Search
     Exploration Pitfalls", arXiv 2502.11183: FETCH's state merging in its beam search. Defaults of `max_steps`
-    and `cluster_threshold` are its code's, whose beam is 5 hyper-nodes with 5 steps each (n = 25,
+    and `cluster_threshold` come from its code, whose beam is 5 hyper-nodes with 5 steps each (n = 25,
     beam_width = 5).
 
     Args:
-        n: steps sampled at a time, at most: `n // beam_width` hyper-nodes go on. The first step samples
-            `beam_width` only, since the root is one state.
+        n: maximum number of steps sampled at a time: `n // beam_width` hyper-nodes continue. The first step
+            samples `beam_width` only, since the root is one state.
         scorer: scores every step.
-        beam_width: steps sampled of each hyper-node, a divisor of `n`. Members of the hyper-node take turns,
-            best first; members beyond `beam_width` return their pages.
+        beam_width: steps sampled from each hyper-node, a divisor of `n`. Members of the hyper-node take
+            turns, best first; members beyond `beam_width` free their pages.
         max_steps: depth at which the search ends with what it has.
         cluster_threshold: cosine distance below which sibling steps are one state (average linkage).
-        max_tokens_step: longer steps are dropped, and so are empty ones and those that repeat the step
-            before.
-        embed: embeddings of the new steps; None takes the mean of the model's own last hidden states over
-            each step.
+        max_tokens_step: longer steps are dropped, and so are empty ones and repetitions of the previous step.
+        embed: embeddings of the new steps; None uses the mean of the model's own last hidden states over each
+            step.
         decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
             last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-        agg_strategy: makes a state's score of the scores on its path: "last" as published, or another of
-            `select.aggregation`.
+        agg_strategy: how a state's score is computed from the scores on its path: "last" as published, or
+            another of `select.aggregation`.
         extract: the answer in a text, or None to abstain.
 
     A hyper-node's value is its best member's. Finished states merge among themselves; they become candidates,
-    and their hyper-nodes hold their places in the beam from then on, so that the search ends when the best
-    `n // beam_width` are all finished.
+    and their hyper-nodes keep their places in the beam from then on, so that the search ends when the best `n
+    // beam_width` are all finished.
 
-    Departures. Nothing is trained: the paper's clusters come from a SimCSE model trained on steps that were
-    judged equal, here from the model's hidden states or from `embed` (`sentence_embedder` takes such a
-    model); its verifiers are trained by temporal differences and averaged, which `rewards.ensemble` does for
-    given ones. The paper also merges states in best-first search and in MCTS; its code drops answers that end
-    without the phrase of its data set.
+    Departures. Nothing is trained: the paper's clusters come from a SimCSE model trained on steps judged
+    equal, here from the model's hidden states or from `embed` (`sentence_embedder` takes such a model); its
+    verifiers are trained by temporal differences and averaged, which `rewards.ensemble` does for given ones.
+    The paper also merges states in best-first search and in MCTS; its code drops answers that end without the
+    phrase of its data set.
     """
     check_beams(n, beam_width)
     at_least(1, max_steps=max_steps, max_tokens_step=max_tokens_step)
@@ -84,7 +83,7 @@ async def fetch(
         return len(step.tokens) > max_tokens_step or (repeats and not branch.finished)
 
     async def merged(siblings: list[Branch]) -> list[list[Branch]]:
-        """Hyper-nodes of sibling steps, the finished ones first, as the published code has them."""
+        """Returns hyper-nodes of sibling steps, finished ones first, as in the published code."""
         groups: list[list[Branch]] = []
         for finished in (True, False):
             states = [b for b in siblings if b.finished == finished and not dropped(b)]
@@ -98,7 +97,7 @@ async def fetch(
 
     with hidden_states(run.root.decoder, embed is None):
         ended: list[float] = []  # values of the finished hyper-nodes
-        siblings = [run.fork(run.root, beam_width)]  # those of each hyper-node
+        siblings = [run.fork(run.root, beam_width)]  # per hyper-node
         for step in range(1, max_steps + 1):
             live = [branch for group in siblings for branch in group]
             await run.step(live)
@@ -112,7 +111,7 @@ async def fetch(
             best = top_k(ended + values, n // beam_width)
             beam = [nodes[i - len(ended)] for i in best if i >= len(ended) and not done[i - len(ended)]]
             ended += [value for value, finished in zip(values, done, strict=True) if finished]
-            if not nodes and not ended:  # what is to be dropped is all there is
+            if not nodes and not ended:  # every step is to be dropped
                 break
             for branch in live:
                 if dropped(branch):
@@ -131,7 +130,7 @@ async def fetch(
 def _expand(
     run: SearchRun, live: Sequence[Branch], beam: Sequence[Sequence[Branch]], beam_width: int
 ) -> list[list[Branch]]:
-    """Forks of each hyper-node of the beam: `beam_width` of them, its members taken in turn."""
+    """Returns `beam_width` forks of each hyper-node of the beam; its members take turns."""
     chosen = [[node[j % len(node)] for j in range(beam_width)] for node in beam]
     counts = {branch.id: group.count(branch) for group in chosen for branch in group}
     forks = iter(run.expand(live, [counts.get(branch.id, 0) for branch in live]))

@@ -26,26 +26,25 @@ async def lm_beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool | Literal["never"] = False,
 ) -> SearchResult:
-    """The `n` likeliest continuations that a beam of `n` finds: no sampling, no scorer.
+    """Finds the `n` likeliest continuations with a beam of `n`: no sampling, no scorer.
 
     Finds the sequences and scores of transformers' `generate(num_beams=n, do_sample=False)`: a sequence's
-    score is its log-probability over length ** length_penalty, whose length is the number of tokens
-    generated, the closing end-of-sequence token included; each step looks at the best 2n extensions, and n
+    score is its log-probability over length ** length_penalty, where length is the number of generated
+    tokens, including the closing end-of-sequence token. Each step considers the best 2n extensions, and n
     more for each further end-of-sequence token: those that end among the first n are finished, and the first
-    n that do not end go on.
+    n that do not end continue.
 
     Args:
         n: beams, and sequences returned (`candidates`, best first).
         length_penalty: above 0 favours long sequences, below 0 short ones.
         early_stopping: when to stop once n sequences are finished. True: at once. False: when the best
-            running beam, at its present length, is no better than the worst finished. "never": when it could
-            not become better at any length up to the limit, for a positive length_penalty.
+            running beam, at its current length, is no better than the worst finished one. "never": when it
+            could not become better at any length up to the limit, for a positive length_penalty.
 
-    The root's `max_tokens` limits the length, and a sequence that its `stop_when` takes is finished as one
-    with an end token is. Its other sampling parameters do not change log-probabilities, and a `constraint`,
-    which would have to, is refused.
-    Beam tokens count against the root's budget. A step is one forward of all beams, and a beam that drops out
-    returns its pages before the next one.
+    The root's `max_tokens` limits the length, and a sequence accepted by its `stop_when` is finished like one
+    with an end token. Its other sampling parameters do not change log-probabilities, and a `constraint`,
+    which would have to, is refused. Beam tokens count against the root's budget. A step is one forward of all
+    beams, and a beam that drops out frees its pages before the next one.
 
     Departures. None: a test compares the two.
     """
@@ -109,7 +108,10 @@ async def lm_beam_search(
 
 
 async def _extend(run: SearchRun, live: list[Branch], chosen: list[tuple[int, int]]) -> list[Branch]:
-    """A fork of live[beam] with `token` appended for each (beam, token); the old beams are released first."""
+    """Returns a fork of live[beam] with `token` appended for each (beam, token).
+
+    The old beams are released first.
+    """
     children = []
     for beam, _ in chosen:
         children += run.fork(live[beam], 1)
@@ -119,7 +121,7 @@ async def _extend(run: SearchRun, live: list[Branch], chosen: list[tuple[int, in
 
 
 def _candidate(branch: Branch, token: int, logprob: float, score: float, reason: str, node: int) -> Candidate:
-    """The branch's text with `token` as its last, which needs no KV of its own any more."""
+    """Returns the branch's text with `token` as its last token, which no longer needs KV."""
     return Candidate(
         text=branch.text + branch.text_of([token]),
         tokens=(*branch.tokens[branch.prompt_length :], token),

@@ -33,7 +33,7 @@ async def lookahead(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Beam search, but a step is scored where `k` more steps at temperature 0 lead from it.
+    """Beam search that scores a step by where `k` more steps at temperature 0 lead.
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 5.2 (they run k = 1
     and 3); also `lookahead` of Hugging Face's search-and-learn. With `k` = 0 it is `beam_search`.
@@ -41,10 +41,10 @@ async def lookahead(
     Args:
         n, scorer, beam_width, max_steps, sort_completed, decide_by, agg_strategy, extract: as in
             `beam_search`.
-        k: steps of a rollout, which stops early if it finishes its answer. `n` beams cost up to n (k + 1)
+        k: steps of a rollout, which stops early if it finishes its answer. `n` beams take up to n (k + 1)
             steps at a time.
 
-    A rollout is a fork of its beam: it shares the beam's pages and returns its own once it is scored. The
+    A rollout is a fork of its beam: it shares the beam's pages and frees its own once it is scored. The
     result's tree keeps its nodes as pruned ones below the step that was scored; both carry the score.
 
     Departures. As in `beam_search`, a finished beam becomes a candidate and frees its place.

@@ -27,7 +27,7 @@ async def rebase(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Every unfinished node gets continuations in proportion to softmax(score / softmax_temperature).
+    """Gives every unfinished node continuations in proportion to softmax(score / softmax_temperature).
 
     Wu et al., "Inference Scaling Laws: An Empirical Analysis of Compute-Optimal Inference for Problem-Solving
     with Language Models", arXiv 2408.00724, Reward Balanced Search. Defaults are those of its code.
@@ -36,20 +36,20 @@ async def rebase(
         n: continuations at the first step; one less for each branch that has finished.
         scorer: scores every step.
         max_steps: depth at which the search ends with what it has.
-        softmax_temperature: balances nodes: low follows the best, high spreads evenly. The default suits
-            scores in [0, 1].
+        softmax_temperature: balances nodes: a low value follows the best, a high value spreads evenly. The
+            default suits scores in [0, 1].
         allocation: how the shares become whole numbers: "published", the walk of ceilings of the paper's
             code, which gives the lowest nodes nothing (`select.walk_ceilings`); "exact", largest remainders,
             which keep nearly every node (`select.allocate`) and hold more KV.
         decide_by: which candidate is the answer: "max", the best-scored one; "last", the one with the best
             last step; "weighted" or "majority", a vote of answers. See `search.decisions`.
-        agg_strategy: makes a node's score of the scores on its path: "last" as published, or another of
-            `select.aggregation`.
+        agg_strategy: how a node's score is computed from the scores on its path: "last" as published, or
+            another of `select.aggregation`.
         extract: the answer in a text, or None to abstain.
 
     The paper samples at temperature 1, and its scripts decide by a majority, weighted or not. Departures: the
-    walk is in exact numbers, where the code's float32 may give one of several equal nodes two and the last
-    one none; of equal nodes the first is served first, in the code the last.
+    walk uses exact numbers; the code's float32 may give one of several equal nodes two and the last one none.
+    Among equal nodes the first is served first, in the code the last.
     """
     at_least(1, n=n)
     check_choice("allocation", allocation, [*ALLOCATIONS])

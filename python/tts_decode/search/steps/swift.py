@@ -28,18 +28,19 @@ async def swift(
     """`beam_search` with survivors drawn by softmax(score / temperature); lacks the fast tokenizer of video.
 
     Cong et al., "Can Test-Time Scaling Improve World Foundation Model?", arXiv 2503.24320: SWIFT's
-    probability-based top-K pruning with beam search, made for video models; here the rule serves any scored
-    steps. The draw is without replacement (`select.sample_top_k`).
+    probability-based top-K pruning with beam search, made for video models; here the rule applies to any
+    scored steps. The draw is without replacement (`select.sample_top_k`).
 
     Args:
         n, scorer, beam_width, max_steps, decide_by, agg_strategy, extract: as in `beam_search`. The paper
-            keeps sqrt(n) beams, as n = 16 and beam_width = 4 do.
+            keeps sqrt(n) beams, like n = 16 with beam_width = 4.
         softmax_temperature: of the draw. The default is the published code's, for scores that differ by
             hundredths. Near 0 the search is `beam_search`.
 
     Departures. The published code exponentiates the scores themselves and cannot draw K beams when fewer than
-    K of the weights are above 0; the draw here has the same law and no such limit. The paper's videos all
-    have one length; here a finished beam becomes a candidate and frees its place, as in `beam_search`.
+    K of the weights are above 0; the draw here has the same distribution without this limit. The paper's
+    videos all have one length; here a finished beam becomes a candidate and frees its place, as in
+    `beam_search`.
     """
     check_beams(n, beam_width)
     sample_top_k([], 1, softmax_temperature, run.rng)  # checks it

@@ -1,4 +1,4 @@
-"""Spending more, or less, on one line of thought."""
+"""Spends more, or less, on one line of thought."""
 
 from .atlas import atlas, attention_trigger
 from .budget_forcing import budget_forcing

@@ -1,4 +1,4 @@
-"""ATLAS: retrieval where the model writes a word for want of information."""
+"""ATLAS: retrieval at tokens that the model writes for lack of information."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ...core.interfaces import Branch
 
 Trigger = Callable[["Branch", int], Awaitable["str | None"]]
-"""trigger(branch, position): what to look up before the token at `position` of `branch.tokens` is written
-again, or None if nothing is missing."""
+"""trigger(branch, position) returns what to look up before the token at `position` of `branch.tokens` is
+sampled again, or None if nothing is missing."""
 
 WITH_TEXT = "{retrieved}\n\n{question}"
 QUERY_TOKENS = 7
@@ -53,29 +53,29 @@ async def atlas(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Looks at each token that is sampled. Where one was written in doubt, a text is retrieved, and the
-    answer goes on from before that token with the text in view.
+    """Retrieves a text where a token was written in doubt, and resumes the answer before that token.
 
     Sagar Srinivas et al., "Scaling Test-Time Inference with Policy-Optimized, Dynamic Retrieval-Augmented
-    Generation via KV Caching and Decoding", arXiv 2504.01281, section 2.2 (ATLAS).
+    Generation via KV Caching and Decoding", arXiv 2504.01281, section 2.2 (ATLAS). The resumed answer has the
+    retrieved text in its prompt.
 
     Args:
-        n: answers, side by side.
-        max_retrievals: of an answer, at most.
+        n: concurrent answers.
+        max_retrievals: maximum number of retrievals per answer.
         retrieve: returns text for a query, "" for nothing. An async function is awaited; another one runs in
             a thread. None: nothing is retrieved.
-        trigger: asked about each token that passes the check below: what to look up, or None. None: the check
+        trigger: called for each token that passes the check below: what to look up, or None. None: the check
             alone decides, and the last words before the token are the query. `attention_trigger` makes the
             paper's.
-        threshold: probability below which a token is looked at, if it is part of a word that is no stopword,
+        threshold: probability below which a token is checked, if it is part of a word that is no stopword,
             number or punctuation.
-        retrieved_prompt: with the fields {question} and {retrieved}; it takes the prompt's place.
+        retrieved_prompt: with the fields {question} and {retrieved}; it replaces the prompt.
         decide_by: as in `best_of_n`, where there is a scorer.
         scorer, extract: which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over
             what `extract` reads from each.
 
-    Departures: texts come before the question, and what was written so far is read again behind it, as the
-    paper does not say where they go; only the latest is kept. The model does not write the query. The
+    Departures: texts come before the question, and what was written so far is read again after it, because
+    the paper does not say where they go; only the latest is kept. The model does not write the query. The
     factor for the machine's load is left out: it is a threshold for `attention_trigger`.
     """
     at_least(1, n=n)
@@ -84,7 +84,7 @@ async def atlas(
     number("threshold", threshold, low=0, high=1)
 
     async def missing(branch: Branch, begin: int) -> tuple[int, str] | None:
-        """The first token from `begin` on that wants information, and what to look up."""
+        """Returns the first token from `begin` on that needs information, and what to look up."""
         for at in range(begin, branch.length):
             if not in_doubt(branch, at, threshold):
                 continue
@@ -97,7 +97,7 @@ async def atlas(
         return await text_for(run, "trigger", lambda _: trigger(branch, at), f"{branch.full_text}\n{at}")
 
     async def informed(branch: Branch, at: int, text: str) -> Branch:
-        """Another branch that has the text in view and what was written before position `at`."""
+        """Returns another branch with the text in its prompt and what was written before position `at`."""
         said = branch.text[: len(branch.text) - len(branch.text_from(at))]
         prompt = retrieved_prompt.format(question=run.question, retrieved=text)
         other = await run.prompt(prompt, sources=[run.node(branch)], question=run.question)
@@ -129,7 +129,7 @@ async def atlas(
 
 
 def in_doubt(branch: Branch, at: int, threshold: float) -> bool:
-    """Whether the token was improbable and is part of a word that carries meaning."""
+    """Whether the token was improbable and is part of a meaningful word."""
     logprob = branch.logprobs[at - branch.prompt_length]
     if math.isnan(logprob):
         raise UnsupportedByEngineError(
@@ -141,7 +141,7 @@ def in_doubt(branch: Branch, at: int, threshold: float) -> bool:
 
 
 def last_words(branch: Branch, at: int) -> str:
-    """The last words before a token that carry meaning."""
+    """Returns the last meaningful words before a token."""
     before = branch.full_text[: len(branch.full_text) - len(branch.text_from(at))]
     words = [word for word in re.findall(r"\w+", before) if word.lower() not in STOPWORDS]
     return " ".join(words[-QUERY_TOKENS:])
@@ -156,12 +156,13 @@ def _token_text(branch: Branch, at: int) -> str:
 def attention_trigger(
     model: object, threshold: float, *, k: int = QUERY_TOKENS, beta: float = 0.7
 ) -> Trigger:
-    """The paper's trigger: a token wants information if its MLAG (`select.attention_gradient`) is `threshold`
-    or more; the query is the `k` tokens that `select.attended_tokens` finds.
+    """Returns the paper's trigger: a token needs information if its MLAG is `threshold` or more.
+
+    MLAG is `select.attention_gradient`. The query is the `k` tokens that `select.attended_tokens` finds.
 
     Args:
-        model: a Hugging Face causal model that returns its attentions (`attn_implementation="eager"`), which
-            is run on all of the text for each token that is looked at: a reference, as slow as that is.
+        model: a Hugging Face causal model that returns its attentions (`attn_implementation="eager"`). It
+            runs on the whole text for each token that is checked: a reference, and slow.
     """
     number("threshold", threshold, low=0)
     at_least(1, k=k)
@@ -179,7 +180,7 @@ def attention_trigger(
 
 
 def _attend(model: object, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Attention [layers, heads, tokens, tokens] and states [layers, tokens, hidden] of a text."""
+    """Returns attention [layers, heads, tokens, tokens] and states [layers, tokens, hidden] of a text."""
     import torch
 
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Budget forcing: a cap on thinking, and no end of it before its time."""
+"""Budget forcing: caps the thinking, and suppresses an early end of it."""
 
 from __future__ import annotations
 
@@ -33,20 +33,19 @@ async def budget_forcing(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Replaces the end of the model's thinking by "Wait", `num_ignore` times; cuts the thinking at
-    `max_tokens_thinking` and forces the final answer.
+    """Replaces early ends of thinking with "Wait"; at a cap, cuts it and forces the final answer.
 
     Muennighoff et al., "s1: Simple test-time scaling", arXiv 2501.19393, section 3.1. Defaults are those of
-    its code; its s1-32B was tuned to think; the strategy takes any model.
+    its code. Its s1-32B was tuned to think; the strategy works with any model.
 
     Args:
-        n: lines of thought, side by side.
+        n: concurrent lines of thought.
         num_ignore: ends of thinking that are replaced; 0: the cap alone acts.
-        max_tokens_thinking: tokens of the thinking at most, forced ones included, or the root's `max_tokens`
-            if that is less. The answer after it may have the root's `max_tokens` again.
+        max_tokens_thinking: maximum number of tokens of the thinking, including forced ones, or the root's
+            `max_tokens` if that is less. The answer after it may have the root's `max_tokens` again.
         rethink: what replaces an end.
-        end_of_thinking: text that ends the thinking, as the end of the sequence does too; "" for a model that
-            has no such text.
+        end_of_thinking: text that ends the thinking, as the end of the sequence also does; "" for a model
+            without such text.
         final_answer: forced at the cap, after `end_of_thinking`.
         scorer, extract: which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
             what `extract` reads from each.

@@ -29,9 +29,9 @@ async def entropy_forking(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` answers, each forked where its entropy was highest; all of them vote; lacks ETTRL's training.
+    """Forks each of `n` answers where its entropy was highest; all vote; lacks ETTRL's training.
 
-    There are n * (1 + num_forks * num_branches) answers in all.
+    The total number of answers is n * (1 + num_forks * num_branches).
 
     Liu et al., "ETTRL: Balancing Exploration and Exploitation in LLM Test-Time Reinforcement Learning Via
     Entropy Mechanism", arXiv 2508.11356, Entropy-fork Tree Majority Rollout. Defaults are its experiments':
@@ -46,11 +46,11 @@ async def entropy_forking(
         decide_by: as in `best_of_n`, where there is a scorer.
 
     A fork shares the pages of all tokens before it. If fork points are spread evenly, the rollouts cost (1 +
-    BN/2) / (1 + BN) of as many independent ones; `rollout_share` says what they did cost. Without entropies
-    from the engine there are no forks.
+    BN/2) / (1 + BN) of the same number of independent ones; `rollout_share` returns their actual share.
+    Without entropies from the engine there are no forks.
 
-    Departures: the weights do not change (the paper trains on these votes); fork points may lie anywhere in
-    an answer.
+    Departures: the weights do not change (the paper trains on these votes); fork points may be anywhere in an
+    answer.
     """
     at_least(1, n=n, num_branches=num_branches)
     at_least(0, num_forks=num_forks)
@@ -70,9 +70,9 @@ async def entropy_forking(
 
 
 def rollout_share(result: SearchResult) -> float:
-    """Tokens that a search sampled, as a share of the tokens that its candidates have: 1 if it shared none.
+    """Returns the tokens that a search sampled, as a share of its candidates' tokens: 1 if it shared none.
 
-    Forced tokens count for the candidates; a search that forces none is what this is for.
+    Forced tokens count for the candidates, so use it for searches that force none.
     """
     tokens = sum(len(candidate.tokens) for candidate in result.candidates)
     return result.stats.generated_tokens / tokens if tokens else 1.0

@@ -1,4 +1,4 @@
-"""What the strategies of this family share: caps, ends that are taken back, text that is forced."""
+"""Shared by the strategies of this family: caps, ends that are taken back, forced text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ if TYPE_CHECKING:
 
 
 async def sample_upto(run: SearchRun, branch: Branch, cap: int, stop: tuple[str, ...] = ()) -> str:
-    """Samples in one step until `cap` tokens follow the prompt, forced ones included; why the step ended:
-    "stop_string", or a reason for which the branch is finished."""
+    """Samples in one step until `cap` tokens follow the prompt, including forced ones.
+
+    Returns why the step ended: "stop_string", or the branch's finish reason.
+    """
     (step,) = await run.step([branch], stop=stop, stop_token_ids=(), max_tokens=cap, max_step_tokens=cap)
     return step.reason
 
 
 def take_back(run: SearchRun, branch: Branch, stop: str = "") -> None:
-    """Cuts off what the branch ended with: its end-of-sequence token, or else the last `stop` in it and all
-    that follows. A token that reaches into `stop` from the left goes too."""
+    """Cuts off what ended the branch: its end-of-sequence token, or else the last `stop` and what follows.
+
+    A token that extends into `stop` from the left is cut too.
+    """
     if branch.finish_reason == "eos":
         run.truncate(branch, branch.length - 1)
         return
@@ -29,13 +33,13 @@ def take_back(run: SearchRun, branch: Branch, stop: str = "") -> None:
 
 
 def fits(branch: Branch, text: str) -> bool:
-    """Whether the model surely has positions left for the text: a token has at least one byte."""
+    """Whether the model certainly has positions left for the text: a token has at least one byte."""
     limit = branch.decoder.max_positions
     return limit is None or branch.length + len(text.encode()) <= limit
 
 
 async def force(run: SearchRun, branch: Branch, text: str) -> bool:
-    """Appends the text, unless the model's last position might come first: then the branch is finished."""
+    """Appends the text, unless it might exceed the model's positions: then the branch is finished."""
     if not fits(branch, text):
         if not branch.finished:
             branch.finish("length")
@@ -45,7 +49,6 @@ async def force(run: SearchRun, branch: Branch, text: str) -> bool:
 
 
 async def complete_answer(run: SearchRun, branch: Branch) -> None:
-    """Samples to the end of the text; what follows the tokens that are there may have the root's
-    `max_tokens` of its own."""
+    """Samples to the end of the text; the continuation has its own `max_tokens`, the root's."""
     there = branch.length - branch.prompt_length
     await run.complete(branch, max_tokens=there + run.root.sampling.max_tokens)

@@ -46,29 +46,28 @@ async def hint_infer(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """A line that would end gets a hint in place of its end and goes on; its forks get a hint where it
-    hesitated.
+    """Replaces the end of a line with a hint and continues; forks get a hint where the line hesitated.
 
     Li et al., "START: Self-taught Reasoner with Tools", arXiv 2503.04625, Hint-infer (the part without
     training).
 
     Args:
-        n: lines, side by side.
-        num_hints: hints one after another in a line, each at its end (the paper's sequential scaling).
+        n: concurrent lines.
+        num_hints: consecutive hints in a line, each at its end (the paper's sequential scaling).
         num_forks: forks of each line's first answer (the paper's parallel scaling). Each replaces one of the
             `conjunctions` of highest entropy with a hint.
-        hints: texts, taken in turn. Default: two that ask to check and to try otherwise; with a tool, one
-            that opens a block of Python.
-        tool: gets the text between a hint and the next ``` and returns the output, which is forced behind it;
+        hints: texts, used in rotation. Default: two that ask to check and to try another way; with a tool,
+            one that opens a block of Python.
+        tool: gets the text between a hint and the next ``` and returns the output, which is forced after it;
             an exception's text is output too. An async function is awaited; another one runs in a thread.
         conjunctions: words at which a fork may begin.
         scorer, extract: which answer wins: the best-scored one, earlier answers included, or without a scorer
             a vote over what `extract` reads from the last answer of each line and fork.
         decide_by: as in `best_of_n`, where there is a scorer.
 
-    The root's `max_tokens` hold for a line with all its hints; a line that they cut gets no hint.
+    The root's `max_tokens` limits a line with all its hints; a line cut by it gets no hint.
 
-    Departures: only the code that answers a hint is run, not what the model opens by itself later; a hint
+    Departures: only the code that answers a hint is run, not later code blocks of the model's own; a hint
     replaces the conjunction instead of following it; the wording.
     """
     at_least(1, n=n)
@@ -119,7 +118,7 @@ async def hint_infer(
 
 
 def conjunction_positions(branch: Branch, begin: int, conjunctions: Sequence[str]) -> list[int]:
-    """Positions in `branch.tokens`, from `begin` on, of the tokens in which one of these words begins."""
+    """Returns positions in `branch.tokens`, from `begin` on, of tokens in which one of these words begins."""
     text = branch.text_from(begin)
     words = "|".join(re.escape(word) for word in conjunctions)
     starts = [match.start() for match in re.finditer(rf"\b(?:{words})\b", text, re.IGNORECASE)]

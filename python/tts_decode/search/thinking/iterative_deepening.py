@@ -1,4 +1,4 @@
-"""Iterative deepening sampling: self-correction is triggered at budgets that grow geometrically."""
+"""Iterative deepening sampling: triggers self-correction at budgets that grow geometrically."""
 
 from __future__ import annotations
 
@@ -36,26 +36,27 @@ async def iterative_deepening(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Samples up to a budget of tokens, forces a sentence that makes the model look for its mistakes, and
-    samples on up to a budget `gamma` times as large, until the root's `max_tokens`.
+    """Forces a sentence that asks for self-correction at token budgets that grow by `gamma`.
 
     Chen, Koenig and Dilkina, "Iterative Deepening Sampling as Efficient Test-Time Scaling", arXiv 2502.05449.
+    The line samples up to a budget of tokens, gets the sentence, and continues up to the next budget, until
+    the root's `max_tokens`.
 
     Args:
-        n: lines, side by side (the paper's best-of-N and majority vote).
+        n: concurrent lines (the paper's best-of-N and majority vote).
         max_tokens_first: tokens after the prompt, triggers included, at the first trigger.
         gamma: growth of the budget from one trigger to the next, above 1: the number of triggers grows with
             the logarithm of the length.
         rethink: the sentence, the paper's trigger.
         scorer, extract: which answer wins: the best-scored one, or without a scorer a vote over what
             `extract` reads from each. The answer of each stage counts: a line that ends within a budget
-            becomes a candidate and goes on from before its end. Ties go to the last answer.
+            becomes a candidate and continues from before its end. Ties go to the last answer.
         decide_by: as in `best_of_n`, where there is a scorer.
 
-    The paper names KV reuse as the practical cost of its method; here the trigger goes behind the resident
+    The paper names KV reuse as the practical cost of its method; here the trigger is appended to the resident
     KV.
 
-    Departures: a stage that ends early goes on at once instead of filling its budget; the first budget, the
+    Departures: a stage that ends early continues at once instead of filling its budget; the first budget, the
     default of `gamma` and the wording are ours.
     """
     at_least(1, n=n, max_tokens_first=max_tokens_first)

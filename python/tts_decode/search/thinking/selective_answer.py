@@ -1,4 +1,4 @@
-"""Selective answering: thinking up to a budget, then an answer, or none if the model is not sure of it."""
+"""Selective answering: thinks up to a budget, then answers, or abstains if the model is not sure."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ async def selective_answer(
     Answering", arXiv 2502.13962, section 2 (its code: wjurayj/final_answer), on the budget forcing of s1.
 
     Args:
-        n: lines of thought, side by side; their answers vote by confidence.
+        n: concurrent lines of thought; their answers vote by confidence.
         threshold: probability from which the answer is given; 0 gives every answer.
-        abstention: the answer where it is not: `best` is a candidate of this text alone.
-        max_tokens_thinking: the budget: tokens of the thinking, forced ones included, or the root's
+        abstention: the answer below the threshold: `best` is a candidate of this text alone.
+        max_tokens_thinking: the budget: tokens of the thinking, including forced ones, or the root's
             `max_tokens` if that is less. The answer after it may have the root's `max_tokens` again.
         rethink: what replaces an end of the thinking before the budget; "": the line ends early.
-        end_of_thinking: text that ends the thinking, as the end of the sequence does too; "" for a model that
-            has no such text.
+        end_of_thinking: text that ends the thinking, as the end of the sequence also does; "" for a model
+            without such text.
         final_answer: forced after the thinking, and after `end_of_thinking`.
         extract: the answer in a line's text, or None to abstain.
 
     A candidate's score is its confidence: the product of the probabilities of the tokens after
-    `final_answer`, the end of the sequence left out. The winner is confident where its best line is.
-    `select.selective_utility` says what a threshold earns on answers that were judged.
+    `final_answer`, without the end of the sequence. The winner is as confident as its best line.
+    `select.selective_utility` computes what a threshold earns on graded answers.
 
     Departures: several lines; the paper sets the threshold on the sum of log-probabilities, which is the
     logarithm of the same number.
@@ -93,7 +93,7 @@ async def selective_answer(
 
 
 def _confidence(branch: Branch, begin: int) -> float:
-    """Probability of what follows position `begin`, without a closing end token."""
+    """Returns the probability of what follows position `begin`, without a closing end token."""
     ended = branch.finish_reason == "eos"
     logprob = math.fsum(branch.logprobs[begin - branch.prompt_length : len(branch.logprobs) - ended])
     if math.isnan(logprob):

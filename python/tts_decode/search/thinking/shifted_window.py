@@ -32,24 +32,24 @@ async def shifted_window(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """A line that fills its window gets a sentence that asks for the answer; lacks the tuned model.
+    """Asks a line that fills its window for the answer; lacks the tuned model.
 
-    Inside the window simple problems end by themselves.
+    Simple problems end by themselves inside the window.
 
-    Yu et al., "Z1: Efficient Test-time Scaling with Code", arXiv 2504.00810, the Shifted Thinking Window.
-    Its Z1-7B was tuned on short and long solutions so that the length follows the difficulty; the strategy
-    takes any model.
+    Yu et al., "Z1: Efficient Test-time Scaling with Code", arXiv 2504.00810, the Shifted Thinking Window. Its
+    Z1-7B was tuned on short and long solutions so that the length follows the difficulty; the strategy works
+    with any model.
 
     Args:
-        n: lines, side by side.
+        n: concurrent lines.
         max_tokens_thinking: the window, tokens (default: as in its code), or the root's `max_tokens` if
             that is less. A forced answer may have the root's `max_tokens` again.
-        final_answer: the sentence, forced where the window ends.
+        final_answer: the sentence, forced at the end of the window.
         scorer, extract: which of `n` > 1 lines wins: the best-scored one, or without a scorer a vote over
             what `extract` reads from each.
         decide_by: as in `best_of_n`, where there is a scorer.
 
-    The answer goes on from the KV of the window.
+    The answer continues from the KV of the window.
 
     Departures: `n`, and the wording of the sentence.
     """

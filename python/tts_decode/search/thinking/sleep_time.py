@@ -1,4 +1,4 @@
-"""Sleep-time compute: notes on a context, made before any question on it is asked."""
+"""Sleep-time compute: notes on a context, written before any question about it is asked."""
 
 from __future__ import annotations
 
@@ -56,30 +56,31 @@ async def sleep_time(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Writes notes on a context without its question, then answers the question from context and notes.
+    """Writes notes on a context without the question, then answers the question from both.
 
     Lin, Snell et al., "Sleep-time Compute: Beyond Inference Scaling at Test-time", arXiv 2504.13171,
     sections 3 and 5 (its code: letta-ai/sleep-time-compute).
 
     Args:
-        n: answers, side by side.
-        max_rounds: times that the notes are written, at most; the paper's agent rethinks up to 10 times.
-        max_tokens_notes: tokens of each reply, at most.
-        context: what is known before the question. "": all of the question but its last sentence, or all of
-            it if it is one sentence.
-        notes: notes made before, by `think_ahead` for one: nothing is written then.
+        n: concurrent answers.
+        max_rounds: maximum number of times that the notes are written; the paper's agent rethinks up to 10
+            times.
+        max_tokens_notes: maximum number of tokens of each reply.
+        context: what is known before the question. "": all of the question except its last sentence, or all
+            of it if it is one sentence.
+        notes: existing notes, for example from `think_ahead`: none are written then.
         end_of_thinking: text that ends the thinking; notes hold only what follows it. "": everything.
-        notes_prompt: with the fields {context} and {notes}. Each reply replaces the notes; DONE alone ends
-            the rounds and leaves them.
+        notes_prompt: with the fields {context} and {notes}. Each reply replaces the notes; the reply DONE
+            ends the rounds and keeps them.
         answer_prompt: with the fields {context}, {notes} and {question}.
         decide_by: as in `best_of_n`, where there is a scorer.
         scorer, extract: which of `n` > 1 answers wins: the best-scored one, or without a scorer a vote over
             what `extract` reads from each.
 
-    Prompts begin with the context, whose KV is computed once. What notes cost is part of the search's cost
-    unless they are given: for several questions on one context make them once.
+    Prompts begin with the context, whose KV is computed once. The cost of notes is part of the search's cost
+    unless they are given: for several questions on one context, make them once.
 
-    Departures: notes are rewritten by plain replies, where the paper's agent calls a function; it is not
+    Departures: notes are rewritten by plain replies; the paper's agent calls a function. The model is not
     shown examples of questions; wording.
     """
     at_least(1, n=n, max_rounds=max_rounds, max_tokens_notes=max_tokens_notes)
@@ -116,14 +117,15 @@ async def think_ahead(
     notes_prompt: str = NOTES,
     answer_prompt: str = ANSWER,
 ) -> str:
-    """The notes of `sleep_time` on a context, for all questions on it: `sleep_time(root, context=context,
-    notes=notes)`.
+    """Returns the notes of `sleep_time` on a context, for all questions about it.
+
+    Pass them as `sleep_time(root, context=context, notes=notes)`.
 
     Args:
-        decoder: whose model writes them. It may be another one than the one that answers.
+        decoder: its model writes the notes. It may differ from the one that answers.
         context: not empty.
         sampling: of each reply; default: the decoder's.
-        keep: gets a branch that ends behind context and notes, as later prompts begin; `decoder.pin` keeps
+        keep: receives a branch that ends after context and notes, as later prompts begin; `decoder.pin` keeps
             its KV resident.
 
     Other arguments are those of `sleep_time`.
@@ -160,7 +162,7 @@ async def _written(
 
 
 def _parted(question: str) -> tuple[str, str]:
-    """What comes before the last sentence, and that sentence; the whole twice if there is one alone."""
+    """Returns what precedes the last sentence, and that sentence; for one sentence, the whole twice."""
     parts = list(_SENTENCE.finditer(question.strip()))
     text = question.strip()
     if not parts:

@@ -1,4 +1,4 @@
-"""Trees of whole or partial answers, grown where statistics of earlier visits point."""
+"""Trees of whole or partial answers, grown by the statistics of earlier visits."""
 
 from .ab_mcts import ab_mcts
 from .forest_of_thought import forest_of_thought

@@ -1,4 +1,4 @@
-"""AB-MCTS: at every answer, sample another one beside it or refine it further?"""
+"""AB-MCTS: at every answer, decides between sampling another one beside it and refining it further."""
 
 from __future__ import annotations
 
@@ -74,34 +74,34 @@ async def ab_mcts(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`max_samples` answers; the posteriors of scores decide whether each is sampled anew or refines one.
+    """Decides by the posteriors of scores whether each answer is sampled anew or refines another.
 
     Inoue et al., "Wider or Deeper? Scaling LLM Inference-Time Compute with Adaptive Branching Tree Search",
     arXiv 2503.04412, with the priors and the choice of models of its code (treequest). From the root down,
-    each node decides between a new child (GEN) and going on to one of its children (CONT). GEN at the root
+    each node decides between a new child (GEN) and continuing to one of its children (CONT). GEN at the root
     samples the question; at an answer it asks for a better one, given the answer and its score.
 
     Args:
-        max_samples: answers in all.
-        scorer: scores finished answers, in [0, 1] but for "gaussian": the external feedback that the method
-            needs.
-        decoders: further models that may make an answer, wherever it hangs, beside the root's own.
+        max_samples: total number of answers.
+        scorer: scores finished answers, in [0, 1] except for "gaussian": the external feedback that the
+            method needs.
+        decoders: further models that may make an answer, at any node, besides the root's own.
         posterior: "gaussian" (normal-inverse-chi-squared) and "beta" are AB-MCTS-A (node aggregation): a
-            Thompson draw between GEN and CONT, then one between the children. "mixed" is AB-MCTS-M: a draw
-            each of the next score of every child and of a new one, from a mixed model with a group for each
-            child (`select.MixedModel`).
-        generator: of several models, the one that makes a new answer. "thompson": the best draw of their
-            scores in the whole tree; "ucb": the best bound on them; "stack": every node decides first between
-            models and then among what that one made there, with "mixed" among all at once.
-        parallel: answers sampled side by side, each chosen before the others' scores are known. The authors
+            Thompson draw between GEN and CONT, then one between the children. "mixed" is AB-MCTS-M: one draw
+            of the next score of every child and of a new one, from a mixed model with a group for each child
+            (`select.MixedModel`).
+        generator: which of several models makes a new answer. "thompson": the best draw of their scores in
+            the whole tree; "ucb": the best bound on them; "stack": every node decides first between models
+            and then among that model's children there, with "mixed" among all at once.
+        parallel: answers sampled concurrently, each chosen before the others' scores are known. The authors
             advise at most 5.
         feedback: text about an answer for the refinement prompt, such as test output. An async function is
-            awaited; another one runs in a thread. None gives the score alone.
+            awaited; another one runs in a thread. None: the score alone.
         refine_prompt: with the fields {question}, {answer}, {score} and {feedback}.
         decide_by, extract: as in `best_of_n`.
 
-    Departures. One kind of refinement, so that the choice of a generator is one of models. "mixed" draws from
-    the exact posterior over a grid of the two deviations, where the code runs NUTS.
+    Departures. One kind of refinement, so that choosing a generator means choosing a model. "mixed" draws
+    from the exact posterior over a grid of the two deviations; the code runs NUTS.
     """
     at_least(1, max_samples=max_samples, parallel=parallel)
     run.decide_by(decide_by, extract)
@@ -120,7 +120,7 @@ async def ab_mcts(
         return thompson_generator(seen, prior, run.rng)
 
     def decide(node: _Answer) -> tuple[int | None, int]:
-        """The child to go on to, or None; then the model of a new one."""
+        """Returns the child to continue to, or None; then the model of a new one."""
         scores = [child.scores for child in node.children]
         makers = [child.generator for child in node.children]
         if generator == "stack":
@@ -134,7 +134,7 @@ async def ab_mcts(
         return child, new_generator() if child is None else 0
 
     def choose() -> tuple[_Answer, int]:
-        """Where the next answer hangs, and which model makes it."""
+        """Returns the node that gets the next answer, and the model that makes it."""
         node = root
         while True:
             child, maker = decide(node)

@@ -29,7 +29,7 @@ EXPERT = (
 )
 EXAMPLE = "{example}\n{solution}\n\n{question}"
 NO_ANSWER = "I do not know."
-MAX_CHILDREN = 3  # refinements of an answer before it counts as explored; the authors' code
+MAX_CHILDREN = 3  # refinements of an answer before it counts as explored; from the authors' code
 
 
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ class _Tree:
     answers: list[Candidate | None] = field(default_factory=list)  # None: the blank one
     parents: list[int] = field(default_factory=list)
     rewards: list[list[float]] = field(default_factory=list)
-    valid: list[bool] = field(default_factory=list)  # whether there is an answer in the text
+    valid: list[bool] = field(default_factory=list)  # whether the text contains an answer
     layers: list[int] = field(default_factory=list)
 
     def add(self, answer: Candidate | None, parent: int, reward: float, valid: bool) -> None:
@@ -56,8 +56,10 @@ class _Tree:
         return any(valid for valid, layer in zip(self.valid, self.layers, strict=True) if layer == last)
 
     def to_explore(self, exploration: float, max_active: int) -> int:
-        """The answer to refine next: the highest bound among those not fully explored, of which each layer
-        has its `max_active` best ones by Q, valid ones before others."""
+        """Returns the answer to refine next: the highest bound among those not fully explored.
+
+        Each layer offers its `max_active` best ones by Q, valid ones first.
+        """
         q, bounds = self_refine_uct(self.rewards, self.parents, exploration)
         own = [(min(given) + sum(given) / len(given)) / 2 for given in self.rewards]
         children: dict[int, list[float]] = {}
@@ -75,7 +77,7 @@ class _Tree:
         return max(sorted(active), key=bounds.__getitem__)
 
     def best(self) -> tuple[Candidate, float]:
-        """The tree's activated answer, whole if there is one, and its Q."""
+        """Returns the tree's activated answer, complete if there is one, and its Q."""
         q, _ = self_refine_uct(self.rewards, self.parents, 0.0)
         nodes = zip(q, self.answers, self.valid, strict=True)
         answered = [(value, answer, valid) for value, answer, valid in nodes if answer]
@@ -97,34 +99,33 @@ async def forest_of_thought(
     decide_by: Literal["cgdm", "max", "last", "weighted", "majority"] = "cgdm",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Grows small trees of self-refined answers in turn, then a consensus decides; lacks trees of steps.
+    """Grows small trees of self-refined answers; then a consensus decides; lacks trees of steps.
 
     Bi et al., "Forest-of-Thought: Scaling Test-Time Compute for Enhancing LLM Reasoning", arXiv 2412.09078;
     its trees are MCTSr (Zhang et al., arXiv 2406.07394). A tree begins with an answer and a blank one; each
     iteration rates the most promising answer once more, criticises it, refines it and rates the refinement.
-    Trees stop as soon as more than half of `max_trees` of them agree.
+    Growth stops as soon as more than half of `max_trees` trees agree.
 
     Args:
-        max_trees: trees at most; the default, like that for `max_rounds`, is from its code.
+        max_trees: maximum number of trees; the default, like the one of `max_rounds`, is from its code.
         scorer: rewards of answers, in [0, 1]; None: the model rates them itself.
         max_rounds: refinements in each tree.
-        max_active: sparse activation: answers of a layer (a depth of refinement) that may be refined, its
-            best ones; the code keeps 5 of a layer.
-        correct_threshold: dynamic self-correction: the model answers again where an answer is less likely
-            than this (mean log-probability of a token, nats), and the more confident answer stays. -inf:
-            never.
+        max_active: sparse activation: number of best answers of a layer (a depth of refinement) that may be
+            refined; the code keeps 5 per layer.
+        correct_threshold: dynamic self-correction: the model answers again if an answer is less likely than
+            this (mean log-probability per token, nats), and the more confident answer stays. -inf: never.
         exploration: weight of the bonus in the bound; the code's 1.4 for ratings of 0 to 100.
         examples: solved questions; each tree after the first shows the one most like the question.
         decide_by: "cgdm" (consensus-guided): the answer of more than half of the trees, else the one that the
-            model names, as an expert, when it sees those of all trees. "max", "last", "weighted" and
-            "majority" are those of `best_of_n`, between the trees' best answers.
+            model names, as an expert, when shown those of all trees. "max", "last", "weighted" and "majority"
+            as in `best_of_n`, among the trees' best answers.
         extract: the answer in a text, or None to abstain.
 
     Sparse activation: a tree whose deepest layer holds no valid answer (none that `extract` finds) stops
-    growing and takes no part in the decision, unless all trees are so. Others take part with the valid answer
-    of the highest Q.
+    growing and takes no part in the decision, unless this holds for all trees. Others take part with the
+    valid answer of the highest Q.
 
-    Departures. Trees are those of self-refined answers; the code also grows trees of steps for one puzzle.
+    Departures. All trees are of self-refined answers; the code also grows trees of steps for one puzzle.
     Nothing is compared with the true answer, unlike in the code's default stop; trees vote with extracted
     answers, not whole texts; ratings are shares of 1.
     """
@@ -208,5 +209,5 @@ async def forest_of_thought(
 
 
 def _confidence(branch: Branch) -> float:
-    """Mean log-probability a token, nats."""
+    """Returns the mean log-probability per token, nats."""
     return sum(branch.logprobs) / max(len(branch.logprobs), 1)

@@ -35,18 +35,19 @@ async def mcts(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Each simulation goes from the root to the most promising leaf, which gets `num_children` next steps.
+    """Descends from the root to the most promising leaf, which gets `num_children` next steps.
 
-    The defaults make the search of openr ("VanilaMCTS": Wang et al., "OpenR: An Open Source Framework for
-    Advanced Reasoning with Large Language Models", arXiv 2410.09671), whose rule is AlphaZero's;
-    selection="uct" makes the search of RAP (Hao et al., "Reasoning with Language Model is Planning with World
-    Model", arXiv 2305.14992, algorithm 1) on the scores of steps.
+    Each such descent is a simulation. The defaults make the search of openr ("VanilaMCTS": Wang et al.,
+    "OpenR: An Open Source Framework for Advanced Reasoning with Large Language Models", arXiv 2410.09671),
+    whose rule is AlphaZero's; selection="uct" makes the search of RAP (Hao et al., "Reasoning with Language
+    Model is Planning with World Model", arXiv 2305.14992, algorithm 1) on the scores of steps.
 
     Args:
-        num_simulations: simulations in all.
-        scorer: values of partial answers, in [0, 1], for which the constants of the bounds are made.
-        num_children: steps sampled when a leaf is expanded; equal ones are one child.
-        max_steps: steps on a path, after which it ends as a candidate that is not complete.
+        num_simulations: total number of simulations.
+        scorer: values of partial answers, in [0, 1], the range that the constants of the bounds are chosen
+            for.
+        num_children: steps sampled when a leaf is expanded; equal steps become one child.
+        max_steps: maximum number of steps on a path, which then ends as an incomplete candidate.
         selection: "puct": value + prior * c, where the prior is the step's probability per token, normalised
             over its siblings; or "uct".
         simulate: "descend": a simulation expands leaf after leaf down to an answer, which stays in the tree;
@@ -55,16 +56,16 @@ async def mcts(
             new child's score.
         exploration: weight of UCT's bonus, `w_exp` of llm-reasoners.
         pb_c_base, pb_c_init: PUCT's constants.
-        parallel: simulations in the same forwards. More than 1 changes the search: each knows the paths of
-            the others, but not yet their values.
+        parallel: simulations that share forwards. More than 1 changes the search: each knows the paths of the
+            others, but not yet their values.
         decide_by: "max", "last", "weighted" or "majority" among the answers, as in `best_of_n`; "visits": the
             one at the end of the most visited path.
-        agg_strategy: makes an answer's score of its steps' scores.
+        agg_strategy: how an answer's score is computed from its steps' scores.
         extract: the answer in a text, or None to abstain.
 
     A node's branch is released when it is expanded: its KV lives on in its children. Departures: the value of
-    a path is the score of its end, where RAP sums rewards over the steps; the prior of a step is the
-    probability of its words, not corrected for how often they were drawn.
+    a path is the score of its end; RAP sums rewards over the steps; the prior of a step is the probability of
+    its words, not corrected for how often they were drawn.
     """
     at_least(
         1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps, parallel=parallel
@@ -107,6 +108,6 @@ async def mcts(
 
 
 def _priors(logprobs: Sequence[float]) -> list[float]:
-    """Weights in proportion to exp(logprob); equal ones if any is unknown (NaN)."""
+    """Returns weights in proportion to exp(logprob); equal ones if any is unknown (NaN)."""
     known = all(math.isfinite(value) for value in logprobs)
     return rebase_weights(logprobs if known else [0.0] * len(logprobs), 1.0)

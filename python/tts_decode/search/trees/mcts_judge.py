@@ -1,4 +1,4 @@
-"""MCTS-Judge: answers are judged by a tree search over the perspectives to judge them from."""
+"""MCTS-Judge: judges answers by a tree search over the perspectives to judge them from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUN_TEST = _ANSWERED + "Test: {test}\nGo through the answer line by line. Does i
 
 @dataclass(eq=False)
 class _View:
-    """A perspective taken after those above it. worth: P(yes) that it should be; verdict: P(yes) in it."""
+    """A perspective taken after those above it. worth: P(yes) that it should be; verdict: its P(yes)."""
 
     perspective: str
     worth: float
@@ -55,28 +55,28 @@ async def mcts_judge(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """`n` independent answers; each is judged by `num_simulations` trajectories through the perspectives.
+    """Judges `n` independent answers, each by `num_simulations` trajectories through perspectives.
 
     Wang et al., "MCTS-Judge: Test-Time Scaling in LLM-as-a-Judge for Code Correctness Evaluation", arXiv
-    2502.12468. A trajectory takes up one perspective after the other. The next one is chosen by UCT, which
-    sums up all trajectories so far, and by self-assessment, P(yes) that it is worth asking after what this
-    trajectory found. Most of its perspectives make its verdict. Its reward is whether the verdict agrees with
-    a simulated execution: the model writes tests for the question, once, and walks the answer through each.
+    2502.12468. A trajectory takes one perspective at a time. The next one is chosen by UCT, which summarises
+    all trajectories so far, and by self-assessment, P(yes) that it is worth asking after what this trajectory
+    found. The majority of its perspectives is its verdict. It is rewarded if the verdict agrees with a
+    simulated execution: the model writes tests for the question, once, and traces the answer through each.
 
     Args:
         n: answers to judge.
         num_simulations: trajectories for each answer.
-        max_depth: perspectives on a trajectory.
+        max_depth: perspectives per trajectory.
         num_tests: tests of the simulated execution; 0: none, and every trajectory is rewarded.
         exploration: weight of the bonus in UCT.
         self_assessment: weight of P(yes) beside UCT; 0: UCT alone.
-        aspects: questions about an answer whose Yes speaks for it: the paper's perspectives.
+        aspects: questions about an answer for which Yes is favourable: the paper's perspectives.
         decide_by: "max": as described below; "last" is the same. "weighted" and "majority" as in `best_of_n`.
         extract: the answer in a text, or None to abstain.
 
-    A candidate's `score` is the mean P(yes) of its trajectories, weighted with their rewards (evenly if none
-    was rewarded); of equal ones the likelier answer wins. A node's verdict is asked for once and kept, and a
-    text sampled twice is judged once. Departures: the paper judges one given program as right or wrong, here
+    A candidate's `score` is the mean P(yes) of its trajectories, weighted by their rewards (evenly if none
+    was rewarded); among equals the likelier answer wins. A node's verdict is computed once and kept, and a
+    text sampled twice is judged once. Departures: the paper judges one given program as right or wrong; here
     the judge picks among sampled answers to any question; perspectives and prompts are ours, and so are the
     defaults.
     """
@@ -99,7 +99,7 @@ async def mcts_judge(
         sources = [answer.node]
 
         async def open_views(path: list[_View]) -> list[_View]:
-            """The perspectives that are left after a path, each with its worth there."""
+            """Returns the perspectives that are left after a path, each with its worth there."""
             left = [p for p in aspects if all(p != view.perspective for view in path)]
             findings = _findings(path)
             worth = await gather(

@@ -1,4 +1,4 @@
-"""R2-LLMs: Monte Carlo tree search whose steps are sampled with retrieved steps in view."""
+"""R2-LLMs: Monte Carlo tree search whose steps are sampled with retrieved steps in the prompt."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ async def r2_retrieval(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Simulations of `mcts` (UCT, down to an answer) that sample steps with what is retrieved in view.
+    """Runs simulations of `mcts` (UCT, down to an answer) that sample steps with retrieved text in view.
 
     Dou et al., "Enhancing Test-Time Scaling of Large Language Models with Hierarchical Retrieval-Augmented
-    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model writes an abstract template of the question, a
-    line on its kind and method; solved problems with similar templates come before the question. Fine level:
-    at each node, steps that followed on similar ones in reference solutions are inserted before the next
+    MCTS", arXiv 2507.05557 (R2-LLMs). Coarse level: the model writes an abstract template of the question,
+    one line on its kind and method; solved problems with similar templates come before the question. Fine
+    level: at each node, steps that followed similar ones in reference solutions are inserted before the next
     steps are sampled. A process reward model scores the steps.
 
     Args:
@@ -58,10 +58,10 @@ async def r2_retrieval(
             or the question), "" for nothing. An async function is awaited; another one runs in a thread. With
             neither, the step of the search's own tree whose words are most like the last one is shown, and
             nothing at the coarse level.
-        num_unaided: of a node's children, those sampled without retrieved text, so that the scorer can prefer
-            them; one is, where nothing comes in view of the text.
+        num_unaided: number of a node's children sampled without retrieved text, so that the scorer can prefer
+            them; one is if sampling with the text yields nothing.
 
-    Text inserted at a node serves its next steps only. A fork takes the text and samples the step; the path
+    Text inserted at a node affects its next steps only. A fork takes the text and samples the step; the path
     then takes the step without the text, in one forward, and the fork is released. So paths share their KV as
     in `mcts`, and a scorer never sees what was retrieved.
 
@@ -84,7 +84,7 @@ async def r2_retrieval(
         return max(range(len(bounds)), key=bounds.__getitem__)
 
     def elsewhere(node: int) -> str:
-        """The sampled step most like this node's, of those that its path did not take."""
+        """Returns the sampled step most like this node's, among those that its path did not take."""
         query, on_path = run.tree[node].text, set()
         while node >= 0:
             on_path.add(run.tree[node].text)
@@ -95,7 +95,7 @@ async def r2_retrieval(
         return "" if found is None else others[found]
 
     async def found(query: str, in_library: Callable[[ReferenceLibrary, str], str]) -> str:
-        async def look_up(query: str) -> str:  # in no thread: it takes little time
+        async def look_up(query: str) -> str:  # not in a thread: it takes little time
             assert library is not None
             return in_library(library, query)
 
@@ -112,7 +112,7 @@ async def r2_retrieval(
         return branch
 
     async def aided(branch: Branch, text: str) -> Branch | None:
-        """The branch, one step further, which was sampled with the text in view; None if nothing came."""
+        """Returns the branch one step further, sampled with the text in view; None if nothing came."""
         (sight,) = run.fork(branch)
         await run.extend(sight, text)
         more = sight.length - branch.length

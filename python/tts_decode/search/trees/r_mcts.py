@@ -54,7 +54,7 @@ REMIND = """{question}
 What was learned from earlier attempts at this or a similar task:
 {reflections}"""
 SUCCESS, FAILURE = "The attempt ended well.", "The attempt did not end well."
-MANY, LEAST_ALIKE = 2, 0.25  # reflections that are retrieved, and how like a question theirs has to be
+MANY, LEAST_ALIKE = 2, 0.25  # number of reflections retrieved, and minimum similarity of their questions
 ESTEEMED = 0.7  # mean value of a path's steps above which its attempt counts as a success
 
 
@@ -68,12 +68,15 @@ class Reflection(NamedTuple):
 
 @dataclass
 class ReflectionMemory:
-    """Reflections of searches, for those that come later; the same object may go into all of them."""
+    """Reflections of searches, for later ones; pass one object to all of them."""
 
     reflections: list[Reflection] = field(default_factory=list)
 
     def retrieve(self, question: str) -> list[Reflection]:
-        """The two whose questions are most alike in words (ties: the earlier one), of those alike enough."""
+        """Returns the two with the most similar questions (ties: the earlier), if similar enough.
+
+        Similarity is of words.
+        """
         likeness = [lexical_similarity(question, r.question) for r in self.reflections]
         order = sorted(range(len(likeness)), key=lambda i: -likeness[i])[:MANY]
         return [self.reflections[i] for i in order if likeness[i] >= LEAST_ALIKE]
@@ -98,8 +101,7 @@ async def r_mcts(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """A tree search on the question, a reflection on the step that surprised it most, and a search again with
-    what was learned.
+    """Searches, reflects on the most surprising step, and searches again with what was learned.
 
     Yu et al., "ExACT: Teaching AI Agents to Explore with Reflective-MCTS and Exploratory Learning", arXiv
     2410.02052 (first called "Improving Autonomous AI Agents with Reflective Tree Search and Self-Learning"),
@@ -108,29 +110,28 @@ async def r_mcts(
     Args:
         num_simulations: simulations of each search.
         scorer: values of partial answers, in [0, 1].
-        num_children: steps sampled when a leaf is expanded; equal ones are one child.
-        max_rounds: searches after the first one; 0: one search, for a `memory` that goes from question to
-            question as in the paper.
+        num_children: steps sampled when a leaf is expanded; equal steps become one child.
+        max_rounds: searches after the first one; 0: one search, for a `memory` that is passed from question
+            to question as in the paper.
         max_steps: steps on a path.
         exploration: weight of a step's bonus, prior * sqrt(visits of its parent) / (1 + its own).
-        threshold: surprise from which a step is reflected on.
-        memory: reflections of earlier searches, to which those of this one are added. None: those of this
-            search alone.
+        threshold: lowest surprise of a step that is reflected on.
+        memory: reflections of earlier searches; this search adds its own. None: only those of this search.
         expect_prompt: with the fields {question}, {state} and {step}.
         reflect_prompt: with the fields {question}, {state}, {step}, {expected} and {actual}.
-        remind_prompt: with the fields {question} and {reflections}; it takes the question's place where the
-            memory holds anything alike.
+        remind_prompt: with the fields {question} and {reflections}; it replaces the question if the memory
+            holds anything similar.
         decide_by, agg_strategy, extract: as in `beam_search`, over the answers of all searches.
 
-    The surprise of a step on the most visited path is |V - Q|: V is the scorer's value of where it leads, Q
-    the mean of what the simulations through it returned. V of the last step is 1 if the path's mean Q is
-    above 0.7, else 0. The model says what it expects of the most surprising step, and then, in view of what
-    really followed, what is to be learned.
+    The surprise of a step on the most visited path is |V - Q|: V is the scorer's value of its result, Q the
+    mean value returned by the simulations through it. V of the last step is 1 if the path's mean Q is above
+    0.7, else 0. The model says what it expects of the most surprising step and then, given what actually
+    followed, what can be learned.
 
     Departures: the values are the scorer's, not those of a debate of several models, and reflections on
-    values are left out; a prior is the probability of the step's words; likeness is of words, not of
-    embeddings; all new children are scored, and a simulation returns the score of the one it goes on to. The
-    searches of a question are a round each, where the paper's agent sees a task once. Wording.
+    values are left out; a prior is the probability of the step's words; similarity is of words, not of
+    embeddings; all new children are scored, and a simulation returns the score of the one it continues to.
+    Each search of a question is one round; the paper's agent sees a task once. Wording.
     """
     at_least(1, num_simulations=num_simulations, num_children=num_children, max_steps=max_steps)
     at_least(0, max_rounds=max_rounds)

@@ -1,4 +1,4 @@
-"""Solved problems to retrieve from: whole ones by the kind of problem, single steps by the step before."""
+"""Solved problems for retrieval: whole ones by the kind of problem, single steps by the previous step."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ TEMPLATE = "{question}\n\nIn one line: what kind of problem is this, and which m
 
 @dataclass(frozen=True)
 class SolvedProblem:
-    """A reference problem, its solution step by step, and its template: a line on its kind and method, in
-    place of which "" takes the question."""
+    """A reference problem, its solution step by step, and its template.
+
+    The template is one line on its kind and method; "" means the question itself.
+    """
 
     question: str
     steps: tuple[str, ...]
@@ -33,13 +35,13 @@ class SolvedProblem:
 
 
 class ReferenceLibrary:
-    """What `r2_retrieval` retrieves from: the reference problems of Dou et al., arXiv 2507.05557.
+    """The reference problems that `r2_retrieval` retrieves from (Dou et al., arXiv 2507.05557).
 
     Args:
         problems: at least one, each with at least one step.
         embed: embeddings [N, D] of N texts, compared by cosine, such as the `encode` of a
             sentence-transformers model; None compares word counts.
-        num_examples, num_shown: problems, and steps, that a query gives.
+        num_examples, num_shown: problems, and steps, that a query returns.
     """
 
     def __init__(
@@ -63,13 +65,15 @@ class ReferenceLibrary:
         self._before = _Index(before, embed)
 
     def problems_like(self, template: str) -> str:
-        """The questions and solutions of the problems whose templates are most like this one, best first."""
+        """Returns questions and solutions of the problems with the most similar templates, best first."""
         found = [self._problems[i] for i in self._places.nearest(template, self._num_examples)]
         return "\n\n".join("\n".join((problem.question, *problem.steps)) for problem in found)
 
     def steps_like(self, text: str) -> str:
-        """The steps that followed on what is most like this text: a step, or a question where the first step
-        is to come."""
+        """Returns the steps that followed what is most similar to this text.
+
+        The text is a step, or a question if the first step comes next.
+        """
         found = [self._steps[i].strip() for i in self._before.nearest(text, self._num_shown)]
         return "\n".join(dict.fromkeys(found))
 
@@ -77,7 +81,7 @@ class ReferenceLibrary:
 async def with_templates(
     decoder: Decoder, problems: Sequence[SolvedProblem], sampling: SamplingParams | None = None
 ) -> list[SolvedProblem]:
-    """The problems with templates that the model writes, where they have none."""
+    """Returns the problems; the model writes the templates that are missing."""
 
     async def written(problem: SolvedProblem) -> SolvedProblem:
         if problem.template:
@@ -96,14 +100,14 @@ async def with_templates(
 
 
 class _Index:
-    """Texts in order of their likeness to a query."""
+    """Texts ranked by their similarity to a query."""
 
     def __init__(self, texts: list[str], embed: EmbedTexts | None) -> None:
         self._texts, self._embed = texts, embed
         self._vectors = None if embed is None else _directions(embed(texts))
 
     def nearest(self, query: str, count: int) -> list[int]:
-        """Ties go to the lower index; by words, only texts that share one."""
+        """Returns the most similar texts. Ties go to the lower index; by words, only texts that share one."""
         if self._embed is None or self._vectors is None:
             likeness = [lexical_similarity(query, text) for text in self._texts]
             ranked = sorted(range(len(likeness)), key=lambda i: -likeness[i])

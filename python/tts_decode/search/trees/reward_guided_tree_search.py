@@ -1,4 +1,4 @@
-"""Reward-guided tree search: the most promising leaf of the whole tree is expanded and rolled out."""
+"""Reward-guided tree search: expands and rolls out the most promising leaf of the whole tree."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def reward_guided_tree_search(
     decide_by: DecideBy = "max",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Rolls out the children of the leaf of the highest UCT; lacks the trained models and the calculator.
+    """Rolls out the children of the leaf with the highest UCT; lacks the trained models and the calculator.
 
     Jiang et al., "Enhancing LLM Reasoning with Reward-guided Tree Search", arXiv 2411.11694 (STILL-1), the
     part at inference time: a policy model navigates a tree that it expands as it goes, a reward model guides
@@ -40,19 +40,19 @@ async def reward_guided_tree_search(
     one by `num_children` steps, samples from each new child an answer to its end, and backs its reward up.
 
     Args:
-        max_samples: answers in all.
+        max_samples: total number of answers.
         scorer: the reward model, in [0, 1].
-        num_children: children of an expanded leaf; equal ones are one child.
-        pre_expansion: children of the root, for a broad begin.
-        max_steps: steps on a path.
+        num_children: children of an expanded leaf; equal steps become one child.
+        pre_expansion: children of the root, for a broad start.
+        max_steps: maximum number of steps on a path.
         exploration: weight of the bonus in UCT.
         consistency_weight: weight of agreement in the reward of an answer: the share of all answers so far
-            that conclude the same. The rest is the scorer's. 0: the scorer alone.
-        decide_by: "max": the answer with the highest reward, agreement included, when the search ends; the
+            with the same conclusion. The rest is the scorer's weight. 0: the scorer alone.
+        decide_by: "max": the answer with the highest reward, including agreement, when the search ends; the
             other rules as in `best_of_n`, by the scorer alone.
-        extract: the answer in a text; a text of which it makes None agrees with none.
+        extract: the answer in a text; a text without one (None) agrees with none.
 
-    Departures: the paper trains policy and reward model for this search, here they are given; its calculator
+    Departures: the paper trains policy and reward model for this search; here they are given; its calculator
     for equations is left out. The defaults of `exploration`, `consistency_weight` and `pre_expansion` are
     ours.
     """

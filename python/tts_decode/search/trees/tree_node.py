@@ -1,4 +1,4 @@
-"""Nodes of a Monte Carlo tree search over steps, and how simulations make the tree grow."""
+"""Nodes of a Monte Carlo tree search over steps, and the simulations that grow the tree."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class TreeNode:
     """A partial answer.
 
     Attributes:
-        branch: the branch that ends here, for as long as the node has no children and is not terminal: what
-            was expanded lives on in its children, which share its KV.
+        branch: the branch that ends here, as long as the node has no children and is not terminal: an
+            expanded branch lives on in its children, which share its KV.
         score: the scorer's value when it was made.
-        logprob: mean log-probability of its step's tokens, nats; NaN where the engine does not tell.
-        visits, total: simulations that came through and returned, and the sum of what they returned.
-        pending: simulations that are on their way through.
-        candidate: of a terminal node: the answer that it is, or one cut off at the depth limit.
+        logprob: mean log-probability of its step's tokens, nats; NaN if the engine does not report it.
+        visits, total: number of simulations that passed through and returned, and the sum of their values.
+        pending: simulations that are passing through.
+        candidate: for a terminal node, its answer, or one cut off at the depth limit.
     """
 
     branch: Branch | None
@@ -51,11 +51,11 @@ class TreeNode:
 
     @property
     def value(self) -> float:
-        """Mean of what simulations returned; the score before the first one."""
+        """Mean value of the returned simulations; the score before the first one."""
         return self.total / self.visits if self.visits else self.score
 
     def up(self) -> list[TreeNode]:
-        """The node and those above it, the root last."""
+        """Returns the node and those above it, the root last."""
         nodes, node = [], self
         while True:
             nodes.append(node)
@@ -64,19 +64,19 @@ class TreeNode:
             node = node.parent
 
     def back_up(self, value: float) -> None:
-        """A simulation that ended here returned `value`."""
+        """Adds `value`, returned by a simulation that ended here, to the path."""
         for node in self.up():
             node.visits += 1
             node.total += value
 
 
 Select = Callable[[TreeNode], int]
-"""Index of the child that a simulation goes on to. `visits + pending` counts simulations, one's own included
-in the node's own."""
+"""Returns the index of the child that a simulation continues to. `visits + pending` counts simulations; the
+node's own count includes the calling one."""
 Expand = Callable[[Sequence[TreeNode]], Awaitable[None]]
 """Gives each of the nodes its children."""
 Simulate = Callable[[Sequence[TreeNode]], Awaitable[list[float]]]
-"""Values of leaves that the tree itself does not go beyond."""
+"""Returns values of leaves beyond which the tree itself does not grow."""
 
 
 async def grow(
@@ -89,12 +89,12 @@ async def grow(
     parallel: int = 1,
     simulate: Simulate | None = None,
 ) -> None:
-    """`n` simulations, `parallel` of them at a time, all of which take each step in one forward.
+    """Runs `n` simulations, `parallel` at a time, which take each step in one shared forward.
 
-    Each goes from the root by `select` to a leaf, which is expanded. Without `simulate` it goes on from there
-    in the same way down to a terminal node, whose score is its value; with it, it takes one more step and the
-    value is what `simulate` says. Simulations on their way count as visits already, though without a value
-    (Liu et al., "Watch the Unobserved", arXiv 1810.11755): a virtual loss that needs no scale.
+    Each goes from the root by `select` to a leaf, which is expanded. Without `simulate` it continues in the
+    same way down to a terminal node, whose score is its value; with it, it takes one more step, and
+    `simulate` returns the value. Pending simulations already count as visits, though without a value (Liu et
+    al., "Watch the Unobserved", arXiv 1810.11755): a virtual loss that needs no scale.
     """
     while n > 0 and not run.over:
         count = min(parallel, n)
@@ -133,9 +133,9 @@ def _distinct(nodes: Iterable[TreeNode]) -> list[TreeNode]:
 async def add_children(
     run: SearchRun, scorer: Scorer, families: Sequence[tuple[TreeNode, Sequence[Branch]]], max_depth: int
 ) -> None:
-    """Makes children of branches that each are one step beyond their node, scores them, ends finished ones.
+    """Makes children of branches that are one step beyond their node, scores them, ends finished ones.
 
-    A step that a sibling took word for word already is pruned (as in openr): it would be the same state.
+    A step that a sibling already took word for word is pruned (as in openr): it would be the same state.
     """
     fresh: list[tuple[TreeNode, Branch]] = []
     for node, branches in families:
@@ -156,7 +156,7 @@ async def add_children(
 
 
 def release(run: SearchRun, nodes: Sequence[TreeNode]) -> None:
-    """Gives up the branches of nodes that will not be forked again."""
+    """Releases the branches of nodes that will not be forked again."""
     for node in nodes:
         if node.branch is not None:
             run.prune([node.branch])
@@ -164,14 +164,14 @@ def release(run: SearchRun, nodes: Sequence[TreeNode]) -> None:
 
 
 def leaves_of(root: TreeNode) -> list[TreeNode]:
-    """Leaves that a search could expand, from left to right."""
+    """Returns the leaves that a search could expand, from left to right."""
     if root.children:
         return [leaf for child in root.children for leaf in leaves_of(child)]
     return [] if root.terminal else [root]
 
 
 def most_visited(root: TreeNode) -> TreeNode:
-    """The end of the path that follows the most visited child of each node (ties: the better value)."""
+    """Returns the end of the path that follows each node's most visited child (ties: the better value)."""
     node = root
     while node.children:
         node = max(node.children, key=lambda child: (child.visits, child.value))
@@ -181,10 +181,10 @@ def most_visited(root: TreeNode) -> TreeNode:
 async def conclude(
     run: SearchRun, root: TreeNode, scorer: Scorer, *, by_visits: bool = False
 ) -> SearchResult:
-    """The result of a search that grew the tree of `root`: its best-scored answer, or the most visited one.
+    """Returns the result of a search that grew the tree of `root`: its best-scored or most visited answer.
 
     Leaves that it did not expand are pruned, unless the budget ended it: then they are candidates. A search
-    that met no answer completes the most visited path.
+    that found no answer completes the most visited path.
     """
     if not run.over:
         end = most_visited(root)
