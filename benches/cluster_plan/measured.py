@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, models
 from tts_decode import SamplingParams, TreeBranch, TreeDecoder, gather
 from tts_decode.bench.machine import Peaks
 from tts_decode.bench.timing import Quartiles, quartiles
@@ -24,6 +23,7 @@ from tts_decode.model.loading import load_model
 from tts_decode.model.shape import shape_of_config
 
 from benches.cluster_plan.law import Cluster, Group
+from benches.tiny_decoder import byte_tokenizer
 
 Record = dict[str, Any]
 
@@ -40,8 +40,25 @@ class Trees:
     def __init__(self, decoder: TreeDecoder, prompt: int, tokens: int) -> None:
         decoder.eos_token_ids = frozenset()
         self._decoder, self._tokens = decoder, tokens
+        self.forwards = 0.0  # CPU seconds of the model's forwards
+        engine = decoder.runtime.engine
+        forward = engine.forward
+
+        def timed(*args: Any) -> Any:
+            begin = time.process_time()
+            output = forward(*args)
+            self.forwards += time.process_time() - begin
+            return output
+
+        engine.forward = timed  # type: ignore[method-assign]
         ids = [3 + i % (_VOCAB - 3) for i in range(prompt)]
         self._root: TreeBranch = decoder.run(decoder.root(ids, SamplingParams(max_tokens=tokens + 1)))
+
+    def host_step(self, width: int) -> float:
+        """What is left of a step without the model's forward."""
+        self.forwards = 0.0
+        whole = self.step(width)
+        return whole - self.forwards / self._tokens
 
     def step(self, width: int) -> float:
         """Seconds of a step of `width` branches, the mean of `tokens` steps."""
@@ -96,7 +113,7 @@ def predicted(machine: Machine, shape: ModelShape, context: int, branches: int) 
 
 
 def host() -> list[Record]:
-    """Steps of a model so small that nearly all of a step is the host's."""
+    """What a step takes beside the model's forward: scheduler, block tables, sampler, texts."""
     torch.manual_seed(0)
     config = hf.LlamaConfig(
         vocab_size=_VOCAB,
@@ -110,11 +127,9 @@ def host() -> list[Record]:
         tie_word_embeddings=False,
     )
     model = hf.LlamaForCausalLM(config).eval()
-    words = {str(i): i for i in range(_VOCAB)}
-    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")))
-    decoder = TreeDecoder(model, tokenizer, kv_bytes=1 << 27, max_batch_tokens=max(HOST_ROWS))
+    decoder = TreeDecoder(model, byte_tokenizer(), kv_bytes=1 << 27, max_batch_tokens=max(HOST_ROWS))
     trees = Trees(decoder, HOST_PROMPT, HOST_TOKENS)
-    times = in_turn({str(rows): partial(trees.step, rows) for rows in HOST_ROWS})
+    times = in_turn({str(rows): partial(trees.host_step, rows) for rows in HOST_ROWS})
     return [
         {"rows": rows, "host": seconds.median, "quartiles": [seconds.low, seconds.high]}
         for rows in HOST_ROWS
