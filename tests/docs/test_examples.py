@@ -103,6 +103,15 @@ def plain_logits(engine: Any, tokens: list[int]) -> torch.Tensor:
     return last * (last * last).mean().rsqrt() @ engine.embeddings.double().T / 128**0.5
 
 
+def test_own_engine_is_the_file_of_its_tutorial(capsys: pytest.CaptureFixture[str]) -> None:
+    """The page has the whole file, as it is also read where no site is built, and what it prints."""
+    page = (FOLDER.parent / "docs/tutorials/own-engine.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```\n")[0]
+    assert code == (FOLDER / "own_engine.py").read_text(encoding="utf-8")
+    load("own_engine").main()
+    assert f"`{capsys.readouterr().out.strip()}`" in page
+
+
 def test_own_engine(capsys: pytest.CaptureFixture[str]) -> None:
     engine, branches, logits = load("own_engine").main(num_branches=6, steps=20)
     for branch, found in zip(branches, logits, strict=True):

@@ -120,6 +120,12 @@ def test_no_page_has_what_material_draws_with_scripts_of_another_host() -> None:
     assert marked == []
 
 
+def test_colours_follow_the_system_after_the_first_visit() -> None:
+    """A browser keeps the first choice of the list, which has to be the one that follows the system."""
+    choices = re.findall(r'data-md-color-media="([^"]*)"', (SITE / "index.html").read_text(encoding="utf-8"))
+    assert choices[0] == "(prefers-color-scheme)"
+
+
 def test_every_link_leads_to_a_page_and_a_place_in_it() -> None:
     places = {page: found_on(page) for page in PAGES}
     dead = set()

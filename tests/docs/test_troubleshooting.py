@@ -25,9 +25,9 @@ FACES = (
     "cost",
 )
 MODULES = {
-    "Of `tts_kernels`": ["tts_kernels"],
-    "Of `tts_decode`": ["tts_decode", *(f"tts_decode.{name}" for name in (*FACES, "cluster"))],
-    "Of the integrations": ["tts_kernels.integrations.transformers", "tts_kernels.integrations.vllm.support"],
+    "`tts_kernels`": ["tts_kernels"],
+    "`tts_decode`": ["tts_decode", *(f"tts_decode.{name}" for name in (*FACES, "cluster"))],
+    "Integrations": ["tts_kernels.integrations.transformers", "tts_kernels.integrations.vllm.support"],
 }
 
 

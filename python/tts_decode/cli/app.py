@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 from itertools import zip_longest
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,6 +17,7 @@ from ..extras import explained
 from . import failures
 from .help_text import Group, join_lines
 from .shell import VARIABLE, command_line
+from .stand_ins import stand_in
 from .versions import version_text
 
 _HELP = (
@@ -102,11 +103,12 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
 
     imported: called once when everything is imported and the command begins.
     """
-    typed = command_line(os.environ) if VARIABLE in os.environ else arguments
+    completing = VARIABLE in os.environ
+    typed = command_line(os.environ) if completing else arguments
     called = next((argument for argument in typed if not argument.startswith("-")), None)
     as_json = "--json" in arguments
     try:
-        app = _app(called)
+        app = _app(called, completing=completing)
         imported()
         return int(app(_with_values(arguments), prog_name="tts-decode", standalone_mode=False) or 0)
     except typer.TyperException as error:
@@ -131,8 +133,11 @@ def _with_values(arguments: list[str]) -> list[str]:
     return found
 
 
-def _app(called: str | None) -> typer.Typer:
-    """The command with all its subcommands, of which only `called` can do more than be listed."""
+def _app(called: str | None, *, completing: bool = False) -> typer.Typer:
+    """The command with all its subcommands, of which only `called` can do more than be listed.
+
+    completing: for the shell, which asks for options and their values only.
+    """
     app = typer.Typer(
         name="tts-decode",
         help=_HELP,
@@ -146,13 +151,14 @@ def _app(called: str | None) -> typer.Typer:
         if name != called:
             app.command(name, help=summary, rich_help_panel=panel)(_listed)
             continue
+        epilog = None
         try:
-            command = getattr(import_module(f".{module}", __package__), module)
-            epilog = (
-                import_module(".strategy_options", __package__).strategies_help()
-                if lists_strategies
-                else None
-            )
+            if completing:
+                command = stand_in(name)
+            else:
+                command = load_command(module)
+                if lists_strategies:
+                    epilog = import_module(".strategy_options", __package__).strategies_help()
         except ModuleNotFoundError as missing:
             raise explained(missing) from missing
         if isinstance(command, typer.Typer):
@@ -162,6 +168,11 @@ def _app(called: str | None) -> typer.Typer:
             app.command(name, epilog=epilog, rich_help_panel=panel)(command)
     join_lines(app)
     return app
+
+
+def load_command(module: str) -> Any:
+    """Imports a command: a function or a `typer.Typer`. module: of a `_Command`."""
+    return getattr(import_module(f".{module}", __package__), module)
 
 
 def _listed() -> None:

@@ -41,8 +41,8 @@ bench = typer.Typer(
     "Medians of rounds in which everything is timed in turn; run it while nothing else does.",
 )
 
-Threads = Annotated[int | None, typer.Option(help="Default: torch's, one a core.")]
-Rounds = Annotated[int, typer.Option(help="Times that everything is measured.")]
+Threads = Annotated[int | None, typer.Option(help="Number of threads. Default: torch's, one a core.")]
+Rounds = Annotated[int, typer.Option(help="How often everything is measured.")]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="Draw it: a .svg or .png file.", rich_help_panel="Output"),
@@ -219,9 +219,12 @@ def decode(
 @filled
 def search(
     strategy: Annotated[
-        list[str], typer.Argument(metavar="[STRATEGY]...", help="Default: four of them.", show_default=False)
+        list[str],
+        typer.Argument(
+            metavar="[STRATEGY]...", help="Names of strategies. Default: four of them.", show_default=False
+        ),
     ] = ["best_of_n", "beam_search", "rebase", "ets"],  # noqa: B006
-    n: Annotated[int, typer.Option("--branches", "-n", help="Size of a search: its first option.")] = 64,
+    n: Annotated[int, typer.Option("--branches", "-n", help="Width of a search: its first option.")] = 64,
     limit: Annotated[int, typer.Option(help="Problems, one after the other.")] = 3,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
     max_step_tokens: Annotated[int, typer.Option(help="Longest step, in tokens.")] = 32,

@@ -6,8 +6,6 @@ import sys
 from contextlib import nullcontext
 from typing import Annotated
 
-import typer
-
 from . import options as opt
 from . import sampling_options as sampling_opt
 from .comparing import ComparedOptions
@@ -26,9 +24,7 @@ from .tables import Row, as_json, print_tables
 def compare(
     *,
     compared: ComparedOptions,
-    parallel: Annotated[
-        int, typer.Option(help="Problems in flight in one batch.", rich_help_panel=opt.SEARCH)
-    ] = 4,
+    parallel: Annotated[int, opt.search_option(help="Problems in flight in one batch.")] = 4,
     chosen_problems: ProblemOptions,
     model: ModelOptions,
     sampling: SamplingOptions,

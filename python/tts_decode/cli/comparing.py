@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import typer
-
 from ..search import Strategy
 from ..tasks import Task, default_tasks
 from . import completion
@@ -26,12 +24,11 @@ class ComparedOptions:
 
     strategy: Annotated[
         list[str],
-        typer.Option(
+        opt.search_option(
             "--strategy",
             "-s",
             metavar="NAME",
             help="A strategy to run, a name of the list below or FILE.py:NAME; may be repeated.",
-            rich_help_panel=opt.SEARCH,
             autocompletion=completion.strategies,
         ),
     ] = field(default_factory=lambda: list(_DEFAULT_STRATEGIES))
@@ -39,17 +36,13 @@ class ComparedOptions:
     scorer: opt.Scorer = None
     limit: Annotated[
         int | None,
-        typer.Option(
-            help="Only the first N problems. Default: 8 of the default set's 400, all of a file.",
-            rich_help_panel=opt.SEARCH,
+        opt.search_option(
+            help="Only the first N problems. Default: 8 of the default set's 400, all of a file."
         ),
     ] = None
     shots: Annotated[
         int,
-        typer.Option(
-            help="Solved problems of the default set before each one: a long shared prompt.",
-            rich_help_panel=opt.SEARCH,
-        ),
+        opt.search_option(help="Solved problems of the default set before each one: a long shared prompt."),
     ] = 0
 
     def __post_init__(self) -> None:

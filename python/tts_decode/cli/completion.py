@@ -1,17 +1,29 @@
 """What the shell completes after an option: strategies and their options, models that are here, choices.
 
-Called by typer while the user types. Each imports what it needs when it is called: `doctor` has options too,
-and something to tell where torch cannot be imported.
+Typer calls these functions while the user types. They read names from `completions.json`
+(`completion_table.py`): the import of torch, which strategies need, would keep the user waiting for seconds.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import typer
+
+TABLE = Path(__file__).with_name("completions.json")
+
+
+@cache
+def table() -> dict[str, Any]:
+    """What `completion_table` wrote."""
+    found: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    return found
 
 
 def _one_of(*names: str) -> Callable[[str], list[str]]:
@@ -31,37 +43,29 @@ sparse_summaries = _one_of("mean", "minmax", "quarters")
 
 def strategies(incomplete: str) -> list[tuple[str, str]]:
     """Names, each with what it does."""
-    from ..search import STRATEGIES
-
-    return [(name, s.summary) for name, s in STRATEGIES.items() if name.startswith(incomplete)]
+    known = table()["strategies"]
+    return [(name, about["summary"]) for name, about in known.items() if name.startswith(incomplete)]
 
 
 def strategy_options(ctx: typer.Context, incomplete: str) -> list[str]:
     """KEY= of the strategies that the line names, or that run by default."""
-    from ..search import STRATEGIES
-
+    known = table()["strategies"]
     given = ctx.params.get("strategy") or "ets"
     names = [given] if isinstance(given, str) else given
-    keys = {key: None for name in names if name in STRATEGIES for key in STRATEGIES[name].plain_options}
+    keys = {key: None for name in names if name in known for key in known[name]["options"]}
     return [f"{key}=" for key in keys if key.startswith(incomplete)]
 
 
 def scorers(incomplete: str) -> list[str]:
-    from .scorers import NAMES
-
-    return [name for name in NAMES if name.startswith(incomplete)]
+    return [name for name in table()["scorers"] if name.startswith(incomplete)]
 
 
 def task_formats(incomplete: str) -> list[str]:
-    from ..tasks import FORMATS
-
-    return [name for name in FORMATS if name.startswith(incomplete)]
+    return [name for name in table()["task_formats"] if name.startswith(incomplete)]
 
 
 def stop_when(incomplete: str) -> list[str]:
-    from ..core.stop_when import READY
-
-    return [name for name in READY if name.startswith(incomplete)]
+    return [name for name in table()["stop_when"] if name.startswith(incomplete)]
 
 
 def models(incomplete: str) -> list[str]:

@@ -26,7 +26,7 @@ from .errors import CommandError, UsageError, usage_errors
 from .filled import filled
 from .session import Session, open_session
 
-_REPLICATED_STEPS = 6  # of a second or less each; the time of a step hardly depends on how many there were
+_REPLICATED_STEPS = 3  # of 1.5 s each on 2 cores; the fastest one counts
 _TREE_LINES = 10
 _MOST_BRANCHES = 256  # whose caches take 5 GB in float32
 
@@ -46,7 +46,7 @@ class _Shown:
 @filled
 def demo(
     n: Annotated[int, typer.Option("-n", help="Branches of the one prompt.")] = 64,
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the tree's page goes.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File of the tree's page.")] = Path(
         "demo.html"
     ),
     json_output: opt.Json = False,

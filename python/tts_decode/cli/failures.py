@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ _BY_OPTION = {
     "--resume": "a run continues with the settings that it began with",
     "--scorer": "docs/rewards.md tells of reward models, docs/own-strategy.md of functions of your own",
 }
+# What pydantic wanted, by the type of its error.
+_EXPECTED = {"int_parsing": "an integer", "float_parsing": "a number"}
 
 
 class Failure(NamedTuple):
@@ -38,10 +41,15 @@ class Failure(NamedTuple):
 def of_typer(error: typer.TyperException, command: str | None, commands: Sequence[str]) -> Failure:
     """Of an argument that typer refuses. command: the subcommand that was called; commands: all of them."""
     message = error.format_message()
-    # The value, which typer does not tell where pydantic read it.
+    # Of a value that pydantic read: typer quotes its sentence and leaves the value out.
     problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if problems:
-        message += f"; got {problems[0]['input']!r:.80}"
+        got, expected = f"got {problems[0]['input']!r:.80}", _EXPECTED.get(problems[0]["type"])
+        option = re.search("'(--?[a-z-]+)", message)
+        if expected is None or option is None:
+            message += f"; {got}"
+        else:
+            message = f"{option[1]}: {got}, expected {expected}"
     return Failure(message, _see_help(command if command in commands else None), USAGE)
 
 

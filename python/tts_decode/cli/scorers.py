@@ -37,6 +37,8 @@ def check_scorer(name: str | None) -> None:
         load_function(name, "--scorer", "branches or text")
         return
     reader, place = _reward_model(name)
+    if reader is None and place.endswith(".py"):
+        raise UsageError(f"--scorer: got {name!r}, expected the function's name behind it, as in {name}:NAME")
     if reader is None and "/" not in place and (not place or not Path(place).is_dir()):
         raise UsageError(
             f"--scorer: got {name!r}, expected {', '.join(NAMES)}, READER:FOLDER, a folder, OWNER/NAME "

@@ -36,12 +36,11 @@ def search(
     prompt: Annotated[str | None, typer.Argument(help="What to ask the model.", show_default=False)] = None,
     strategy: Annotated[
         str,
-        typer.Option(
+        opt.search_option(
             "--strategy",
             "-s",
             metavar="NAME",
             help="How to search: a name of the list below, or FILE.py:NAME.",
-            rich_help_panel=opt.SEARCH,
             autocompletion=completion.strategies,
         ),
     ] = "ets",
@@ -49,11 +48,7 @@ def search(
     scorer: opt.Scorer = None,
     raw: Annotated[
         bool,
-        typer.Option(
-            "--raw",
-            help="Give the prompt to the model without its chat template.",
-            rich_help_panel=opt.SEARCH,
-        ),
+        opt.search_option("--raw", help="Give the prompt to the model without its chat template."),
     ] = False,
     chosen_problems: ProblemOptions,
     model: ModelOptions,
@@ -81,8 +76,12 @@ def search(
 
       tts-decode search --tasks gsm8k.parquet --format gsm8k -s my.py:strategy
     """
-    if (prompt is None) == (chosen_problems.tasks is None):
-        raise UsageError("give either a prompt or --tasks FILE")
+    if prompt is None and chosen_problems.tasks is None:
+        raise UsageError(
+            'PROMPT: got none, expected a question in quotes, such as "What is 3 + 4?", or --tasks FILE'
+        )
+    if prompt is not None and chosen_problems.tasks is not None:
+        raise UsageError(f"PROMPT: got {prompt!r:.80} and --tasks too, expected one of them")
     chosen = get_strategy(strategy)
     (options,) = parse_options([chosen], option, unsafe_tools=chosen_problems.unsafe_tools)
     check_scorer(scorer)

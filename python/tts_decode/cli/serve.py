@@ -38,7 +38,7 @@ _MOST_BODY_KIB = 1 << 20  # 1 GiB
 _LONGEST_GRACE = 86400  # seconds; or inf
 
 Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)]
-Port = Annotated[int, typer.Option(help="0: one that is free.", rich_help_panel=_NETWORK)]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0: one that is free.", rich_help_panel=_NETWORK)]
 Keys = Annotated[
     Path | None,
     typer.Option(
@@ -69,31 +69,39 @@ class Settings:
     grace: Annotated[
         float,
         typer.Option(
-            help="Seconds that requests get to end after a signal; inf: all that they take.",
+            help="Seconds that requests have to end after a signal; inf: no limit.",
             rich_help_panel=_NETWORK,
         ),
     ] = 10.0
-    max_tokens: Annotated[int, typer.Option(help="Tokens of one choice.", rich_help_panel=_LIMITS)] = 8192
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of one choice.", rich_help_panel=_LIMITS)] = (
+        8192
+    )
     max_choices: Annotated[
-        int, typer.Option(help="n, best_of, and the width of a search.", rich_help_panel=_LIMITS)
+        int,
+        typer.Option(
+            help="Most choices of a request: n, best_of, the width of a search.", rich_help_panel=_LIMITS
+        ),
     ] = 128
     max_request_tokens: Annotated[
-        int, typer.Option(help="Tokens of all choices of a request.", rich_help_panel=_LIMITS)
+        int, typer.Option(help="Most tokens of all choices of a request.", rich_help_panel=_LIMITS)
     ] = 524288
     max_search_tokens: Annotated[
-        int, typer.Option(help="Tokens that one search samples.", rich_help_panel=_LIMITS)
+        int, typer.Option(help="Most tokens that one search samples.", rich_help_panel=_LIMITS)
     ] = 131072
-    max_seconds: Annotated[float, typer.Option(help="Until an answer is whole.", rich_help_panel=_LIMITS)] = (
-        600.0
+    max_seconds: Annotated[
+        float, typer.Option(help="Longest time of a request.", rich_help_panel=_LIMITS)
+    ] = 600.0
+    max_body_kib: Annotated[int, typer.Option(help="Largest body of a request.", rich_help_panel=_LIMITS)] = (
+        4096
     )
-    max_body_kib: Annotated[int, typer.Option(help="Size of a request.", rich_help_panel=_LIMITS)] = 4096
     max_sequences: Annotated[
-        int, typer.Option(help="Choices at a time, of all requests; more get 429.", rich_help_panel=_LIMITS)
+        int,
+        typer.Option(help="Most choices at a time, of all requests; more get 429.", rich_help_panel=_LIMITS),
     ] = 256
     max_client_sequences: Annotated[
         int | None,
         typer.Option(
-            help="Of them, those of one API key, or without keys of one address. Default: all.",
+            help="Most of them for one API key, or without keys for one address. Default: all.",
             rich_help_panel=_LIMITS,
         ),
     ] = None

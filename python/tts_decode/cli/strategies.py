@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+import textwrap
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -56,7 +59,8 @@ def strategies(
         scorer = "; needs a scorer" if strategy.needs_scorer else ""
         about = f" ({strategy.family}{scorer}): {strategy.summary}\n"
         screen.print(Text.assemble((strategy.name, "bold"), about))
-        screen.print(inspect.cleandoc(strategy.__doc__ or ""), soft_wrap=True)
+        for line in _as_wide_as(screen.width, inspect.cleandoc(strategy.__doc__ or "")):
+            screen.print(line, soft_wrap=True)
         screen.print(f"\nOptions for -o, with defaults: {shown_options(strategy)}")
         return
     for family, members in families().items():
@@ -64,3 +68,34 @@ def strategies(
         for strategy in members:
             screen.print(f"{strategy.name}: {strategy.summary}")
             screen.print(Padding(Text(shown_options(strategy), style="dim"), (0, 0, 0, 4)))
+
+
+def _as_wide_as(width: int, docstring: str) -> Iterator[str]:
+    """A docstring's lines, broken where the terminal ends.
+
+    The lines of a paragraph are joined first, and so are those of an entry below "Args:", which stand deeper
+    than its first one. Items of lists stay lines of their own.
+    """
+    blocks: list[list[str]] = []
+    for line in docstring.splitlines():
+        before = blocks[-1][0] if blocks else ""
+        deeper = _indent(line) - _indent(before)
+        goes_on = deeper == 0 if not _indent(before) else deeper > 0
+        if before and line and goes_on and not re.match(r"\s*[*-] ", line):
+            blocks[-1].append(line)
+        else:
+            blocks.append([line])
+    for block in blocks:
+        indent = _indent(block[0])
+        yield textwrap.fill(
+            " ".join(line.strip() for line in block),
+            width,
+            initial_indent=" " * indent,
+            subsequent_indent=" " * (indent + 4 if indent else 0),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())

@@ -21,9 +21,14 @@ def get_strategy(name: str, given_as: str = "--strategy") -> Strategy[...]:
     if names_function(name):
         return _own_strategy(name, given_as)
     if name not in STRATEGIES:
-        close = difflib.get_close_matches(name, STRATEGIES)
-        meant = f"did you mean {' or '.join(close)}" if close else "for a list: tts-decode strategies"
-        raise UsageError(f"{given_as}: got {name!r}, expected the name of a strategy; {meant}")
+        if name.endswith(".py"):
+            raise UsageError(
+                f"{given_as}: got {name!r}, expected the function's name behind it, as in {name}:NAME"
+            )
+        begun = [known for known in STRATEGIES if name and known.startswith(name)]
+        close = begun[:3] or difflib.get_close_matches(name, STRATEGIES)
+        meant = f"; did you mean {' or '.join(close)}" if close else ""
+        raise UsageError(f"{given_as}: got {name!r}, expected the name of a strategy{meant}")
     return STRATEGIES[name]
 
 

@@ -44,36 +44,29 @@ def sweep(
     compared: ComparedOptions,
     widths: Annotated[
         str,
-        typer.Option(
+        opt.search_option(
             "--widths",
             "-n",
             metavar="N,N",
             help="How wide the strategies search (n, or what they call it), with commas.",
-            rich_help_panel=opt.SEARCH,
         ),
     ] = "4,16",
     seeds: Annotated[
         str,
-        typer.Option(
-            metavar="N,N",
-            help="Seeds that every width is searched from, with commas.",
-            rich_help_panel=opt.SEARCH,
-        ),
+        opt.search_option(metavar="N,N", help="Seeds that every width is searched from, with commas."),
     ] = "0",
     target: Annotated[
         list[float],
-        typer.Option(
+        opt.search_option(
             metavar="SHARE",
-            help="Share of problems solved whose least budget is asked for; may be repeated.",
-            rich_help_panel=opt.SEARCH,
+            help="Report the smallest budget that solves this share of the problems; may be repeated.",
         ),
     ] = [],  # noqa: B006
     parallel: Annotated[
         int,
-        typer.Option(
+        opt.search_option(
             help="Searches in flight in one batch, of all problems and seeds of a strategy and width; fewer "
-            "where the KV memory would not hold them at full length. With --ray: of each actor.",
-            rich_help_panel=opt.SEARCH,
+            "where the KV memory would not hold them at full length. With --ray: of each actor."
         ),
     ] = 4,
     chosen_problems: ProblemOptions,

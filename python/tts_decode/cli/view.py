@@ -45,7 +45,7 @@ def view(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="Where the page goes. Default: view.html in the folder, or beside the file with its name.",
+            help="File of the page. Default: view.html in the folder, or beside the file with its name.",
             show_default=False,
         ),
     ] = None,
@@ -68,7 +68,7 @@ def view(
     ] = None,
     max_mib: Annotated[
         int,
-        typer.Option(help="JSON of the trees that the page holds at most; the first that fit are there."),
+        typer.Option(help="Most JSON of trees that the page holds; the first trees that fit are in it."),
     ] = MOST_BYTES >> 20,
 ) -> None:
     """Show saved searches in the browser: trees, texts, probabilities, KV over time.

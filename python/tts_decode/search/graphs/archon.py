@@ -113,13 +113,14 @@ async def archon(
     Args:
         n: responses that "generate" samples unless it has a number.
         decoders: further models: "generate" and "fuse" alternate between the root's own and these.
-        layers: operators in order, in one text or one a string, each a name or "name:number": "generate:k"  k
-            samples of the question; first and only there. "rank:k"      one prompt ranks all responses, the
-            best k stay (all, without k). "critique"    strengths and weaknesses of each, which later rank and
-            fuse layers read. "verify"      each is checked in writing; those whose verdict is more likely Yes
-            than No stay, or all if there are none. "test:k"      the model writes statements that must be
-            true of a response; the k responses for which most are more likely Yes than No stay (all, ordered,
-            without k). "fuse:k"      k new responses (1) made of all.
+        layers: operators in order, in one text or one a string. Each is a name, or "name:number".
+            "generate:k" samples the question k times; it comes first, and only there. "rank:k" ranks all
+            responses in one prompt and keeps the best k, or all without k. "critique" writes strengths and
+            weaknesses of each response, which later rank and fuse layers read. "verify" checks each in
+            writing and keeps those whose verdict is more likely Yes than No, or all if there are none.
+            "test:k" has the model write statements that must be true of a response, and keeps the k
+            responses for which most are more likely Yes than No, or orders all without k. "fuse:k" makes k
+            new responses from all; k defaults to 1.
 
     The first response of the last layer is the best. A ranking puts the readable numbers first and the others
     after them; unreadable tests leave the responses as they are. All prompts begin with the question and
