@@ -216,6 +216,12 @@ def test_notations_alike_of_other_answers(answer: str, expected: str) -> None:
         ("It costs 5 million dollars.", "5", False),
         ("Tom had 5.\nThe answer is no.", "5", False),
         ("The answer is their sum.\n3 + 4 = 7", "7", True),
+        ("To calculate 3 + 4, you", "7", False),
+        ("Tom has 6 * 7 eggs", "42", False),
+        (r"that is $3 \cdot 4$", "12", False),
+        (r"that is $3.5 \times 10^4$", "35000", True),
+        ("7 = 3 + 4", "7", True),
+        ("so the root is 2 + 3i", "2+3i", True),
     ],
 )
 def test_the_answer_of_a_text(text: str, expected: str, right: bool) -> None:

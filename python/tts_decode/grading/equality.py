@@ -22,6 +22,11 @@ _LONGEST = 2000  # characters of an answer; longer ones are compared as text onl
 _LINE = 100  # characters of a text that may consist of the answer alone
 _DEEPEST = 40  # nested brackets
 _NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()")  # (x,y) = (1,2)
+# A calculation left open, as in a text that repeats its question. 3.5 \times 10^4 is a number.
+_OPEN_CALCULATION = re.compile(
+    r"[\d)}]\s*(?:[+\-\u2212]|(?:[*\u00d7\u00b7]|\\times|\\cdot)(?!\s*10\s*\^))\s*[\d({\\]"
+)
+_RESULT_BEFORE = re.compile(r"\d[\s$]*=[\s$]*$")  # 7 = 3 + 4
 _MOST_PAIRS = 400  # values compared for one pair of answers
 
 
@@ -54,10 +59,15 @@ def is_correct(text: str, expected: str) -> bool:
 
     The content of `\boxed{}` has to be the answer. In a sentence after "answer is", or a text without either,
     the last number or expression may be it too, unless the words around it change it: `at least 5`, `5 or 6`,
-    another unit. Raises the errors of `same_answer`.
+    another unit. Where nothing marks the answer and a number is expected, `3 + 4` is no answer. Raises the
+    errors of `same_answer`.
     """
     boxed, stated = last_boxed(text), stated_answer(text)
     answer = text.strip() if boxed is None and stated is None else extract_answer(text)
+    if boxed is None and not stated and plain_number(expected) is not None:
+        last = last_value(text) or ""
+        if _OPEN_CALCULATION.search(last) and not _RESULT_BEFORE.search(text[: text.rfind(last)]):
+            return False
     if (boxed is not None or stated or len(answer) <= _LINE) and same_answer(answer, expected):
         return True
     if boxed is not None:
