@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Actor = TypeVar("Actor", bound=Hashable)
 
 BLOCK = 256  # characters
-_MOST_BLOCKS = 64  # of one prompt; what comes behind tells actors apart no further
+MOST_CHARACTERS = 64 * BLOCK  # of one prompt; what comes behind tells actors apart no further
 
 Blocks = tuple[int, ...]
 """A hash of each beginning of a prompt that is a whole number of blocks long, and of all of it."""
@@ -17,7 +17,7 @@ Blocks = tuple[int, ...]
 
 def blocks_of(prompt: str) -> Blocks:
     found, before = [], 0
-    for start in range(0, min(len(prompt), BLOCK * _MOST_BLOCKS), BLOCK):
+    for start in range(0, min(len(prompt), MOST_CHARACTERS), BLOCK):
         before = hash((before, prompt[start : start + BLOCK]))
         found.append(before)
     return tuple(found)

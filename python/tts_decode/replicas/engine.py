@@ -1,0 +1,83 @@
+"""A replica's process: a decoder and its server's application, called without HTTP.
+
+Nothing is imported here that loads torch: its threads go by what `Engine` sets before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..decoding.decoder import TreeDecoder
+    from ..serve.config import ServerConfig
+
+
+class Engine:
+    """Ray Serve calls its methods on one event loop.
+
+    Args:
+        opens: makes the decoder and says how it is served.
+        threads: of the decoder on a CPU.
+    """
+
+    def __init__(self, opens: Callable[[], tuple[TreeDecoder, ServerConfig]], threads: int) -> None:
+        # As of the command tts-decode: see `tts_decode.cli.main`.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        import torch
+
+        from ..serve.app import create_app
+        from ..serve.run import log_to_stderr
+
+        torch.set_num_threads(threads)
+        decoder, config = opens()
+        log_to_stderr(config.keys)
+        self._threads = threads
+        self._app = create_app(decoder, config)
+        self._server = self._app.state.server
+        self._open = False
+        self._requests: set[asyncio.Task[None]] = set()
+
+    def check_health(self) -> None:
+        """Ray Serve starts a replica again where this raises."""
+        if self._open and not self._server.desk.engine.alive:
+            raise RuntimeError("the decoder's thread has ended")
+
+    async def presence(self) -> AsyncGenerator[int, None]:
+        """Yields its process once it answers, and ends with that."""
+        import torch
+
+        if not self._open:
+            torch.set_num_threads(self._threads)  # OpenMP keeps this by thread
+            self._server.open()
+            self._open = True
+        yield os.getpid()
+        await asyncio.Event().wait()
+
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[dict[str, Any], None]:
+        """The messages by which the application answers. When the generator is closed, the client has left."""
+        messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        left = asyncio.Event()
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if parts:
+                return parts.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        request = asyncio.ensure_future(self._app(scope, receive, messages.put))
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+        request.add_done_callback(lambda _: messages.put_nowait(None))
+        try:
+            while (message := await messages.get()) is not None:
+                yield message
+        finally:
+            left.set()
+
+    async def close(self) -> None:
+        """Cancels all requests, which the application answers with an error."""
+        await self._server.close()
