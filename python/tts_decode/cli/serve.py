@@ -139,7 +139,7 @@ class Settings:
         at_least(1, replicas=self.replicas, ray_cpus=self.ray_cpus)
         if self.ray_cpus is not None and not self.on_cluster:
             raise UsageError(
-                f"--ray-cpus: got {self.ray_cpus} for a server without Ray, expected --replicas or --ray beside it"
+                f"--ray-cpus: got {self.ray_cpus} without --replicas or --ray, of which it says something"
             )
         for flag, text in (("--name", self.name), ("--host", self.host)):
             if text is not None and not text.strip():

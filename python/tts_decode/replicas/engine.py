@@ -57,7 +57,7 @@ class Engine:
         await asyncio.Event().wait()
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[dict[str, Any], None]:
-        """The messages by which the application answers. When the generator is closed, the client has left."""
+        """What the application sends. Where the generator is closed before its end, the client has left."""
         messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         left = asyncio.Event()
         parts = [{"type": "http.request", "body": body, "more_body": False}]

@@ -1,4 +1,4 @@
-"""The application in front of the replicas: who gets a request, and what becomes of it where that one dies."""
+"""The application in front of the replicas: which one gets a request, and what comes where that one dies."""
 
 from __future__ import annotations
 

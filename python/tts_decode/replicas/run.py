@@ -26,7 +26,7 @@ _LONGEST_GRACE = 86400.0  # seconds that stand for any time
 # Of a cluster of this machine: workers as nice as this process, not less urgent than all others, and a proxy
 # that is not given up where other processes keep it from starting in 5 s.
 _SETTINGS = {
-    "RAY_worker_niceness": str(os.nice(0)),
+    "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -73,12 +73,10 @@ def serving(replicas: Replicas, *, grace: float) -> Iterator[None]:
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
     try:
-        from ray import serve
+        import ray.serve
     except ModuleNotFoundError as missing:
-        raise MissingExtraError(
-            f"ray[serve]: {missing.name} is not installed; run: {install_extra('ray')}"
-        ) from missing
-    import ray
+        message = f"ray.serve: {missing.name} is not installed; run: {install_extra('ray')}"
+        raise MissingExtraError(message, name=missing.name) from missing
 
     connected = connect(replicas.address)
     try:
@@ -92,7 +90,7 @@ def serving(replicas: Replicas, *, grace: float) -> Iterator[None]:
             finally:
                 front.close.remote(min(grace, _LONGEST_GRACE)).result()
         finally:
-            serve.shutdown()
+            ray.serve.shutdown()
     finally:
         if connected:
             ray.shutdown()
@@ -120,7 +118,7 @@ def _refuse_other(address: str) -> None:
 
 
 def _start(replicas: Replicas, place: Place) -> Any:
-    """The front's handle, once all replicas serve."""
+    """The front's handle, once all replicas serve. Raises ClusterError with what a replica raised."""
     from ray import serve
 
     serve.start(
@@ -146,8 +144,19 @@ def _start(replicas: Replicas, place: Place) -> Any:
     front = serve.deployment(FrontDeployment).options(
         name="front", ray_actor_options={"num_cpus": 0}, **options
     )
-    handle = serve.run(
-        front.bind(engines, tuple(replicas.keys), replicas.limits), name=APPLICATION, route_prefix="/"
-    )
+    application = front.bind(engines, tuple(replicas.keys), replicas.limits)
+    try:
+        handle = serve.run(application, name=APPLICATION, route_prefix="/")
+    except RuntimeError as cause:
+        raise ClusterError(f"replicas: they do not start: {_reason()}") from cause
     handle.open.remote().result()
     return handle
+
+
+def _reason() -> str:
+    """The last line of what a replica raised, by what Ray Serve tells of deployments."""
+    from ray import serve
+
+    deployments = serve.status().applications[APPLICATION].deployments.values()
+    failed = [each.message.strip() for each in deployments if each.status != "HEALTHY" and each.message]
+    return failed[0].splitlines()[-1].strip() if failed else "Ray Serve tells no reason"
