@@ -92,7 +92,7 @@ def replica_processes() -> dict[str, int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended
             name = (folder / "cmdline").read_bytes()
-            if match := re.match(rb"ray::ServeReplica:tts-decode:(replica-\d)", name):
+            if match := re.match(rb"ray::\S*tts-decode[:#](replica-\d)", name):
                 found[match[1].decode()] = int(folder.name)
     return found
 
@@ -102,7 +102,7 @@ def serve_processes() -> list[bytes]:
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             found.append(file.read_bytes())
-    return [name for name in found if name.startswith((b"ray::Serve", b"ray::Proxy"))]
+    return [name for name in found if name.startswith((b"ray::Serve", b"ray::SERVE", b"ray::Proxy"))]
 
 
 def test_texts_are_those_of_one_server(server: Server) -> None:
