@@ -127,7 +127,7 @@ def run(test: Test, count: int = 2, keys: tuple[str, ...] = (), limits: Limits |
         replicas = [FakeReplica(number) for number in range(count)]
         front = Front(replicas, keys, limits or Limits())
         front.open()
-        await until(lambda: served(front) == count)
+        await front.complete()
         await test(front, replicas)
         for replica in replicas:
             replica.go.set()

@@ -261,6 +261,10 @@ def test_more_replicas_than_there_is_room_for(
     ("arguments", "message"),
     [
         (["--replicas", "0"], "--replicas: got 0, expected at least 1"),
+        (
+            ["--replicas", "2", "--device", "cuda:1"],
+            "--device: got 'cuda:1' beside replicas, expected it without",
+        ),
         (["--ray-cpus", "2"], "--ray-cpus: got 2 without --replicas or --ray, of which it says something"),
     ],
 )

@@ -214,7 +214,14 @@ def serve(model: ModelOptions, settings: Settings) -> None:
 def _serve_replicas(served: ServedModel, settings: Settings, port: int) -> None:
     """Until a signal comes."""
     from ..replicas.run import Replicas, serving
+    from .ranks import refuse_torchrun
 
+    refuse_torchrun()
+    device = served.model.device
+    if device.partition(":")[1]:
+        raise UsageError(
+            f"--device: got {device!r} beside replicas, expected it without a number: Ray gives each its GPU"
+        )
     address = settings.ray or "local"
     where = "on this machine" if address == "local" else f"at {address}"
     replicas = Replicas(
@@ -224,7 +231,7 @@ def _serve_replicas(served: ServedModel, settings: Settings, port: int) -> None:
         port,
         address=address,
         cpus=settings.ray_cpus,
-        gpus=served.model.device.partition(":")[0] == "cuda",
+        gpus=device == "cuda",
         keys=served.keys,
         limits=served.limits,
     )

@@ -44,20 +44,20 @@ class RemoteReplica:
 
 
 class FrontDeployment:
-    """Args: as of `Front`; replicas: handles of Ray Serve's."""
+    """Ray Serve makes it, and calls its methods, on one event loop.
+
+    Args: as of `Front`; replicas: handles of Ray Serve's.
+    """
 
     def __init__(self, replicas: Sequence[Any], keys: Sequence[str], limits: Limits) -> None:
         self._front = Front([RemoteReplica(handle) for handle in replicas], keys, limits)
-        self._open = False
+        self._front.open()
 
-    async def open(self) -> None:
-        """For the first call, or a later one, on the loop of requests."""
-        if not self._open:
-            self._front.open()
-            self._open = True
+    async def complete(self) -> None:
+        """Returns when all replicas serve."""
+        await self._front.complete()
 
     async def __call__(self, request: Request) -> Response:
-        await self.open()
         return _Answer(self._front)
 
     async def close(self, grace: float) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Engine:
-    """Ray Serve calls its methods on one event loop.
+    """Ray Serve makes it, and calls its methods, on one event loop.
 
     Args:
         opens: makes the decoder and says how it is served.
@@ -34,25 +34,18 @@ class Engine:
         torch.set_num_threads(threads)
         decoder, config = opens()
         log_to_stderr(config.keys)
-        self._threads = threads
         self._app = create_app(decoder, config)
         self._server = self._app.state.server
-        self._open = False
+        self._server.open()
         self._requests: set[asyncio.Task[None]] = set()
 
     def check_health(self) -> None:
         """Ray Serve starts a replica again where this raises."""
-        if self._open and not self._server.desk.engine.alive:
+        if not self._server.desk.engine.alive:
             raise RuntimeError("the decoder's thread has ended")
 
     async def presence(self) -> AsyncGenerator[int, None]:
-        """Yields its process once it answers, and ends with that."""
-        import torch
-
-        if not self._open:
-            torch.set_num_threads(self._threads)  # OpenMP keeps this by thread
-            self._server.open()
-            self._open = True
+        """Yields its process, and ends with that."""
         yield os.getpid()
         await asyncio.Event().wait()
 

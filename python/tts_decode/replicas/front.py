@@ -26,6 +26,7 @@ from .relay import Relay
 _PROMPTED = ("/v1/completions", "/v1/chat/completions")
 _LOOKS = ("GET", "HEAD")
 _LONG = 1 << 15  # bytes; bodies from here on are read beside the event loop
+_LOOK_SECONDS = 0.02  # between looks for what is waited for
 _CANCEL_SECONDS = 10.0  # that cancelled requests get to say so
 
 
@@ -35,6 +36,9 @@ class Front:
     Args:
         keys: API keys, of which a request has to carry one so that its body is read.
         limits: of the replicas' servers; bodies are read within them here already.
+
+    Attributes:
+        members: the replicas, for looks only.
     """
 
     def __init__(self, replicas: Sequence[Replica], keys: Sequence[str], limits: Limits) -> None:
@@ -48,6 +52,11 @@ class Front:
     def open(self) -> None:
         """For the loop that runs the application."""
         self._watches = [asyncio.ensure_future(each.watch(self._balance.forget)) for each in self.members]
+
+    async def complete(self) -> None:
+        """Returns when all replicas serve."""
+        while not all(member.serves for member in self.members):
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def close(self, grace: float) -> None:
         """Takes no more requests, and cancels those that have not ended after `grace` seconds."""
@@ -116,7 +125,7 @@ class Front:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while self._running and loop.time() < end:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_LOOK_SECONDS)
         return not self._running
 
     # -- what concerns all replicas

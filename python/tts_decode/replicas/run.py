@@ -149,7 +149,7 @@ def _start(replicas: Replicas, place: Place) -> Any:
         handle = serve.run(application, name=APPLICATION, route_prefix="/")
     except RuntimeError as cause:
         raise ClusterError(f"replicas: they do not start: {_reason()}") from cause
-    handle.open.remote().result()
+    handle.complete.remote().result()
     return handle
 
 
