@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +20,7 @@ import httpx
 import pytest
 from cli_commands import last_error
 from needed import missing
-from serving import CHAT_TEMPLATE, Served, until
+from serving import CHAT_TEMPLATE, Served
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode.cli.app import run
 from tts_decode.cli.groups import ModelOptions
@@ -31,6 +32,14 @@ from benches.local_cluster import LocalCluster
 KEY = "a-key-for-the-test"
 SECONDS = 400.0  # a machine of two busy cores starts ten processes
 LONG = {"prompt": "x", "n": 32, "max_tokens": 900, "stream": True, "logit_bias": {"256": -100}}
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Waits for what other processes do, and leaves them the cores for it."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.2)
 
 
 @dataclass
@@ -49,8 +58,16 @@ class Server:
 
     def sampled(self) -> dict[str, float]:
         """Tokens that each replica sampled."""
-        text = self.http.get("/metrics").text
-        lines = re.findall(r'tts_decode_generated_tokens_total\{replica="(\d)"\} (\S+)', text)
+        return self._told("generated_tokens_total")
+
+    def running(self) -> dict[str, float]:
+        """Sequences that each replica has."""
+        return self._told("running_sequences")
+
+    def _told(self, name: str) -> dict[str, float]:
+        lines = re.findall(
+            rf'^tts_decode_{name}\{{replica="(\d)"\}} (\S+)', self.http.get("/metrics").text, re.M
+        )
         return {number: float(value) for number, value in lines}
 
     def serving(self) -> int:
@@ -157,13 +174,7 @@ def test_a_client_that_leaves_ends_its_work(server: Server) -> None:
     before = sum(server.sampled().values())
     with server.http.stream("POST", "/v1/completions", json=LONG) as answer:
         next(answer.iter_raw())
-    until(
-        lambda: (
-            'running_sequences{replica="0"} 0' in (text := server.http.get("/metrics").text)
-            and 'running_sequences{replica="1"} 0' in text
-        ),
-        SECONDS,
-    )
+    until(lambda: set(server.running().values()) == {0})
     assert sum(server.sampled().values()) - before < LONG["n"] * LONG["max_tokens"]
 
 
@@ -198,15 +209,14 @@ def test_a_replica_that_dies_comes_back(server: Server) -> None:
     with server.http.stream("POST", "/v1/completions", json=LONG) as answer:
         chunks = answer.iter_raw()
         received = next(chunks)
-        text = server.http.get("/metrics").text
-        number = next(n for n in "01" if f'running_sequences{{replica="{n}"}} 32' in text)
+        number = next(number for number, count in server.running().items() if count == LONG["n"])
         os.kill(before[f"replica-{number}"], signal.SIGKILL)
         received += b"".join(chunks)
     *_, event, done, _ = received.split(b"\n\n")
     assert done == b"data: [DONE]"
     assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "unavailable"
     server.complete("next")
-    until(lambda: server.serving() == 2, SECONDS)
+    until(lambda: server.serving() == 2)
     after = replica_processes()
     assert after.keys() == before.keys()
     assert after[f"replica-{number}"] != before[f"replica-{number}"]
@@ -220,7 +230,7 @@ def test_ray_serve_that_runs_is_not_disturbed(
 ) -> None:
     arguments = ["serve", "-m", str(server.folder), "--port", "0", "--ray", cluster.address]
     assert run(arguments) == 1
-    assert "Ray Serve runs already, with tts-decode; end it by `serve shutdown`" in last_error(capsys)
+    assert "Ray Serve runs already; end it by `serve shutdown`" in last_error(capsys)
     assert server.serving() == 2
 
 
@@ -238,7 +248,7 @@ def test_sigterm_ends_it_and_its_requests(server: Server) -> None:
     assert server.process.returncode == 143
     assert "Traceback" not in told
     assert KEY not in told
-    until(lambda: not serve_processes(), SECONDS)
+    until(lambda: not serve_processes())
 
 
 def test_a_model_that_does_not_load(
@@ -247,7 +257,7 @@ def test_a_model_that_does_not_load(
     arguments = ["serve", "-m", str(tmp_path / "none"), "--port", "0", "--ray", cluster.address]
     assert run(arguments) == 1
     assert re.search(r"--replicas: they do not start: .*none", last_error(capsys))
-    until(lambda: not serve_processes(), SECONDS)
+    until(lambda: not serve_processes())
 
 
 def test_more_replicas_than_there_is_room_for(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ class Engine:
             await left.wait()
             return {"type": "http.disconnect"}
 
-        request = asyncio.ensure_future(self._app(scope, receive, messages.put))
+        async def send(message: MutableMapping[str, Any]) -> None:
+            messages.put_nowait(dict(message))
+
+        request = asyncio.ensure_future(self._app(scope, receive, send))
         self._requests.add(request)
         request.add_done_callback(self._requests.discard)
         request.add_done_callback(lambda _: messages.put_nowait(None))

@@ -17,10 +17,12 @@ from ..decoding.decoder import TreeDecoder
 from ..errors import ClusterError, MissingExtraError
 from ..extras import install_extra, require
 from ..serve.config import Limits, ServerConfig
+from ..serve.run import is_loopback
 from .deployments import FrontDeployment
 from .engine import Engine
 
 APPLICATION = "tts-decode"
+_CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")  # of Ray Serve's: the actor's name and namespace
 _MANY = 1 << 20  # requests at a time that Ray Serve lets through: the servers refuse what is too much
 _LONGEST_GRACE = 86400.0  # seconds that stand for any time
 # Of a cluster of this machine: workers as nice as this process, not less urgent than all others, and a proxy
@@ -41,7 +43,7 @@ class Replicas:
     opens: makes a replica's decoder and says how it is served; it is pickled, and what it loads is there too.
     count: of replicas. address: of the cluster, as of `connect`. cpus: cores of each replica; None: an equal
     share of its node's. gpus: whether each has a GPU. host, port: that HTTP comes to, on each node with a
-    replica. keys, limits: of the servers.
+    replica, and where the host is this machine alone, on the head. keys, limits: of the servers.
     """
 
     opens: Callable[[], tuple[TreeDecoder, ServerConfig]]
@@ -106,15 +108,15 @@ def _placed(replicas: Replicas) -> Place:
 
 def _refuse_other(address: str) -> None:
     """A cluster has one Ray Serve, and that one address and one end."""
-    from ray import serve
+    import ray
 
-    status = serve.status()
-    if status.proxies or status.applications:
-        names = ", ".join(status.applications) or "no application"
-        raise ClusterError(
-            f"address: at {address} Ray Serve runs already, with {names}; end it by `serve shutdown`, or "
-            "give another cluster"
-        )
+    try:
+        ray.get_actor(*_CONTROLLER)
+    except ValueError:  # there is none
+        return
+    raise ClusterError(
+        f"address: at {address} Ray Serve runs already; end it by `serve shutdown`, or give another cluster"
+    )
 
 
 def _start(replicas: Replicas, place: Place) -> Any:
@@ -122,10 +124,10 @@ def _start(replicas: Replicas, place: Place) -> Any:
     from ray import serve
 
     serve.start(
-        proxy_location="EveryNode",
+        proxy_location="HeadOnly" if is_loopback(replicas.host) else "EveryNode",
         http_options={"host": replicas.host, "port": replicas.port},
     )
-    options = {
+    options: dict[str, Any] = {
         "num_replicas": 1,
         "max_ongoing_requests": _MANY,
         "health_check_period_s": _HEALTH_SECONDS,
@@ -134,16 +136,12 @@ def _start(replicas: Replicas, place: Place) -> Any:
     }
     resources = {"num_cpus": place.cpus, "num_gpus": place.gpus}
     engines = [
-        serve.deployment(Engine)
-        .options(
+        serve.deployment(
             name=f"replica-{number}", ray_actor_options=resources, max_constructor_retry_count=1, **options
-        )
-        .bind(replicas.opens, place.cpus)
+        )(Engine).bind(replicas.opens, place.cpus)
         for number in range(replicas.count)
     ]
-    front = serve.deployment(FrontDeployment).options(
-        name="front", ray_actor_options={"num_cpus": 0}, **options
-    )
+    front = serve.deployment(name="front", ray_actor_options={"num_cpus": 0}, **options)(FrontDeployment)
     application = front.bind(engines, tuple(replicas.keys), replicas.limits)
     try:
         handle = serve.run(application, name=APPLICATION, route_prefix="/")
