@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ _SETTINGS = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
+_CLOSE_SECONDS = 30.0  # that the front gets to end cancelled requests
 _HEALTH_SECONDS = 2.0  # between looks whether replicas live
 
 
@@ -90,7 +91,9 @@ def serving(replicas: Replicas, *, grace: float) -> Iterator[None]:
             try:
                 yield
             finally:
-                front.close.remote(min(grace, _LONGEST_GRACE)).result()
+                seconds = min(grace, _LONGEST_GRACE)
+                with suppress(Exception):  # the front may be gone, and what it had with it
+                    front.close.remote(seconds).result(timeout_s=seconds + _CLOSE_SECONDS)
         finally:
             ray.serve.shutdown()
     finally:
