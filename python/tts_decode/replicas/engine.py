@@ -1,18 +1,18 @@
-"""A replica's process: a decoder and its server's application, called without HTTP.
-
-Nothing is imported here that loads torch: its threads go by what `Engine` sets before.
-"""
+"""A replica's process: a decoder and its server's application, called without HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ..decoding.decoder import TreeDecoder
-    from ..serve.config import ServerConfig
+import torch
+
+from ..decoding.decoder import TreeDecoder
+from ..serve.app import create_app
+from ..serve.config import ServerConfig
+from ..serve.run import log_to_stderr
 
 
 class Engine:
@@ -24,13 +24,6 @@ class Engine:
     """
 
     def __init__(self, opens: Callable[[], tuple[TreeDecoder, ServerConfig]], threads: int) -> None:
-        # As of the command tts-decode: see `tts_decode.cli.main`.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        import torch
-
-        from ..serve.app import create_app
-        from ..serve.run import log_to_stderr
-
         torch.set_num_threads(threads)
         decoder, config = opens()
         log_to_stderr(config.keys)
