@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +22,9 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_period_ms": "500",  # a node that is killed is missed soon
-    "RAY_worker_niceness": str(os.nice(0)),  # as this process, with which actors are compared
+    "RAY_worker_niceness": "0",  # more than this process, with which actors are compared
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",  # not 5: a busy machine
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
 }
 _STORE_BYTES = 100 << 20
 
@@ -43,14 +47,22 @@ class LocalCluster:
 
     def add(self, cpus: int, gpus: int = 0) -> Any:
         """A node. Its ports are given: where agents are to tell theirs, a busy machine misses the time."""
+        from ray import NodeID
+
         ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-        node = self._cluster.add_node(
-            num_cpus=cpus,
-            num_gpus=gpus,
-            object_store_memory=_STORE_BYTES,
-            include_dashboard=False,
-            **ports,
-        )
+        node_id = NodeID.from_random().hex()
+        os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"] = node_id
+        threading.Thread(target=_tell, args=(node_id, ports), daemon=True).start()
+        try:
+            node = self._cluster.add_node(
+                num_cpus=cpus,
+                num_gpus=gpus,
+                object_store_memory=_STORE_BYTES,
+                include_dashboard=False,
+                **ports,
+            )
+        finally:
+            del os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
         self.nodes.append(node)
         return node
 
@@ -92,6 +104,18 @@ def local_cluster(*cpus: int) -> Iterator[LocalCluster]:
     finally:
         ray.shutdown()
         cluster.close()
+
+
+def _tell(node_id: str, ports: dict[str, int]) -> None:
+    """Writes the files in which a node's agents tell their ports. They do that also where ports are given, as
+    late as they are up; the node waits 15 s for it, then ends."""
+    from ray._raylet import persist_port
+
+    while not (sessions := list(Path("/tmp/ray").glob(f"session_*_{os.getpid()}"))):
+        time.sleep(0.05)
+    session = max(sessions, key=lambda folder: folder.stat().st_mtime)
+    for name, port in ports.items():
+        persist_port(str(session), node_id, name, port)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -74,7 +74,7 @@ def of(error: Exception, command: str | None) -> Failure | None:
         errors.OutOfPagesError: "search narrower (-o n=4) or shorter (--max-tokens), or give more room: "
         "--kv-mib, --kv-offload-mib",
         errors.JournalError: "give another --save folder, or remove the journal that it names",
-        errors.ClusterError: "ray status tells of the cluster; without --ray the searches run here",
+        errors.ClusterError: "ray status tells of the cluster; without --ray all runs in this process",
         errors.MeshError: "without torchrun the model runs in this process",
         errors.SandboxError: "--unsafe-tools runs the model's programs with all your rights",
         CommandError: None,

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tts_kernels.checks import shown
 
-from ..decoding.decoder import TreeDecoder
 from ..extras import require
-from ..rewards import Scorer, load_reward_model
-from .display import Screen
-from .errors import MIB, CommandError, UsageError, usage_errors
+from .display import Display, Screen
+from .errors import CommandError, UsageError, at_least, usage_errors
 from .filled import filled
 from .groups import ModelOptions
-from .scorers import check_reader
-from .session import Session
+from .options import RayCpus
 
+if TYPE_CHECKING:  # it imports FastAPI
+    from .served_model import ServedModel
+
+_CLUSTER = "Ray cluster"
 _NETWORK, _LIMITS = "Network", "Limits of a request"
 _LAST_PORT = 65535
 # By what limits are called inside.
@@ -66,6 +69,24 @@ class Settings:
     host: Host = "127.0.0.1"
     port: Port = 8000
     api_keys: Keys = None
+    replicas: Annotated[
+        int,
+        typer.Option(
+            help="Servers behind the address, on a Ray cluster, each with the model and a decoder.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = 1
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Cluster of the replicas: HOST:PORT of its head, or auto. Without an address: this machine.",
+            show_default=False,
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None
+    ray_cpus: RayCpus = None
     grace: Annotated[
         float,
         typer.Option(
@@ -123,9 +144,18 @@ class Settings:
             )
         if not 0 <= self.port <= _LAST_PORT:
             raise UsageError(f"--port: got {shown(self.port)}, expected 0 to {_LAST_PORT}")
+        at_least(1, replicas=self.replicas, ray_cpus=self.ray_cpus)
+        if self.ray_cpus is not None and not self.on_cluster:
+            raise UsageError(
+                f"--ray-cpus: got {self.ray_cpus} without --replicas or --ray, of which it says something"
+            )
         for flag, text in (("--name", self.name), ("--host", self.host)):
             if text is not None and not text.strip():
                 raise UsageError(f"{flag}: got {text!r}, expected a text that is not empty")
+
+    @property
+    def on_cluster(self) -> bool:
+        return self.replicas > 1 or self.ray is not None
 
     def limits(self) -> dict[str, Any]:
         """Those of `tts_decode.serve.config.Limits` that an option sets, by their names there."""
@@ -161,62 +191,73 @@ def serve(model: ModelOptions, settings: Settings) -> None:
       TTS_DECODE_API_KEYS=$(openssl rand -hex 24) tts-decode serve --host 0.0.0.0
     """
     require("fastapi")
-    from ..serve.config import Limits, ServerConfig
+    from ..serve.config import Limits
     from ..serve.keys import read_keys
     from ..serve.run import is_loopback, listen
     from ..serve.run import serve as run
+    from .served_model import ServedModel, named_reader
 
     host, port = settings.host, settings.port
     with usage_errors(_LIMIT_OPTIONS):
         keys = read_keys(settings.api_keys)
         limits = Limits(**settings.limits())
-    wanted = [_named_reader(text) for text in settings.scorer]
+    readers = [named_reader(text) for text in settings.scorer]
+    name = settings.name or Path(model.model).name or model.model
+    served = ServedModel(model, name, readers, keys, limits, is_loopback(host))
     try:
         listener = listen(host, port)
     except OSError as error:
         raise CommandError(f"--host {host} --port {port}: cannot listen there: {error}") from error
     with listener:
-        with model.open(shared=bool(wanted)) as session:
-            scorers = {
-                label: _loaded(session, reader, folder, model.device) for label, reader, folder in wanted
-            }
-            decoder = session.decoder()
-            local = is_loopback(host)
-            config = ServerConfig(
-                settings.name or Path(model.model).name or model.model, keys, scorers, limits, local
-            )
-            _check_room(decoder, model.kv_mib, *config.least_kv(decoder))
-        screen = Screen(sys.stderr)
-        if not local and not keys:
-            screen.print(f"warning: whoever reaches {host} can use this server; give --api-keys")
-        address = f"[{host}]" if ":" in host else host
-        screen.print(
-            f"serving {config.model} on http://{address}:{listener.getsockname()[1]}/v1 (Ctrl-C ends it)",
-            soft_wrap=True,
-        )
-        run(decoder, config, listener, grace=settings.grace)
+        port = listener.getsockname()[1]
+        if settings.on_cluster:
+            listener.close()  # Ray Serve is to listen there
+            _serve_replicas(served, settings, port)
+        else:
+            decoder, config = served()
+            _tell(served, settings, port)
+            run(decoder, config, listener, grace=settings.grace)
 
 
-def _check_room(decoder: TreeDecoder, kv_mib: int | None, least: int, size: int) -> None:
-    """Refuses pages that hold fewer tokens than the least, whose pages have a size in bytes."""
-    if decoder.max_kv_tokens < least:
-        got = "too little memory" if kv_mib is None else kv_mib
+def _serve_replicas(served: ServedModel, settings: Settings, port: int) -> None:
+    """Until a signal comes."""
+    from ..replicas.run import Replicas, serving
+    from .ranks import refuse_torchrun
+
+    refuse_torchrun()
+    device = served.model.device
+    if device.partition(":")[1]:
         raise UsageError(
-            f"--kv-mib: got {got}, whose pages hold {decoder.max_kv_tokens} tokens of this model; "
-            f"expected at least {-(-size // MIB)}, for {least} tokens"
+            f"--device: got {device!r} beside replicas, expected it without a number: Ray gives each its GPU"
         )
+    address = settings.ray or "local"
+    where = "on this machine" if address == "local" else f"at {address}"
+    replicas = Replicas(
+        served,
+        settings.replicas,
+        settings.host,
+        port,
+        address=address,
+        cpus=settings.ray_cpus,
+        gpus=device == "cuda",
+        keys=served.keys,
+        limits=served.limits,
+    )
+    with ExitStack() as stack:
+        with Display() as display:
+            display.stage(f"opening {served.model.model} on replicas of a Ray cluster {where}")
+            stack.enter_context(serving(replicas, grace=settings.grace))
+        _tell(served, settings, port)
+        threading.Event().wait()
 
 
-def _named_reader(text: str) -> tuple[str, str, str]:
-    label, equals, source = text.partition("=")
-    reader, colon, folder = source.partition(":")
-    if not (label and equals and colon and folder):
-        raise UsageError(f"--scorer: got {text!r}, expected NAME=READER:FOLDER")
-    check_reader(reader)
-    return label, reader, folder
-
-
-def _loaded(session: Session, reader: str, folder: str, device: str) -> Scorer:
-    with usage_errors():
-        scorer: Any = load_reward_model(folder, reader, device=device, kv_bytes=session.kv_bytes)
-    return scorer  # type: ignore[no-any-return]
+def _tell(served: ServedModel, settings: Settings, port: int) -> None:
+    """What is served where."""
+    screen, host = Screen(sys.stderr), settings.host
+    if not served.loopback and not served.keys:
+        screen.print(f"warning: whoever reaches {host} can use this server; give --api-keys")
+    address = f"[{host}]" if ":" in host else host
+    screen.print(
+        f"serving {served.name} on http://{address}:{port}/v1 (Ctrl-C ends it)",
+        soft_wrap=True,
+    )

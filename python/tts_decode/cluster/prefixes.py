@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Actor = TypeVar("Actor", bound=Hashable)
 
 BLOCK = 256  # characters
-_MOST_BLOCKS = 64  # per prompt; later text no longer affects the choice of an actor
+MOST_CHARACTERS = 64 * BLOCK  # per prompt; later text no longer affects the choice of an actor
 
 Blocks = tuple[int, ...]
 """Hashes of a prompt's prefixes of whole blocks, and of the whole prompt."""
@@ -17,7 +17,7 @@ Blocks = tuple[int, ...]
 
 def blocks_of(prompt: str) -> Blocks:
     found, before = [], 0
-    for start in range(0, min(len(prompt), BLOCK * _MOST_BLOCKS), BLOCK):
+    for start in range(0, min(len(prompt), MOST_CHARACTERS), BLOCK):
         before = hash((before, prompt[start : start + BLOCK]))
         found.append(before)
     return tuple(found)

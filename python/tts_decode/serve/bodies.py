@@ -56,8 +56,17 @@ class Bodies:
     async def read(self, request: Request, kind: type[B], client: str) -> AsyncIterator[B]:
         """Yields the parsed request of a client; its bytes are held until the end of the block.
 
-        Raises APIError for a body that is too large, too slow or invalid, and for one without room, 503;
-        DisconnectedError if the client leaves before it is read.
+        Raises the errors of `received`, and APIError for an invalid body.
+        """
+        async with self.received(request, client) as data:
+            yield await _read(request, data, kind)
+
+    @asynccontextmanager
+    async def received(self, request: Request, client: str) -> AsyncIterator[bytes]:
+        """Yields the bytes of a request of a client, which are held until the end of the block.
+
+        Raises APIError for a body that is not declared as JSON, too large or too slow, and for one without
+        room, 503; DisconnectedError if the client leaves before it is read.
         """
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media != "application/json":
@@ -70,11 +79,11 @@ class Bodies:
             raise APIError(415, message, None, "unsupported_content_encoding", headers)
         body = _Body(client)
         try:
-            yield await _read(request, await self._received(request, body), kind)
+            yield await self._arrived(request, body)
         finally:
             self._give_back(body)
 
-    async def _received(self, request: Request, body: _Body) -> bytes:
+    async def _arrived(self, request: Request, body: _Body) -> bytes:
         limits = self._limits
         too_large = APIError(
             413, f"the body: expected at most {limits.body_bytes} bytes", None, "body_too_large"

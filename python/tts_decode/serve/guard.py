@@ -49,7 +49,7 @@ class Guard:
         path = scope["path"]
         try:
             refusal = self._refusal(scope)
-            scope["state"] = scope.get("state", {}) | {CLIENT: self._client(scope)}
+            scope["state"] = scope.get("state", {}) | {CLIENT: client_of(scope, self._key)}
             if refusal is not None:
                 await error_response(refusal)(scope, receive, noting)
             else:
@@ -68,12 +68,6 @@ class Guard:
             seconds = time.monotonic() - began
             _log.info("%s %s %s %d %.0f ms", client, scope["method"][:16], known, status, seconds * 1e3)
 
-    def _client(self, scope: Scope) -> str:
-        """Returns the client that a request counts for: its key's digest, or without keys its address."""
-        if self._key.asks:
-            return owner_of(_header(scope, b"authorization"))
-        return str((scope.get("client") or ("-",))[0])
-
     def _refusal(self, scope: Scope) -> APIError | None:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
             return APIError(431, f"the headers: expected at most {HEAD_BYTES} bytes", None, "head_too_large")
@@ -83,11 +77,23 @@ class Guard:
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
             message = "Content-Length: got one beside Transfer-Encoding, expected one of them"
             return APIError(400, message, None, "invalid_http", {"Connection": "close"})
-        if not self._key.asks or scope["path"] in _OPEN or self._key(_header(scope, b"authorization")):
+        if scope["path"] in _OPEN or has_key(scope, self._key):
             return None
         return APIError(
             401, "Authorization: expected a bearer token that is an API key", None, "invalid_api_key"
         )
+
+
+def has_key(scope: Scope, key: KeyCheck) -> bool:
+    """Whether a request carries a key, if one is asked for."""
+    return not key.asks or key(_header(scope, b"authorization"))
+
+
+def client_of(scope: Scope, key: KeyCheck) -> str:
+    """Whom a request counts for: its key's digest, or without keys its address."""
+    if key.asks:
+        return owner_of(_header(scope, b"authorization"))
+    return str((scope.get("client") or ("-",))[0])
 
 
 def _header(scope: Scope, name: bytes) -> str:

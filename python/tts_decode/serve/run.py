@@ -41,7 +41,7 @@ def serve(decoder: TreeDecoder, config: ServerConfig, listener: socket.socket, *
 
     grace: seconds that running requests get to end, or math.inf; then they are cancelled.
     """
-    _log_to_stderr(config.keys)
+    log_to_stderr(config.keys)
     server = uvicorn.Server(http_config(decoder, config, grace=grace))
     server.run(sockets=[listener])
 
@@ -74,7 +74,8 @@ class LogFormatter(logging.Formatter):
         return visible(self._redact(super().format(record)))
 
 
-def _log_to_stderr(secrets: Sequence[str]) -> None:
+def log_to_stderr(secrets: Sequence[str]) -> None:
+    """The log of this process; secrets: texts that it does not tell."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter(secrets))
     for name, level in _LOGGERS.items():

@@ -1,0 +1,72 @@
+"""A replica's process: a decoder and its server's application, called without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, MutableMapping
+from typing import Any
+
+import torch
+
+from ..decoding.decoder import TreeDecoder
+from ..serve.app import create_app
+from ..serve.config import ServerConfig
+from ..serve.run import log_to_stderr
+
+
+class Engine:
+    """Ray Serve makes it, and calls its methods, on one event loop.
+
+    Args:
+        opens: makes the decoder and says how it is served.
+        threads: of the decoder on a CPU.
+    """
+
+    def __init__(self, opens: Callable[[], tuple[TreeDecoder, ServerConfig]], threads: int) -> None:
+        torch.set_num_threads(threads)
+        decoder, config = opens()
+        log_to_stderr(config.keys)
+        self._app = create_app(decoder, config)
+        self._server = self._app.state.server
+        self._server.open()
+        self._requests: set[asyncio.Task[None]] = set()
+
+    def check_health(self) -> None:
+        """Ray Serve starts a replica again where this raises."""
+        if not self._server.desk.engine.alive:
+            raise RuntimeError("the decoder's thread has ended")
+
+    async def presence(self) -> AsyncGenerator[int, None]:
+        """Yields its process, and ends with that."""
+        yield os.getpid()
+        await asyncio.Event().wait()
+
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[dict[str, Any], None]:
+        """What the application sends. Where the generator is closed before its end, the client has left."""
+        messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        left = asyncio.Event()
+        parts = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if parts:
+                return parts.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            messages.put_nowait(dict(message))
+
+        request = asyncio.ensure_future(self._app(scope, receive, send))
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+        request.add_done_callback(lambda _: messages.put_nowait(None))
+        try:
+            while (message := await messages.get()) is not None:
+                yield message
+        finally:
+            left.set()
+
+    async def close(self) -> None:
+        """Cancels all requests, which the application answers with an error."""
+        await self._server.close()

@@ -1,0 +1,109 @@
+"""A replica as the front sees it: whether it serves, and what it does until it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from starlette.responses import Response
+from starlette.types import Message, Scope
+
+_log = logging.getLogger(__name__)
+_AGAIN_SECONDS = 0.2  # between looks for a replica that cannot be asked
+# What a replica is told of a request: what goes from process to process.
+_PORTABLE = (
+    *("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers"),
+    *("client", "server"),
+)
+
+
+class Replica(Protocol):
+    """A server with a decoder, in a process of its own that is started again when it dies."""
+
+    def presence(self) -> AsyncGenerator[Any, None]:
+        """Yields when it serves; ends, or raises, when the process has died."""
+
+    def answer(self, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
+        """What its application sends. Closing the generator is the client's leaving."""
+
+    async def close(self) -> None:
+        """Cancels its requests, each of which is still answered."""
+
+
+class Member:
+    """A replica of the front's.
+
+    Attributes:
+        number: among them.
+    """
+
+    def __init__(self, number: int, replica: Replica) -> None:
+        self.number, self._replica = number, replica
+        self._death: asyncio.Future[None] | None = None  # of the process that serves; None: none does
+
+    @property
+    def serves(self) -> bool:
+        return self._death is not None
+
+    async def watch(self, died: Callable[[int], None]) -> None:
+        """Follows the replica from process to process. died: called with its number at each death."""
+        while True:
+            try:
+                async with aclosing(self._replica.presence()) as presence:
+                    async for _ in presence:
+                        self._death = asyncio.get_running_loop().create_future()
+            except Exception as error:  # of Ray's, which says how the process died
+                _log.warning("replica %d is not there: %s", self.number, " ".join(str(error).split())[:300])
+            if self._death is not None:
+                self._death.set_result(None)
+                self._death = None
+                died(self.number)
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def carry(
+        self, scope: Scope, body: bytes, take: Callable[[Message], Any], *ends: asyncio.Future[Any]
+    ) -> bool:
+        """Gives all that the replica answers to `take`, a coroutine function.
+
+        Whether it ended well: it does not where the process dies or one of `ends` is done before.
+        """
+        if self._death is None:
+            return False
+        work = asyncio.ensure_future(self._answered(scope, body, take))
+        try:
+            await asyncio.wait((work, self._death, *ends), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return False
+            if (error := work.exception()) is not None:
+                _log.error("replica %d: %s", self.number, "".join(traceback.format_exception(error)))
+            return error is None
+        finally:
+            work.cancel()
+
+    async def whole(self, scope: Scope) -> Response | None:
+        """The answer to a request without a body; None where the process dies."""
+        messages: list[Message] = []
+
+        async def take(message: Message) -> None:
+            messages.append(message)
+
+        if not await self.carry(scope, b"", take):
+            return None
+        start, *parts = messages
+        answer = Response(b"".join(part.get("body", b"") for part in parts), start["status"])
+        answer.raw_headers = list(start["headers"])
+        return answer
+
+    async def close(self) -> None:
+        if self.serves:
+            await self._replica.close()
+
+    async def _answered(self, scope: Scope, body: bytes, take: Callable[[Message], Any]) -> None:
+        told = {name: scope[name] for name in _PORTABLE if name in scope}
+        async with aclosing(self._replica.answer(told, body)) as answer:
+            async for message in answer:
+                await take(message)
