@@ -1,4 +1,4 @@
-"""Which replica gets a request: one that holds the beginning of its prompt, unless others have less to do."""
+"""Chooses the replica for a request: the one that holds its prompt's prefix, unless it is much busier."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 from ..cluster.prefixes import Blocks, HeldPrefixes, blocks_of
 
-AHEAD = 8  # requests that a replica may have more than the least busy one and still get those it holds
+AHEAD = 8  # a replica this many requests ahead of the least busy one gets no more for its prefixes
 
 
 class Balance:
-    """The requests that each replica has.
+    """Tracks the requests of each replica.
 
     Args:
-        remember: prompts of a replica's last requests, which count as resident there.
+        replicas: number of replicas.
+        remember: how many of a replica's last prompts count as resident there.
     """
 
     def __init__(self, replicas: int, remember: int) -> None:
@@ -25,7 +26,10 @@ class Balance:
 
     @contextmanager
     def chosen(self, beginning: str, among: Collection[int]) -> Iterator[int]:
-        """The replica for a prompt, which has its request until the end of the block. among: one at least."""
+        """Yields the replica for a prompt, and counts the request there until the block ends.
+
+        among: numbers of the replicas to choose from, at least one.
+        """
         blocks = blocks_of(beginning)
         depths = self._held.depths(blocks)
         least = min(len(self._running[number]) for number in among)
@@ -44,6 +48,6 @@ class Balance:
                 self._held.end(number, blocks)
 
     def forget(self, number: int) -> None:
-        """A replica's process has died, and what it held."""
+        """Clears the requests and prefixes of a replica whose process died."""
         self._held.drop(number, self._running[number])
         self._running[number] = []

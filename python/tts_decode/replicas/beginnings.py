@@ -1,4 +1,4 @@
-"""How the prompt of a request begins, by which replicas are chosen."""
+"""Reads the beginning of a request's prompt, by which its replica is chosen."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..records.strict_json import loads
 
 
 def beginning_of(body: bytes) -> str:
-    """The beginning of a completion's or a chat's prompt; "" where the body has none.
+    """Returns the beginning of a completion's or a chat's prompt, "" if the body has none.
 
-    A list of prompts counts as its first. Nothing is refused here: the replica tells what is wrong.
+    Of a list of prompts, the first one counts. Nothing is refused here: the replica reports what is wrong.
     """
     try:
         value = loads(body)

@@ -1,7 +1,7 @@
-"""What Ray Serve runs: the front, which gets all of HTTP, and one deployment for each replica.
+"""What Ray Serve runs: the front, which receives all HTTP requests, and one deployment per replica.
 
-A deployment has one replica of Ray Serve's, so that a handle of it is a way to that one, and its router has
-nothing to choose.
+Each deployment has a single replica in Ray Serve's sense, so its handle addresses that one and Ray Serve's
+router has nothing to choose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .front import Front
 
 
 class RemoteReplica:
-    """A replica behind a handle of Ray Serve's."""
+    """A replica behind a Ray Serve handle."""
 
     def __init__(self, handle: Any) -> None:
         self._calls, self._streams = handle, handle.options(stream=True)
@@ -44,9 +44,9 @@ class RemoteReplica:
 
 
 class FrontDeployment:
-    """Ray Serve makes it, and calls its methods, on one event loop.
+    """The front as a deployment. Ray Serve constructs it and calls its methods on one event loop.
 
-    Args: as of `Front`; replicas: handles of Ray Serve's.
+    Args: as for `Front`; replicas: Ray Serve handles.
     """
 
     def __init__(self, replicas: Sequence[Any], keys: Sequence[str], limits: Limits) -> None:
@@ -65,7 +65,7 @@ class FrontDeployment:
 
 
 class _Answer(Response):
-    """Ray Serve sends it as it sends any response: by calling it."""
+    """A response that lets the front answer: Ray Serve sends a response by calling it."""
 
     def __init__(self, front: Front) -> None:
         super().__init__()

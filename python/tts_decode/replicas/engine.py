@@ -1,4 +1,4 @@
-"""A replica's process: a decoder and its server's application, called without HTTP."""
+"""The process of a replica: a decoder and its server's application, called without HTTP."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..serve.run import log_to_stderr
 
 
 class Engine:
-    """Ray Serve makes it, and calls its methods, on one event loop.
+    """A replica as a deployment. Ray Serve constructs it and calls its methods on one event loop.
 
     Args:
-        opens: makes the decoder and says how it is served.
-        threads: of the decoder on a CPU.
+        opens: makes the decoder and its server's configuration.
+        threads: CPU threads of the decoder.
     """
 
     def __init__(self, opens: Callable[[], tuple[TreeDecoder, ServerConfig]], threads: int) -> None:
@@ -33,17 +33,17 @@ class Engine:
         self._requests: set[asyncio.Task[None]] = set()
 
     def check_health(self) -> None:
-        """Ray Serve starts a replica again where this raises."""
+        """Raises if the decoder has stopped; Ray Serve then restarts the replica."""
         if not self._server.desk.engine.alive:
             raise RuntimeError("the decoder's thread has ended")
 
     async def presence(self) -> AsyncGenerator[int, None]:
-        """Yields its process, and ends with that."""
+        """Yields the process id, and ends only when the process does."""
         yield os.getpid()
         await asyncio.Event().wait()
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[dict[str, Any], None]:
-        """What the application sends. Where the generator is closed before its end, the client has left."""
+        """Yields what the application sends. Closing the generator early means that the client left."""
         messages: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         left = asyncio.Event()
         parts = [{"type": "http.request", "body": body, "more_body": False}]
@@ -68,5 +68,5 @@ class Engine:
             left.set()
 
     async def close(self) -> None:
-        """Cancels all requests, which the application answers with an error."""
+        """Cancels all requests; the application answers them with an error."""
         await self._server.close()

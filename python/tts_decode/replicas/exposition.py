@@ -1,4 +1,4 @@
-"""The metrics of several replicas as one text for Prometheus."""
+"""Merges the metrics of several replicas into one text for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABEL = "replica"
 
 
 def merged(texts: Mapping[str, str]) -> bytes:
-    """The samples of all texts, each with its text's name as a label."""
+    """Returns the samples of all texts, each labelled with the name of its text."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Told(texts))
     return generate_latest(registry)

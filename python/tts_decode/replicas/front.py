@@ -1,4 +1,4 @@
-"""The application in front of the replicas: which one gets a request, and what comes where that one dies."""
+"""The application in front of the replicas: passes each request to one, and answers if that one dies."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from .relay import Relay
 
 _PROMPTED = ("/v1/completions", "/v1/chat/completions")
 _LOOKS = ("GET", "HEAD")
-_LONG = 1 << 15  # bytes; bodies from here on are read beside the event loop
-_LOOK_SECONDS = 0.02  # between looks for what is waited for
-_CANCEL_SECONDS = 10.0  # that cancelled requests get to say so
+_LONG = 1 << 15  # bytes; larger bodies are read outside the event loop
+_LOOK_SECONDS = 0.02  # between checks of a condition
+_CANCEL_SECONDS = 10.0  # for cancelled requests to be answered
 
 
 class Front:
     """An ASGI application without lifespan.
 
     Args:
-        keys: API keys, of which a request has to carry one so that its body is read.
-        limits: of the replicas' servers; bodies are read within them here already.
+        keys: API keys. A request's body is read only if it carries one of them.
+        limits: those of the replicas' servers; bodies are already read within them here.
 
     Attributes:
-        members: the replicas, for looks only.
+        members: the replicas, read-only.
     """
 
     def __init__(self, replicas: Sequence[Replica], keys: Sequence[str], limits: Limits) -> None:
@@ -50,7 +50,7 @@ class Front:
         self._closed = False
 
     def open(self) -> None:
-        """For the loop that runs the application."""
+        """Starts watching the replicas, on the loop that runs the application."""
         self._watches = [asyncio.ensure_future(each.watch(self._balance.forget)) for each in self.members]
 
     async def complete(self) -> None:
@@ -59,7 +59,7 @@ class Front:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def close(self, grace: float) -> None:
-        """Takes no more requests, and cancels those that have not ended after `grace` seconds."""
+        """Refuses new requests, and cancels those that have not ended after `grace` seconds."""
         self._closed = True
         if not await self._idle(grace):
             closing = [member.close() for member in self.members]
@@ -77,7 +77,7 @@ class Front:
         except APIError as error:
             await error_response(error)(scope, receive, send)
         except DisconnectedError:
-            pass  # nobody reads an answer
+            pass  # nobody is left to answer
         finally:
             self._running -= 1
 
@@ -96,14 +96,14 @@ class Front:
                 await self._pass_on(self.members[number], scope, body, receive, send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """Of a request whose body a replica reads; b"" of one that it answers by its head."""
+        """Returns the body of a request if a replica reads it, else b""."""
         if scope["method"] != "POST" or scope["path"] not in _PROMPTED or not has_key(scope, self._key):
             return b""
         async with self._bodies.received(Request(scope, receive), client_of(scope, self._key)) as body:
             return body
 
     async def _pass_on(self, member: Member, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        """Where the replica dies before the answer's end, the error is the answer, or the stream's end."""
+        """Sends the replica's answer. If the replica dies first, an error answers or ends the stream."""
         relay = Relay(send)
         left = asyncio.ensure_future(disconnected(receive))
         try:
@@ -114,28 +114,28 @@ class Front:
             left.cancel()
 
     def _serving(self) -> list[Member]:
-        """One at least. Raises APIError, 503."""
+        """Returns the members that serve, at least one. Raises APIError, 503, if none does."""
         found = [member for member in self.members if member.serves]
         if not found:
             raise unavailable("no replica is up; try again")
         return found
 
     async def _idle(self, seconds: float) -> bool:
-        """Whether no request is left; waits for that."""
+        """Waits up to `seconds` for all requests to end; returns whether they have."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while self._running and loop.time() < end:
             await asyncio.sleep(_LOOK_SECONDS)
         return not self._running
 
-    # -- what concerns all replicas
+    # -- requests to all replicas
 
     def _health(self) -> Response:
         serving = self._serving()
         return JSONResponse({"status": "ok", "replicas": len(self.members), "serving": len(serving)})
 
     async def _metrics(self, scope: Scope) -> Response:
-        """Of all replicas; a refusal as one of them gives it."""
+        """Returns the metrics of all replicas, or the refusal of one of them."""
         serving = self._serving()
         answers = await asyncio.gather(*(member.whole(scope) for member in serving))
         texts = {}
@@ -147,7 +147,7 @@ class Front:
         return Response(merged(texts), media_type=CONTENT_TYPE)
 
     async def _tree(self, scope: Scope) -> Response:
-        """Of the replica that has it; where none has, what the last one says."""
+        """Returns the answer of the replica that holds the tree, or the last refusal if none does."""
         found: Response | None = None
         for member in self._serving():
             found = await member.whole(scope) or found

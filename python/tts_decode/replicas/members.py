@@ -1,4 +1,4 @@
-"""A replica as the front sees it: whether it serves, and what it does until it dies."""
+"""A replica as the front sees it: whether it serves, and how its death ends a request."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Message, Scope
 
 _log = logging.getLogger(__name__)
-_AGAIN_SECONDS = 0.2  # between looks for a replica that cannot be asked
-# What a replica is told of a request: what goes from process to process.
+_AGAIN_SECONDS = 0.2  # between attempts to reach a replica
+# The part of a request's scope that can be sent to another process.
 _PORTABLE = (
     *("type", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers"),
     *("client", "server"),
@@ -22,23 +22,23 @@ _PORTABLE = (
 
 
 class Replica(Protocol):
-    """A server with a decoder, in a process of its own that is started again when it dies."""
+    """A server with a decoder, in a process of its own that is restarted when it dies."""
 
     def presence(self) -> AsyncGenerator[Any, None]:
-        """Yields when it serves; ends, or raises, when the process has died."""
+        """Yields once it serves; ends or raises when the process has died."""
 
     def answer(self, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
-        """What its application sends. Closing the generator is the client's leaving."""
+        """Yields what its application sends. Closing the generator means the client left."""
 
     async def close(self) -> None:
-        """Cancels its requests, each of which is still answered."""
+        """Cancels its requests; each is still answered."""
 
 
 class Member:
-    """A replica of the front's.
+    """One of the front's replicas.
 
     Attributes:
-        number: among them.
+        number: its number among them.
     """
 
     def __init__(self, number: int, replica: Replica) -> None:
@@ -50,13 +50,13 @@ class Member:
         return self._death is not None
 
     async def watch(self, died: Callable[[int], None]) -> None:
-        """Follows the replica from process to process. died: called with its number at each death."""
+        """Follows the replica through its restarts. died: called with its number at each death."""
         while True:
             try:
                 async with aclosing(self._replica.presence()) as presence:
                     async for _ in presence:
                         self._death = asyncio.get_running_loop().create_future()
-            except Exception as error:  # of Ray's, which says how the process died
+            except Exception as error:  # Ray's, which says how the process died
                 _log.warning("replica %d is not there: %s", self.number, " ".join(str(error).split())[:300])
             if self._death is not None:
                 self._death.set_result(None)
@@ -67,9 +67,9 @@ class Member:
     async def carry(
         self, scope: Scope, body: bytes, take: Callable[[Message], Any], *ends: asyncio.Future[Any]
     ) -> bool:
-        """Gives all that the replica answers to `take`, a coroutine function.
+        """Passes each message of the replica's answer to `take`, a coroutine function.
 
-        Whether it ended well: it does not where the process dies or one of `ends` is done before.
+        Returns whether the answer is complete: not if the process dies or one of `ends` is done first.
         """
         if self._death is None:
             return False
@@ -85,7 +85,7 @@ class Member:
             work.cancel()
 
     async def whole(self, scope: Scope) -> Response | None:
-        """The answer to a request without a body; None where the process dies."""
+        """Returns the answer to a request without a body, None if the process dies."""
         messages: list[Message] = []
 
         async def take(message: Message) -> None:

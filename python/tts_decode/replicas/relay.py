@@ -1,4 +1,4 @@
-"""Passes one answer on, and ends it where the replica does not."""
+"""Passes an answer on to the client, and ends it if the replica does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EVENTS = b"text/event-stream"
 
 
 class Relay:
-    """Takes an answer's messages. Its head waits for its body, so that a head is never sent alone."""
+    """Forwards an answer's messages. The head waits for the body, so it is never sent alone."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -28,7 +28,7 @@ class Relay:
         await self._send(message)
 
     async def fail(self, error: APIError, scope: Scope, receive: Receive) -> None:
-        """The error is the answer, or the last event of a stream that has begun."""
+        """Sends the error as the answer, or as the last event of a stream that has begun."""
         if not self._started:
             await error_response(error)(scope, receive, self._send)
         elif self._streams:

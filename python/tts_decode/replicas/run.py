@@ -22,29 +22,30 @@ from .deployments import FrontDeployment
 from .engine import Engine
 
 APPLICATION = "tts-decode"
-_CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")  # of Ray Serve's: the actor's name and namespace
-_MANY = 1 << 20  # requests at a time that Ray Serve lets through: the servers refuse what is too much
-_LONGEST_GRACE = 86400.0  # seconds that stand for any time
-# Of a cluster of this machine: workers as nice as this process, not less urgent than all others, and a proxy
-# that is not given up where other processes keep it from starting in 5 s.
+_CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")  # Ray Serve's actor: name and namespace
+_MANY = 1 << 20  # concurrent requests that Ray Serve lets through; the servers refuse excess ones themselves
+_LONGEST_GRACE = 86400.0  # seconds; stands for no limit
+# For a cluster on this machine: workers keep this process's niceness, and the proxy gets more than
+# the default 5 s to start on a busy machine.
 _SETTINGS = {
     "RAY_worker_niceness": "0",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }
-_CLOSE_SECONDS = 30.0  # that the front gets to end cancelled requests
-_HEALTH_SECONDS = 2.0  # between looks whether replicas live
+_CLOSE_SECONDS = 30.0  # for the front to end cancelled requests
+_HEALTH_SECONDS = 2.0  # between health checks of replicas
 
 
 @dataclass(frozen=True)
 class Replicas:
     """What is served, and where.
 
-    opens: makes a replica's decoder and says how it is served; it is pickled, and what it loads is there too.
-    count: of replicas. address: of the cluster, as of `connect`. cpus: cores of each replica; None: an equal
-    share of its node's. gpus: whether each has a GPU. host, port: that HTTP comes to, on each node with a
-    replica, and where the host is this machine alone, on the head. keys, limits: of the servers.
+    opens: makes a replica's decoder and its server's configuration. It is pickled; what it loads must exist
+    on every node. count: number of replicas. address: the cluster's, as for `connect`. cpus: cores of each
+    replica, None for an equal share of its node. gpus: whether each has a GPU. host, port: where HTTP is
+    received: on each node with a replica, or on the head alone if the host is a loopback address. keys,
+    limits: the servers'.
     """
 
     opens: Callable[[], tuple[TreeDecoder, ServerConfig]]
@@ -63,13 +64,14 @@ class Replicas:
 
 @contextmanager
 def serving(replicas: Replicas, *, grace: float) -> Iterator[None]:
-    """Replicas serve until the end of the block.
+    """Runs replicas until the block ends.
 
-    grace: seconds that requests under way get to end, or math.inf; then they are cancelled.
+    grace: seconds for requests under way to end, or math.inf; after that they are cancelled.
 
     Raises:
         MissingExtraError: Ray or Ray Serve is not installed.
-        ClusterError: the cluster does not answer, serves already, or has not the room; or no replica starts.
+        ClusterError: the cluster does not answer, runs Ray Serve already or lacks room, or a replica does not
+            start.
     """
     require("ray")
     if replicas.address == LOCAL:
@@ -102,7 +104,7 @@ def serving(replicas: Replicas, *, grace: float) -> Iterator[None]:
 
 
 def _placed(replicas: Replicas) -> Place:
-    """Cores and GPUs of each. Raises ClusterError where the cluster has not the room."""
+    """Returns the cores and GPUs of each replica. Raises ClusterError if the cluster lacks room."""
     try:
         return places(nodes(), Wish(replicas.count, replicas.cpus, replicas.gpus))[0]
     except ClusterError as error:
@@ -110,7 +112,7 @@ def _placed(replicas: Replicas) -> Place:
 
 
 def _refuse_other(address: str) -> None:
-    """A cluster has one Ray Serve, and that one address and one end."""
+    """Raises ClusterError if Ray Serve runs: a cluster has one, with one address and one end."""
     import ray
 
     try:
@@ -123,7 +125,7 @@ def _refuse_other(address: str) -> None:
 
 
 def _start(replicas: Replicas, place: Place) -> Any:
-    """The front's handle, once all replicas serve. Raises ClusterError with what a replica raised."""
+    """Returns the front's handle once all replicas serve. Raises ClusterError with a replica's error."""
     from ray import serve
 
     serve.start(
@@ -155,7 +157,7 @@ def _start(replicas: Replicas, place: Place) -> Any:
 
 
 def _reason() -> str:
-    """The last line of what a replica raised, by what Ray Serve tells of deployments."""
+    """Returns the last line of a replica's error, from Ray Serve's status."""
     from ray import serve
 
     deployments = serve.status().applications[APPLICATION].deployments.values()
