@@ -270,7 +270,7 @@ class KVView:
     def __init__(
         self, k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None, layers: int = 0
     ) -> None:
-        """k_pages, v_pages: one layer, or several behind `layers` leading dimensions; the view is of the first.
+        """k_pages, v_pages: one layer, or several behind `layers` leading dimensions; views the first layer.
         scales: of int8 pages."""
 
 class SummaryView:
