@@ -85,10 +85,10 @@ class KVTree:
     def create(self) -> int:
         """Creates an empty branch and returns its id."""
     def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]:
-        """Creates n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no
-        pages.
+        """Creates n branches that hold the first `at` tokens (default: all) of a branch or pin.
 
-        A length given to fork(), pin() or truncate() must not end in an evicted or compacted page."""
+        Forking takes no pages. A length given to fork(), pin() or truncate() must not end in an evicted or
+        compacted page."""
     def append(
         self,
         branches: Sequence[int] | IntegerArray,
@@ -118,7 +118,7 @@ class KVTree:
 
         Before the call, the caller has moved the K and V to keep, from all these columns, into the pages that
         stay; each layer may keep different tokens. Positions do not change. A compacted page matches no
-        prompt, no fork, pin or truncation may end in one, and later forks of the branch share it.
+        prompt; no fork, pin or truncation may end in one; later forks of the branch share it.
 
         Raises ValueError unless the columns ascend, lie before the last one and hold pages without another
         holder, and 1 <= keep < len(columns)."""
@@ -296,7 +296,7 @@ def quantised_matrix(
     panels: tuple[int, int], form: Sequence[int], blocks: int, order: int, bias: int, gated: bool
 ) -> Matrix:
     """As float_matrix, for panels of `blocks` quantised blocks each. order: address of int32 [inputs], the
-    weight's input behind each panel input; 0 for none."""
+    weight input that each panel input holds; 0 for none."""
 
 class SharedExpert:
     """An MLP that all rows pass through, with borrowed weights."""
@@ -382,7 +382,7 @@ class Decoder:
     ) -> None:
         """Runs one forward: appends K and V, attends, and writes the requested hidden states and logits.
         rotary: addresses of cos and sin, and number of tables. experts: address of each token's experts, 0 to
-        ask the routers."""
+        use the routers."""
     def before_attention(
         self,
         layer: int,
@@ -398,7 +398,7 @@ class Decoder:
     def after_attention(self, layer: int, attended: TokenRows, x: int, tokens: int, num_threads: int) -> None:
         """Computes the rest of a layer."""
     def output(self, x: int, tokens: int, output: DecoderOutput, num_threads: int) -> None:
-        """Computes the requested outputs from the last layer's."""
+        """Computes the requested outputs from x, the last layer's output."""
     def logits(self, output: DecoderOutput, num_threads: int) -> None:
         """Computes logits of the first rows of the output's states."""
 

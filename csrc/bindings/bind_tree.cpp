@@ -221,9 +221,10 @@ ValueError. A call that raises leaves the tree unchanged. Not thread-safe.)")
             return tree->fork(branch.get("branch"), n.get("n"), optional_integer(at, "at"));
           },
           py::arg("branch"), py::arg("n") = 1, py::arg("at") = py::none(),
-          R"(Creates n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no pages.
+          R"(Creates n branches that hold the first `at` tokens (default: all) of a branch or pin.
 
-A length given to fork(), pin() or truncate() must not end in an evicted or compacted page.)")
+Forking takes no pages. A length given to fork(), pin() or truncate() must not end in an evicted or compacted
+page.)")
       .def("append", &append, py::arg("branches"), py::arg("tokens"),
            R"(Appends tokens[i] to branches[i], for all i or none.
 
@@ -252,8 +253,8 @@ it, and a page that a pin holds.)")
            R"(Keeps the pages of the last `keep` of these columns of a branch and drops the others.
 
 Before the call, the caller has moved the K and V to keep, from all these columns, into the pages that stay;
-each layer may keep different tokens. Positions do not change. A compacted page matches no prompt, no fork,
-pin or truncation may end in one, and later forks of the branch share it.
+each layer may keep different tokens. Positions do not change. A compacted page matches no prompt; no fork,
+pin or truncation may end in one; later forks of the branch share it.
 
 Raises ValueError unless the columns ascend, lie before the last one and hold pages without another holder,
 and 1 <= keep < len(columns).)")

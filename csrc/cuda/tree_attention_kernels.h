@@ -26,8 +26,8 @@ struct AttentionArgs {
   const float* sinks;  // see TreeAttention
   int64_t num_q_rows;
   int32_t num_kv_heads, group, page_size, window;
-  // For a product s, the logit over ln 2 is exponent_factor * s, or with a soft cap exponent_factor * tanh(s
-  // * tanh_factor / (2 log2 e)).
+  // For a product s, the logit over ln 2 is exponent_factor * s. With a soft cap it is
+  // exponent_factor * tanh(s * tanh_factor / (2 log2 e)).
   float exponent_factor, tanh_factor;
   bool soft_capped;
   bool aligned;  // rows of q, K and V begin at multiples of 16 bytes
