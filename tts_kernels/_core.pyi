@@ -13,82 +13,82 @@ TILE_PAGES: int
 TAIL_TOKENS: int
 
 class Append:
-    """What KVTree.append asks its caller to do: first the copies, then the writes."""
+    """Work that KVTree.append leaves to its caller: first the copies, then the writes."""
 
     @property
     def slots(self) -> Int32Array:
-        """int32 [T]: the slot, page * page_size + offset, of each new token in argument order."""
+        """int32 [T]: slot of each new token, page * page_size + offset, in argument order."""
     @property
     def copies(self) -> Int32Array:
-        """int32 [C, 2]: (source page, target page) of each tail that is copied on write."""
+        """int32 [C, 2]: (source page, target page) for each partly filled last page copied on write."""
 
 class TreeStats:
-    """Counts of a KVTree at one moment."""
+    """Snapshot of a KVTree's counters."""
 
     @property
     def branches(self) -> int:
-        """Branches that live."""
+        """Number of live branches."""
     @property
     def pins(self) -> int:
-        """Pins that live."""
+        """Number of live pins."""
     @property
     def logical_tokens(self) -> int:
-        """Sum of the branches' lengths."""
+        """Sum of the branch lengths."""
     @property
     def evicted_tokens(self) -> int:
-        """Those of them that lie in evicted pages, which no branch sees."""
+        """Tokens counted in logical_tokens whose page was evicted; no branch sees them."""
     @property
     def unique_tokens(self) -> int:
-        """Distinct slots that a branch or a pin sees."""
+        """Distinct slots visible to a branch or a pin."""
     @property
     def resident_pages(self) -> int:
-        """Pages that a branch or a pin holds."""
+        """Pages of the pool held by a branch or a pin."""
     @property
     def offloaded_pages(self) -> int:
-        """Pages that are held but offloaded."""
+        """Held pages that are offloaded."""
     @property
     def peak_pages(self) -> int:
-        """Most pages ever resident at once."""
+        """Highest number of pages resident at once so far."""
     @property
     def fragmentation(self) -> float:
-        """Share of the slots of resident and offloaded pages that nobody sees."""
+        """Fraction of the slots in resident and offloaded pages that no branch or pin sees."""
 
 class KVTree:
-    """Branches over shared, reference-counted pages of a fixed pool.
+    """Branches over shared, reference-counted pages of a fixed-size pool.
 
-    Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p %
-    page_size of page block_table[p // page_size], which is -1 where that page was evicted. Full pages
-    are shared by all branches that fork from one another; a partly filled last page is copied when a
-    branch appends to it while another holds it.
+    Stores ids only; the caller stores K and V. Position p of a branch is slot p % page_size of page
+    block_table[p // page_size]; that entry is -1 where the page was evicted. Branches forked from one another
+    share all full pages. A partly filled last page is copied when a branch appends to it while another branch
+    or pin holds it.
 
-    Branch ids are unique in the process, so one that was released or is of another tree raises
-    ValueError. A call that raises leaves the tree as it was. Not safe for use by several threads at
-    once."""
+    Branch ids are unique within the process: an id that was released or belongs to another tree raises
+    ValueError. A call that raises leaves the tree unchanged. Not thread-safe."""
 
     def __init__(self, num_pages: int, page_size: int = 16, offload_pages: int = 0) -> None:
-        """A tree without branches over pages 0 to num_pages - 1 of page_size tokens each, and so many places
-        beside them for pages that are offloaded."""
+        """Makes a tree without branches. Its pool has pages 0 to num_pages - 1 of page_size tokens each; at
+        most offload_pages further pages can be offloaded at once."""
     @property
     def num_pages(self) -> int:
-        """Pages of the pool."""
+        """Number of pages in the pool."""
     @property
     def page_size(self) -> int:
-        """Tokens of a page."""
+        """Tokens per page."""
     @property
     def free_pages(self) -> int:
-        """Pages that no branch or pin holds."""
+        """Number of pages in the pool that no branch or pin holds."""
     @property
     def offload_pages(self) -> int:
-        """Places for offloaded pages."""
+        """Number of pages that can be offloaded at once."""
     @property
     def offloaded_pages(self) -> int:
-        """Those of them that are taken."""
+        """Number of pages offloaded now."""
     def create(self) -> int:
-        """A new branch without tokens."""
+        """Creates an empty branch and returns its id."""
     def fork(self, branch: int, n: int = 1, at: int | None = None) -> list[int]:
-        """n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
+        """Creates n branches that hold the first `at` tokens (default: all) of a branch or pin.
 
-        Here, in pin() and in truncate(), a length that ends in an evicted or compacted page is refused."""
+        Forking takes no pages. A length given to fork(), pin() or truncate() must not end in an evicted or
+        compacted page."""
     def append(
         self,
         branches: Sequence[int] | IntegerArray,
@@ -96,75 +96,73 @@ class KVTree:
     ) -> Append:
         """Appends tokens[i] to branches[i], for all i or none.
 
-        The caller does the copies of the result before it writes the new tokens' K and V to the slots.
-        Of the branches that share a partly filled last page, the last one to append writes in place,
-        the others get copies.
+        The caller does the returned copies before it writes the new tokens' K and V to the slots. Among
+        branches that share a partly filled last page, the last one to append writes in place; the others get
+        copies.
 
-        Raises OutOfPagesError, before anything changes, if the free pages do not suffice."""
+        Raises OutOfPagesError, before anything changes, if too few pages are free."""
     def truncate(self, branch: int, length: int) -> None:
-        """Drops the tokens from position `length` on."""
+        """Drops all tokens from position `length` onward."""
     def release(self, branch: int) -> None:
-        """Ends a branch. Pages that nobody else holds are free at once."""
+        """Ends a branch. Pages without another holder are freed at once."""
     def evict(self, branches: Sequence[int] | IntegerArray, columns: Sequence[int] | IntegerArray) -> int:
-        """Drops the pages at `columns` of the block table from each of the branches, for all or none.
+        """Drops the pages in block-table columns `columns` from each branch, for all branches or none.
 
-        The entries become -1, also in what is forked from the branches later. Positions stay as they
-        are. Returns the number of pages that became free: those that no other branch holds.
+        The entries become -1, also in later forks of the branches. Positions do not change. Returns the
+        number of pages freed: those that no other branch holds.
 
-        Raises ValueError for a column that a branch does not have, its last one, one that was evicted
-        from it already, and a page that a pin holds."""
+        Raises ValueError for a column that a branch does not have, its last column, a column already evicted
+        from it, and a page that a pin holds."""
     def compact(self, branch: int, columns: Sequence[int] | IntegerArray, keep: int) -> None:
-        """Keeps the last `keep` of these columns of a branch and drops the pages of the others.
+        """Keeps the pages of the last `keep` of these columns of a branch and drops the others.
 
-        The caller has moved what it keeps of the K and V of all of them into the pages that stay, in each
-        layer other tokens if it likes. Positions stay as they are. No prompt matches such a page, no fork,
-        pin or truncation may end in one, and what is forked from the branch later shares it.
+        Before the call, the caller has moved the K and V to keep, from all these columns, into the pages that
+        stay; each layer may keep different tokens. Positions do not change. A compacted page matches no
+        prompt; no fork, pin or truncation may end in one; later forks of the branch share it.
 
-        Raises ValueError unless the columns rise, lie before the last one and hold pages that nobody else
-        does, and unless 1 <= keep < len(columns)."""
+        Raises ValueError unless the columns ascend, lie before the last one and hold pages without another
+        holder, and 1 <= keep < len(columns)."""
     def length(self, branch: int) -> int:
-        """Tokens of a branch or pin."""
+        """Number of tokens in a branch or pin."""
     def tokens(self, branch: int) -> Int32Array:
-        """int32 [length]: the token ids of a branch or pin; -1 where their page was evicted or
-        compacted."""
+        """int32 [length]: token ids of a branch or pin; -1 where the page was evicted or compacted."""
     def page_holders(self, branch: int) -> Int32Array:
-        """int32 [pages]: how many branches and pins hold each page of one; 0 where it was evicted."""
+        """int32 [pages]: number of branches and pins that hold each page of a branch or pin; 0 where the page
+        was evicted."""
     def pin(self, branch: int, at: int | None = None) -> int:
-        """Keeps the first `at` tokens (default: all) of a branch resident, whatever becomes of the
-        branch.
+        """Keeps the first `at` tokens (default: all) of a branch resident, whatever happens to the branch.
 
-        A pin can be read and forked like a branch, but not appended to, truncated or released, and is
-        not counted as one."""
+        A pin can be read and forked like a branch, but not appended to, truncated or released. It does not
+        count as a branch."""
     def unpin(self, pin: int) -> None:
-        """Ends a pin. Pages that nobody else holds are free at once."""
+        """Ends a pin. Pages without another holder are freed at once."""
     def offload(self, pages: Sequence[int] | IntegerArray) -> Int32Array:
-        """Moves resident pages out of the pool, each for all that hold it, and frees their places.
+        """Moves resident pages out of the pool, for all their holders, and frees their places in it.
 
-        Returns int32 [M, 2]: (page, its place beside the pool, from num_pages on). The caller copies K and
-        V there before it appends or reloads anything. An offloaded page can be shared, matched, cut and
-        released like any other; nothing may be appended to a branch that ends in one, and before a forward
-        its branch is reloaded.
+        Returns int32 [M, 2]: (page, offload id); offload ids start at num_pages. The caller copies K and V
+        there before it appends or reloads anything. An offloaded page can be shared, matched, truncated and
+        released like any other, but a branch that ends in one cannot be appended to. A branch must be
+        reloaded before a forward.
 
-        Raises OutOfPagesError where fewer than M of the offload_pages places are free, ValueError for a
-        page that is not resident."""
+        Raises OutOfPagesError if fewer than M of the offload_pages places are free, ValueError for a page
+        that is not resident."""
     def reload(self, branches: Sequence[int] | IntegerArray) -> Int32Array:
-        """Moves the offloaded pages of branches or pins back into the pool, each for all that hold it.
+        """Moves the offloaded pages of branches or pins back into the pool, for all their holders.
 
-        Returns int32 [M, 2]: (place beside the pool, page), for the caller to copy as after offload().
-        Raises OutOfPagesError, before anything changes, if the free pages do not suffice."""
+        Returns int32 [M, 2]: (offload id, page), which the caller copies as after offload(). Raises
+        OutOfPagesError, before anything changes, if too few pages are free."""
     def match(self, tokens: Sequence[int] | IntegerArray) -> tuple[int, int] | None:
         """Finds the longest resident prefix of `tokens`.
 
-        Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length);
-        None where no branch begins with the first token. An evicted page ends the prefix of its
-        branch."""
+        Returns (branch or pin, length), for fork(id, at=length): the oldest of equally long ones, or None if
+        none begins with the first token. An evicted page ends its branch's prefix."""
     def block_tables(self, branches: Sequence[int] | IntegerArray) -> tuple[Int32Array, Int32Array]:
-        """(int32 [B, max_pages], int32 [B]): pages of each branch or pin, -1 where one was evicted and
-        behind the last, num_pages or more where one is offloaded, and their lengths."""
+        """(int32 [B, max_pages], int32 [B]): pages and length of each branch or pin. A page is -1 if evicted
+        or past the last one, num_pages or more if offloaded."""
     def pages_needed(self, branch: int, n: int) -> int:
-        """The most pages that an append of n tokens to this branch takes."""
+        """Upper bound on the pages that appending n tokens to this branch takes."""
     def stats(self) -> TreeStats:
-        """Counts over all branches and pins, made on demand."""
+        """Counts over all branches and pins, computed on each call."""
 
 def plan(
     block_tables: Int32Array,
@@ -173,11 +171,11 @@ def plan(
     page_size: int,
     query_block: int,
 ) -> tuple[Int32Array, int, int, int, int]:
-    """tts_kernels.plan on int32 arrays: its buffer, num_queries, max_columns, unique_pages and
-    logical_pages. query_lens None: one query a branch."""
+    """tts_kernels.plan on int32 arrays. Returns the plan's buffer, num_queries, max_columns, unique_pages and
+    logical_pages. query_lens None: one query per branch."""
 
 class WorkPlanner:
-    """Makes work lists for a GPU; tts_kernels.DevicePlanner owns one."""
+    """Builds work lists for a GPU; tts_kernels.DevicePlanner owns one."""
 
     def __init__(
         self,
@@ -191,15 +189,15 @@ class WorkPlanner:
         num_pages: int,
         branch_invariant: bool,
     ) -> None:
-        """A planner for one shape of heads on a GPU with num_sms multiprocessors."""
+        """A planner for one shape of attention heads on a GPU with num_sms multiprocessors."""
     @property
     def stamp(self) -> int:
-        """What a buffer holds that is written now."""
+        """Version of the current plan; a buffer written now holds it."""
     @property
     def max_columns(self) -> int:
-        """Most pages that a query sees."""
+        """Largest number of pages that a query sees."""
     def counts(self) -> list[int]:
-        """Items, queries, merges, pages and partials of the plan."""
+        """Numbers of items, queries, merges, pages and partials in the plan."""
     def update(
         self,
         block_tables: Int32Array,
@@ -208,10 +206,11 @@ class WorkPlanner:
         page_size: int,
         capacity: tuple[int, int, int, int, int] | None,
     ) -> bool:
-        """Plans; True if the plan before was only advanced. query_lens None: one query a branch."""
+        """Makes a plan; True if the previous plan was only advanced. query_lens None: one query per
+        branch."""
     def write(self, buffer: int, size: int, capacity: tuple[int, int, int, int, int], stamp: int) -> int:
-        """Writes the plan to the address of `size` ints, last written at `stamp` (0: never). Returns how
-        many of them hold it."""
+        """Writes the plan to `size` ints at address `buffer`, last written at `stamp` (0: never). Returns how
+        many of these ints hold it."""
 
 class DType:
     """Element type of an array that a CPU kernel reads.
@@ -230,39 +229,40 @@ class DType:
     int8: DType
 
     def __init__(self, value: int) -> None:
-        """A member by its number."""
+        """The member with this number."""
     @property
     def name(self) -> str:
-        """As torch calls it."""
+        """Name in torch."""
     @property
     def value(self) -> int:
-        """As C++ numbers it."""
+        """Number in C++."""
 
 class Forms:
-    """Forms of arguments that a description was found to fit."""
+    """Argument forms found to match a description."""
 
     def __init__(self, torch: ModuleType, direct: bool) -> None:
-        """direct: whether arguments come without torch's dispatcher."""
+        """direct: whether arguments bypass torch's dispatcher."""
     def look(self, args: tuple[Any, ...]) -> Any:
-        """The footprint learnt with arguments of this form, if their memory is there and lies apart."""
+        """The footprint learnt for arguments of this form, if their memory exists and does not overlap; else
+        None."""
     def find(self, args: tuple[Any, ...]) -> Any:
-        """The footprint learnt with arguments of this form."""
+        """The footprint learnt for arguments of this form; else None."""
     def wants_derivative(self, args: tuple[Any, ...]) -> bool:
-        """Whether a tensor may ask for a derivative."""
+        """Whether a tensor may require a derivative."""
     def learn(self, args: tuple[Any, ...], footprint: Any) -> None:
-        """Arguments of this form fit."""
+        """Records that arguments of this form fit."""
     def learn_apart(self, args: tuple[Any, ...], written: int, other: int) -> None:
-        """These two of them share no memory where they lie, nor wherever they lie as far from each other."""
+        """Records that these two arguments share no memory at their current distance from each other."""
 
 class Places:
-    """Where tensors lie."""
+    """Memory locations of tensors, recorded at construction."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        """The places where the tensors lie now."""
+        """Records where the tensors are now."""
     def hold(self) -> bool:
-        """Whether all tensors lie where they lay."""
+        """Whether every tensor is still where it was."""
     def overlap(self, tensor: Tensor) -> bool:
-        """Whether any of them lay where this one may be written."""
+        """Whether a recorded location overlaps memory that this tensor may write."""
 
 class KVView:
     """K and V of one layer in packed pages."""
@@ -270,42 +270,42 @@ class KVView:
     def __init__(
         self, k_pages: Tensor, v_pages: Tensor, scales: Tensor | None = None, layers: int = 0
     ) -> None:
-        """Addresses of k and v; strides: (page, head). element_bytes: 4, 2 (bfloat16), 1 (int8 with
-        scales)."""
+        """k_pages, v_pages: one layer, or several behind `layers` leading dimensions; views the first layer.
+        scales: of int8 pages."""
 
 class SummaryView:
     """Page summaries of one layer."""
 
     def __init__(self, summaries: Tensor | None, layers: int = 0) -> None:
-        """vectors: 1 for the mean of a page's keys, 2 for their minimum and maximum, 0 for no summaries."""
+        """summaries: [num_pages, num_kv_heads, vectors, channels] behind `layers` leading dimensions, with 1
+        vector for the mean of a page's keys, 2 for their minimum and maximum; None: no summaries."""
 
 class TokenRows:
     """Rows of one token each: q, k, v, or hidden states."""
 
     def __init__(self, rows: Tensor, heads: bool = True) -> None:
-        """strides: (token, head). element_bytes: 4 for float32, 2 for bfloat16."""
+        """rows: [tokens, heads, ...], or [tokens, ...] if heads is False."""
 
 class Matrix:
-    """A weight in panels of 16 outputs, borrowed."""
+    """A borrowed weight in panels of 16 outputs."""
 
 def float_matrix(panels: tuple[int, int], dtype: DType, bias: int, gated: bool) -> Matrix:
-    """panels: their address and number. bias: address of float32, 0 for none. gated: panels of gate and up
-    take turns."""
+    """panels: (address, count). bias: address of float32, 0 for none. gated: gate and up panels alternate."""
 
 def quantised_matrix(
     panels: tuple[int, int], form: Sequence[int], blocks: int, order: int, bias: int, gated: bool
 ) -> Matrix:
-    """The same of panels of quantised weights, of so many blocks each. order: address of int32 [inputs], the
-    weight's input that each of the panels is; 0 for none."""
+    """As float_matrix, for panels of `blocks` quantised blocks each. order: address of int32 [inputs], the
+    weight input that each panel input holds; 0 for none."""
 
 class SharedExpert:
-    """An MLP that all rows go through, its weights borrowed."""
+    """An MLP that all rows pass through, with borrowed weights."""
 
     def __init__(self, gate_up: Sequence[Matrix], down: Matrix, share: Matrix | None = None) -> None:
-        """gate_up: as of a layer. share: of its output, by a sigmoid; None: all."""
+        """gate_up: as in DecoderLayer. share: its sigmoid scales the output; None: no scaling."""
 
 class Experts:
-    """A mixture of experts, its weights borrowed."""
+    """A mixture of experts with borrowed weights."""
 
     def __init__(
         self,
@@ -317,11 +317,11 @@ class Experts:
         clamp: tuple[float, float] | None = None,
         shared: SharedExpert | None = None,
     ) -> None:
-        """gate_up, down: of each expert, gate_up as of a layer. normalised: the weights of the chosen ones
-        sum to 1. clamp: alpha and limit of a clamped SwiGLU; None: SwiGLU."""
+        """gate_up, down: one entry per expert, gate_up as in DecoderLayer. normalised: the chosen experts'
+        weights sum to 1. clamp: alpha and limit of a clamped SwiGLU; None: SwiGLU."""
 
 class DecoderLayer:
-    """What one layer computes, its weights borrowed."""
+    """The computation of one layer, with borrowed weights."""
 
     def __init__(
         self,
@@ -335,26 +335,26 @@ class DecoderLayer:
         factor: float,
         experts: Experts | None = None,
     ) -> None:
-        """norms: address (0 for none) and whether it is a LayerNorm, of input, MLP and what both add.
-        head_norms: of q and k, and whether they are of all heads together. weights: qkv, o, and without
-        experts gate_up, down, each as those that lie side by side.
-        rotary: table (-1 for none), in pairs. attention: scale, soft cap, window and address of sinks (0 for
-        none). mlp: code of the activation, and whether it has a gate."""
+        """norms: (address or 0 for none, whether a LayerNorm) for the input, the MLP, the attention output
+        and the MLP output. head_norms: addresses for q and k, and whether one norm spans all heads. weights:
+        qkv, o, and without experts gate_up and down, each a list of matrices side by side. rotary: table (-1
+        for none), and whether adjacent channels pair up. attention: scale, soft cap, window and address of
+        sinks (0 for none). mlp: activation code, and whether it has a gate."""
 
 class DecoderShape:
-    """What all layers of a model share."""
+    """Sizes that all layers of a model share."""
 
     def __init__(self, hidden: int, heads: tuple[int, int, int], rotary_dim: int, eps: float) -> None:
         """heads: (query heads, KV heads, head_dim)."""
 
 class DecoderOutput:
-    """What is wanted behind the last norm."""
+    """Outputs requested after the last norm."""
 
     def __init__(self, states: int, rows: tuple[int, int], logits: tuple[int, int]) -> None:
-        """Addresses, with the number of rows and the stride of the logits; 0 for none."""
+        """Addresses, with the number of rows and the stride of the logits; address 0 for none."""
 
 class Decoder:
-    """All layers of a model and its head, borrowed."""
+    """All layers of a model and its head, with borrowed weights."""
 
     def __init__(
         self,
@@ -364,7 +364,7 @@ class Decoder:
         head: Matrix | None,
         logits: tuple[float, float],
     ) -> None:
-        """norm: as of a layer. head: None where logits are never wanted. logits: factor and soft cap."""
+        """norm: as in DecoderLayer. head: None if logits are never requested. logits: factor and soft cap."""
     def run(
         self,
         x: int,
@@ -380,9 +380,9 @@ class Decoder:
         output: DecoderOutput,
         num_threads: int,
     ) -> None:
-        """One forward: appends K and V, attends, and leaves hidden states and logits where asked. rotary:
-        addresses of cos and sin, and how many tables. experts:
-        of the tokens, 0 for those of the routers."""
+        """Runs one forward: appends K and V, attends, and writes the requested hidden states and logits.
+        rotary: addresses of cos and sin, and number of tables. experts: address of each token's experts, 0 to
+        use the routers."""
     def before_attention(
         self,
         layer: int,
@@ -394,16 +394,16 @@ class Decoder:
         v: int,
         num_threads: int,
     ) -> None:
-        """A layer up to its rotated queries and keys."""
+        """Computes a layer up to its rotated queries and keys."""
     def after_attention(self, layer: int, attended: TokenRows, x: int, tokens: int, num_threads: int) -> None:
-        """The rest of a layer."""
+        """Computes the rest of a layer."""
     def output(self, x: int, tokens: int, output: DecoderOutput, num_threads: int) -> None:
-        """What follows the layers."""
+        """Computes the requested outputs from x, the last layer's output."""
     def logits(self, output: DecoderOutput, num_threads: int) -> None:
-        """Logits of the first rows of the output's states."""
+        """Computes logits of the first rows of the output's states."""
 
 def decoder_layers_seconds() -> list[float]:
-    """Seconds of all calls so far in products, attention, appending, and norms with rotary positions."""
+    """Total seconds of all calls so far: products, attention, appending, and norms with rotary embedding."""
 
 def append_kv(
     kv: KVView,
@@ -425,8 +425,8 @@ def copy_pages(
     summaries: SummaryView,
     num_threads: int,
 ) -> None:
-    """Copies whole pages in every layer, in order; copies: int32 [num_copies, 2] of source and target
-    page."""
+    """Copies whole pages in every layer, in order. copies: int32 [num_copies, 2], (source page, target
+    page)."""
 
 def gather_kv(
     kv: KVView,
@@ -437,7 +437,7 @@ def gather_kv(
     v: TokenRows,
     num_threads: int,
 ) -> None:
-    """Copies K and V of the first `length` positions of one block table into rows."""
+    """Copies K and V of the first `length` positions of a block table into rows."""
 
 def tree_attention(
     kv: KVView,
@@ -456,7 +456,7 @@ def tree_attention(
     attention_chunk: int,
     num_threads: int,
 ) -> None:
-    """Attention of all rows of a plan; lse, mask, mass, sinks and slopes may be 0."""
+    """Attention for all rows of a plan; lse, mask, mass, sinks and slopes may be 0."""
 
 def append_and_attend(
     q: Tensor,
@@ -472,7 +472,7 @@ def append_and_attend(
     logits_soft_cap: float,
     num_threads: int,
 ) -> None:
-    """append_kv, unless k is None, then tree_attention. All is checked before anything is written."""
+    """Runs append_kv, unless k is None, then tree_attention. Checks everything before it writes."""
 
 def score_pages(
     summaries: SummaryView,
@@ -485,12 +485,12 @@ def score_pages(
     scores: tuple[int, int],
     num_threads: int,
 ) -> None:
-    """Scores of each page of the plan by its summary for each query."""
+    """Scores each page of the plan for each query, by the page's summary."""
 
 def count_selected(
     plan: tuple[int, int], mask: tuple[int, int], heads_rows: tuple[int, int]
 ) -> tuple[int, int]:
-    """(pairs of query and page, loads of pages) of a selection over a plan."""
+    """(query-page pairs, page loads) of a selection over a plan."""
 
 def packed_linear(
     x: TokenRows,
@@ -503,12 +503,12 @@ def packed_linear(
     end: int,
     num_threads: int,
 ) -> None:
-    """x times a packed weight. end: 0 writes the sums, 1 adds them to out, 2 applies SwiGLU."""
+    """Multiplies x by a packed weight. end: 0 stores the sums, 1 adds them to out, 2 applies SwiGLU."""
 
 def quant_layout(form: Sequence[int]) -> tuple[int, int]:
-    """Inputs and bytes of a block of 16 outputs. form: bits, group, scales (0: float16, 1: bfloat16, 2: two
-    levels, 3: float32), 1 where there are minima and 2 where there are zero points, plus 4 where products do
-    not round x, offset, and the 16 entries of a table where there is one."""
+    """Inputs and bytes per block of 16 outputs. form: bits, group, scales (0: float16, 1: bfloat16, 2: two
+    levels, 3: float32), flags (1: minima, 2: zero points, 4: products do not round x), offset, then the 16
+    table entries if there is a table."""
 
 def quantised_linear(
     x: TokenRows,
@@ -523,7 +523,8 @@ def quantised_linear(
     end: int,
     num_threads: int,
 ) -> None:
-    """As packed_linear, a weight of [panels, blocks] blocks of this form; order as of quantised_matrix."""
+    """As packed_linear, for a weight of [panels, blocks] blocks of this form; order as in
+    quantised_matrix."""
 
 def dequantise_rows(
     form: Sequence[int],
@@ -535,12 +536,12 @@ def dequantise_rows(
     out: int,
     num_threads: int,
 ) -> None:
-    """out: float32, the outputs `rows` of a weight of `blocks` blocks a panel, each number rounded once."""
+    """Writes the outputs `rows` of a weight to out, float32, each number rounded once. blocks: per panel."""
 
 def rms_norm(
     x: TokenRows, weight: int, shape: tuple[int, int], eps: float, out: int, num_threads: int
 ) -> None:
-    """RMS norm of float32 rows, shape: (rows, width)."""
+    """RMS norm of float32 rows. shape: (rows, width)."""
 
 def rotate_qkv(
     qkv: TokenRows,
@@ -553,7 +554,7 @@ def rotate_qkv(
     v: int,
     num_threads: int,
 ) -> None:
-    """Norms and rotates q and k, and splits q, k and v; shape: (tokens, q heads, KV heads, head_dim)."""
+    """Splits qkv, then norms and rotates q and k. shape: (tokens, q heads, KV heads, head_dim)."""
 
 def sample_tokens(
     logits: int,
@@ -569,7 +570,7 @@ def sample_tokens(
     numbers: int,
     num_threads: int,
 ) -> None:
-    """Draws a token for each row of logits, or scores the `given` ones."""
+    """Draws a token for each row of logits, or scores the `given` tokens."""
 
 def select_top_pages(
     scores: tuple[int, int],
@@ -583,30 +584,30 @@ def select_top_pages(
     mask: int,
     num_threads: int,
 ) -> None:
-    """Marks the pages that each query reads in a mask, by scores and budget."""
+    """Selects the pages that each query reads, by scores and budget, and marks them in a mask."""
 
 def cpu_isa() -> str:
-    """Name of the instruction-set level that is used."""
+    """Name of the instruction-set level in use."""
 
 def cpu_isa_levels() -> list[tuple[str, bool]]:
-    """Levels of this build, best first, and whether the machine supports each."""
+    """Levels in this build, best first, and whether this machine supports each."""
 
 def set_cpu_isa(name: str | None) -> None:
-    """Forces a level; None goes back to the best one. ValueError where it is unknown or unsupported."""
+    """Forces a level; None restores the default. Raises ValueError if it is unknown or unsupported."""
 
 def parallel_backend() -> str:
-    """Whose threads run the operators: an OpenMP runtime's library, or std::thread."""
+    """Source of the operators' threads: the library of an OpenMP runtime, or std::thread."""
 
 def park_threads() -> None:
-    """From now on every other thread that begins or ends a kernel call sleeps for good."""
+    """From now on, every other thread that begins or ends a kernel call sleeps forever."""
 
 def unparked_threads() -> set[int]:
-    """Threads that have called a kernel and are not parked, by `threading.get_ident`."""
+    """Ids (`threading.get_ident`) of the threads that have called a kernel and are not parked."""
 
 cuda_archs: tuple[str, ...]  # as CMake names them; () in a build without CUDA kernels
 
 class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
-    """Kernels in CUDA C++; all run on `stream`, in the current device."""
+    """CUDA C++ kernels; all run on `stream`, on the current device."""
 
     class Pages:
         """K and V of one layer in plain pages."""
@@ -620,8 +621,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             shape: Sequence[int],
             element_bytes: int,
         ) -> None:
-            """shape: the four sizes of the pages; three strides each of k and v, channels being
-            contiguous."""
+            """shape: the four page sizes. k_strides, v_strides: three each; channels are contiguous."""
 
     class Rows:
         """Rows of one token each."""
@@ -640,7 +640,7 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
             num_items: int,
             num_merges: int,
         ) -> None:
-            """Addresses of the work list and of the memory for partial results."""
+            """work, partials: addresses of the work list and of the memory for partial results."""
 
     @staticmethod
     def append_kv(
@@ -673,4 +673,4 @@ class cuda:  # a module, in a build with CUDA kernels only  # noqa: N801
         sinks: int,
         stream: int,
     ) -> None:
-        """Attention of all rows of a work list; sinks may be 0."""
+        """Attention for all rows of a work list; sinks may be 0."""

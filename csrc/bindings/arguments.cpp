@@ -29,7 +29,7 @@ T to_integer(py::handle value, ArgumentName name, T low) {
     integer = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
     if (!integer) {
       if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
-      PyErr_Clear();  // an array of several numbers, for example
+      PyErr_Clear();  // for example, an array of several numbers
       throw py::type_error(concat(name.str(), ": got ", describe(value), ", expected an int"));
     }
   }

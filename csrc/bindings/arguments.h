@@ -1,4 +1,5 @@
-// Arguments as Python gives them. They are checked inside the bound function, where an error can name them.
+// Arguments as Python passes them. They are checked inside the bound function, so that an error can name
+// them.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -16,7 +17,7 @@
 
 namespace tts {
 
-// "name" or "name[index]" in a message.
+// Shown in a message as "name" or "name[index]".
 struct ArgumentName {
   const char* name;
   pybind11::ssize_t index = -1;
@@ -24,14 +25,14 @@ struct ArgumentName {
   std::string str() const { return index < 0 ? std::string(name) : concat(name, "[", index, "]"); }
 };
 
-// An address as torch shows it.
+// Converts an address that torch reports.
 template <class T>
 T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Whatever Python takes for an integer (__index__), except bool. Raises TypeError, or ValueError outside T
-// and below `low`.
+// Accepts anything with __index__ except bool. Throws TypeError for other types, ValueError for a value
+// outside T or below `low`.
 template <class T>
 T to_integer(pybind11::handle value, ArgumentName name, T low = std::numeric_limits<T>::min());
 
@@ -39,23 +40,23 @@ T to_integer(pybind11::handle value, ArgumentName name, T low = std::numeric_lim
 template <class T>
 void append_integers(pybind11::handle values, ArgumentName name, T low, std::vector<T>& out);
 
-// The items of any iterable but an array: a copy, so that no item can vanish while it is read.
+// The items of any iterable except an array, copied so that no item can vanish while it is read.
 pybind11::tuple to_items(pybind11::handle values, ArgumentName name, const char* expected);
 
 using Int32Array = pybind11::array_t<int32_t, pybind11::array::c_style>;
 
-// The tables of a planner, their shapes checked: [B, P], [B], and [B] or none for one query a branch.
+// A planner's tables with checked shapes: [B, P], [B], and [B] or none for one query per branch.
 BranchTables branch_tables(const Int32Array& block_tables, const Int32Array& lengths,
                            const std::optional<Int32Array>& query_lens, int64_t page_size);
 
-// A form of quantised weights as Python has it: bits, group, scales, has_min + 2 has_zeros + 4 where products
-// are exact, offset, and the 16 entries of a table where there is one.
+// Parses a form of quantised weights: bits, group, scales, flags (1: has_min, 2: has_zeros, 4: exact
+// products), offset, then the 16 table entries if there is a table.
 QuantForm quant_form(const std::vector<int>& numbers);
 
-// Panels at an address, of such a form; the order of their inputs at another, 0: none.
+// Panels of this form at address `data`; order: address of the order of their inputs, 0 for none.
 QuantPanels quant_panels(uintptr_t data, const std::vector<int>& form, int64_t blocks, uintptr_t order);
 
-// Parameters that take anything, and show in the signature as what they should be.
+// Parameters that accept any object; the signature shows the expected type.
 struct Int {
   static constexpr auto kShown = pybind11::detail::const_name("int");
   pybind11::object value;

@@ -1,5 +1,5 @@
-// Pages and rows come as tensors, all else as addresses, sizes and strides in elements. The Python ops check
-// dtype, device and shape before they call; the kernels check every index.
+// Pages and rows are passed as tensors, everything else as addresses, sizes and strides in elements. The
+// Python ops check dtype, device and shape before the call; the kernels check every index.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -34,7 +34,7 @@ namespace {
 using Columns =
     std::pair<uintptr_t, int64_t>;  // an array [num_kv_heads, T, columns or words]; address 0: none
 
-// One layer of packed pages, or the first of all layers, whose `layers` leading dimensions are skipped.
+// Views one layer of packed pages, or the first of several layers: skips `layers` leading dimensions.
 KVView make_view(const py::object& k_pages, const py::object& v_pages, const py::object& scales,
                  size_t layers) {
   const Extents k = Extents::strides(k_pages), v = Extents::strides(v_pages), sizes = Extents::sizes(v_pages);
@@ -51,7 +51,7 @@ KVView make_view(const py::object& k_pages, const py::object& v_pages, const py:
           scales.is_none() ? nullptr : pointer<float>(address_of(scales))};
 }
 
-// Of [tokens, heads, ...] or, with one head, [tokens, ...].
+// Rows [tokens, heads, ...], or [tokens, ...] without a head dimension.
 TokenRows make_rows(const py::object& rows, bool heads) {
   const Extents strides = Extents::strides(rows);
   return {pointer<void>(address_of(rows)), strides[0], heads ? strides[1] : 0, dtype_of(rows)};
@@ -110,7 +110,7 @@ void bind_ops(py::module_& m) {
       py::arg("sinks"), py::arg("slopes"), py::arg("attention_chunk"), py::arg("num_threads"));
 }
 
-// Tensors as they are: reading them in one call costs less than an object for each. k: None to append
+// Takes tensors directly: one call that reads them all costs less than one view object each. k None: append
 // nothing.
 void append_and_attend(const py::object& q, const py::object& k, const py::object& v,
                        const py::object& k_pages, const py::object& v_pages, const py::object& slots,
@@ -197,7 +197,7 @@ void bind_selection(py::module_& m) {
 }
 
 void bind_sampling(py::module_& m) {
-  // Addresses and lengths of the tensors of tts_kernels.ops.sample_tokens.
+  // (address, length) of a tensor argument of tts_kernels.ops.sample_tokens.
   using Array = std::pair<uintptr_t, int64_t>;
   m.def(
       "sample_tokens",

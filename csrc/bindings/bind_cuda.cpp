@@ -1,5 +1,5 @@
-// Launches of the CUDA kernels. Tensors come as in bind_cpu.cpp, a stream as the integer that torch shows;
-// the Python module tts_kernels.backends.cuda checks dtypes, shapes and devices.
+// Binds the launches of the CUDA kernels. Tensors are passed as in bind_cpu.cpp, a stream as torch's integer
+// handle. The Python module tts_kernels.backends.cuda checks dtypes, shapes and devices.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -49,7 +49,7 @@ WorkLaunch make_launch(uintptr_t work, uintptr_t partials, const std::array<int6
           num_merges};
 }
 
-py::tuple built_archs() {  // of "80-real,90-real,..."
+py::tuple built_archs() {  // parses "80-real,90-real,..."
   py::list archs;
   std::istringstream text(TTS_CUDA_ARCHS);
   for (std::string arch; std::getline(text, arch, ',');) archs.append(arch);

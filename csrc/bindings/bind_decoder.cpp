@@ -1,5 +1,5 @@
-// A decoder's layers: descriptions with borrowed weights, and their runs. What is checked where:
-// bind_cpu.cpp.
+// Binds a decoder's layers: their descriptions, with borrowed weights, and their execution. bind_cpu.cpp says
+// where arguments are checked.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -21,8 +21,8 @@ namespace py = pybind11;
 namespace tts {
 namespace {
 
-using Panels = std::pair<uintptr_t, int64_t>;    // their address, and how many
-using NormAddress = std::pair<uintptr_t, bool>;  // of the weight, and whether it is a LayerNorm; 0: none
+using Panels = std::pair<uintptr_t, int64_t>;    // address and count
+using NormAddress = std::pair<uintptr_t, bool>;  // weight address (0: none), and whether it is a LayerNorm
 
 Norm norm_at(NormAddress norm) { return {pointer<float>(norm.first), norm.second}; }
 

@@ -1,7 +1,7 @@
-// What tts_kernels.checks does in Python for a call's first arguments of their form, for all later ones: to
-// see that they are of that form, and that the memory they point at is there and lies apart. The form is all
-// that a description can depend on: class, dtype, device, shape and strides of a tensor, numbers, None.
-// Tensors are asked through their attributes: csrc knows no torch.
+// Fast path of tts_kernels.checks. Python checks the first call with arguments of a given form; this file
+// checks later calls: that the form is the same, and that the memory exists and does not overlap. The form
+// holds all that a description can depend on: class, dtype, device, shape and strides of a tensor, numbers,
+// None. Tensors are read through their attributes, as csrc does not depend on torch.
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -34,15 +34,15 @@ struct FormHash {
   }
 };
 
-// A tensor of a known form: its index among the arguments, the bytes that its elements reach over, and the
-// bytes of one.
+// A tensor of a known form: its index among the arguments, the bytes its elements span, and the bytes of one
+// element.
 struct Span {
   int64_t index, reach, item;
 };
 
-// What is written, and what must lie apart from it, as indices of spans. Where the bytes that they reach over
-// overlap, as those of interleaved pages do, the distance from one to the other says whether they share any:
-// `apart` has distances at which they share none.
+// A written tensor and one that must not share memory with it, as indices of spans. Their byte ranges may
+// overlap without sharing an element, as with interleaved pages; `apart` lists the distances between them at
+// which they are known to share none.
 struct Write {
   size_t written, other;
   std::vector<int64_t> apart;
@@ -58,8 +58,8 @@ struct Seen {
 
 class Forms {
  public:
-  // torch: the module. direct: arguments come from Python and not through torch's dispatcher, which lets
-  // dense tensors alone reach a kernel and has autograd's keys see gradients.
+  // torch: the module. direct: arguments come from Python, not through torch's dispatcher, which passes only
+  // dense tensors to a kernel and handles gradients by autograd's keys.
   Forms(const py::module_& torch, bool direct)
       : direct_(direct),
         tensor_(torch.attr("Tensor")),
@@ -70,20 +70,19 @@ class Forms {
         forward_ad_(torch.attr("autograd").attr("forward_ad")),
         is_wrapped_(torch.attr("_C").attr("_functorch").attr("is_functorch_wrapped_tensor")) {}
 
-  // The footprint that was learnt with the form of `args`, if nothing about their memory has to be looked at
-  // again; else None.
+  // The footprint learnt for the form of `args`, if their memory needs no further check; else None.
   py::object look(const py::tuple& args) {
     const auto seen = find_seen(args);
     return seen && lies_well(args, *seen) ? seen->footprint : py::none();
   }
 
-  // The footprint that was learnt with the form of `args`; else None.
+  // The footprint learnt for the form of `args`; else None.
   py::object find(const py::tuple& args) {
     const auto seen = find_seen(args);
     return seen ? seen->footprint : py::none();
   }
 
-  // Whether one of the tensors may ask for a derivative: then Python has to look.
+  // Whether a tensor may require a derivative; if so, Python must check.
   bool wants_derivative(const py::tuple& args) const {
     if (integer(py::object(forward_ad_.attr("_current_level"))) >= 0) return true;
     if (is_grad_enabled_().ptr() != Py_True) return false;
@@ -93,7 +92,7 @@ class Forms {
     });
   }
 
-  // footprint: has `spans` and `writes`. Nothing is kept of arguments that have no form.
+  // footprint: has `spans` and `writes`. Arguments without a form are not recorded.
   void learn(const py::tuple& args, py::object footprint) {
     std::optional<Form> form = form_of(args);
     if (!form) return;
@@ -111,7 +110,7 @@ class Forms {
     seen_.insert_or_assign(std::move(*form), std::make_shared<Seen>(std::move(seen)));
   }
 
-  // Two of the arguments, of a form that was learnt, were found to share no memory where they lie.
+  // Records that two arguments of a learnt form share no memory at their current distance.
   void learn_apart(const py::tuple& args, int64_t written, int64_t other) {
     const auto seen = find_seen(args);
     if (!seen) return;
@@ -125,7 +124,7 @@ class Forms {
   }
 
  private:
-  // Shared, as torch's methods may let another thread run, and that one may clear seen_.
+  // Shared ownership: torch's methods may let another thread run, which may clear seen_.
   std::shared_ptr<Seen> find_seen(const py::tuple& args) {
     const std::optional<Form> form = form_of(args);
     if (!form) return nullptr;
@@ -159,7 +158,7 @@ class Forms {
       return add_int(arg, form);
     } else if (PyFloat_CheckExact(arg)) {
       form.insert(form.end(), {kFloat, std::bit_cast<int64_t>(PyFloat_AS_DOUBLE(arg))});
-    } else if (Py_TYPE(arg) == type_of(dtype_)) {  // of which there is one object each
+    } else if (Py_TYPE(arg) == type_of(dtype_)) {  // each dtype is a single object
       form.insert(form.end(), {kDType, reinterpret_cast<intptr_t>(arg)});
     } else if (PyList_CheckExact(arg) || PyTuple_Check(arg)) {
       form.push_back(kInts);
@@ -190,7 +189,7 @@ class Forms {
            is_wrapped_(py::handle(tensor)).ptr() == Py_False;
   }
 
-  // 0: the CPU; else a number for each CUDA device that was met; -1: another device.
+  // 0: the CPU; 1 and up: CUDA devices in the order first seen; -1: any other device.
   int64_t device_of(PyObject* tensor) {
     if (attribute(tensor, names_.is_cpu).ptr() == Py_True) return 0;
     const py::object device = attribute(tensor, names_.device);
@@ -239,7 +238,7 @@ class Forms {
     return integer(call(PyTuple_GET_ITEM(args.ptr(), span.index), names_.data_ptr));
   }
 
-  // Where the span of that argument is.
+  // Index of the argument's span in seen.spans.
   static size_t find_span(const Seen& seen, int64_t index) {
     const auto found = std::find_if(seen.spans.begin(), seen.spans.end(),
                                     [&](const Span& span) { return span.index == index; });
@@ -256,7 +255,7 @@ class Forms {
   std::unordered_map<Form, std::shared_ptr<Seen>, FormHash> seen_;
 };
 
-// Where the weights of a model lay when their addresses were handed out.
+// Locations of a model's weights when their addresses were handed out.
 class Places {
  public:
   explicit Places(const py::sequence& tensors) {
@@ -275,7 +274,7 @@ class Places {
     return true;
   }
 
-  // Whether the memory from the tensor's first element to the end of its storage was any of theirs.
+  // Whether any recorded range overlaps the memory from the tensor's first element to the end of its storage.
   bool overlap(const py::object& tensor) const {
     const int64_t address = integer(call(tensor.ptr(), names_.data_ptr));
     const py::object storage = call(tensor.ptr(), names_.untyped_storage);
@@ -296,20 +295,23 @@ class Places {
 }  // namespace
 
 void bind_forms(py::module_& m) {
-  py::class_<Forms>(m, "Forms", py::module_local(), "Forms of arguments that a description was found to fit.")
+  py::class_<Forms>(m, "Forms", py::module_local(), "Argument forms found to match a description.")
       .def(py::init<const py::module_&, bool>(), py::arg("torch"), py::arg("direct"))
       .def("look", &Forms::look, py::arg("args"),
-           "The footprint learnt with arguments of this form, if their memory is there and lies apart.")
-      .def("find", &Forms::find, py::arg("args"), "The footprint learnt with arguments of this form.")
+           "The footprint learnt for arguments of this form, if their memory exists and does not overlap; "
+           "else None.")
+      .def("find", &Forms::find, py::arg("args"),
+           "The footprint learnt for arguments of this form; else None.")
       .def("wants_derivative", &Forms::wants_derivative, py::arg("args"),
-           "Whether a tensor may ask for a derivative.")
+           "Whether a tensor may require a derivative.")
       .def("learn", &Forms::learn, py::arg("args"), py::arg("footprint"))
       .def("learn_apart", &Forms::learn_apart, py::arg("args"), py::arg("written"), py::arg("other"));
-  py::class_<Places>(m, "Places", py::module_local(), "Where tensors lie.")
+  py::class_<Places>(m, "Places", py::module_local(),
+                     "Memory locations of tensors, recorded at construction.")
       .def(py::init<const py::sequence&>(), py::arg("tensors"))
-      .def("hold", &Places::hold, "Whether all tensors lie where they lay.")
+      .def("hold", &Places::hold, "Whether every tensor is still where it was.")
       .def("overlap", &Places::overlap, py::arg("tensor"),
-           "Whether any of them lay where this one may be written.");
+           "Whether a recorded location overlaps memory that this tensor may write.");
 }
 
 }  // namespace tts

@@ -15,8 +15,8 @@ namespace py = pybind11;
 
 namespace tts {
 
-// A tree as `self` of a method. KVTree.__new__ alone makes an object without one, which pybind11 would take
-// for a tree in uninitialised memory.
+// The tree behind a method's `self`. KVTree.__new__ without __init__ makes an object without a tree, and
+// pybind11 would read uninitialised memory as one.
 struct Self {
   KVTree* tree = nullptr;
 
@@ -48,7 +48,7 @@ namespace {
 
 using Array = py::array_t<int32_t, py::array::c_style>;
 
-// A fresh int32 array [count, kFields], or [count] where Record is int32_t itself.
+// A new int32 array [count, kFields], or [count] if Record is int32_t.
 template <class Record>
 Array to_array(const std::vector<Record>& records) {
   constexpr size_t kFields = sizeof(Record) / sizeof(int32_t);
@@ -65,7 +65,7 @@ struct PyAppend {
   Array copies;
 };
 
-// In place of __new__: such objects come from C++ only.
+// Replaces __new__: only C++ makes these objects.
 PyObject* refuse_new(PyTypeObject* type, PyObject*, PyObject*) {
   PyErr_Format(PyExc_TypeError, "%s: cannot be made, expected one that a KVTree returns", type->tp_name);
   return nullptr;
@@ -168,37 +168,39 @@ std::string describe(const TreeStats& stats) {
 
 void bind_kv_tree(py::module_& m) {
   py::class_<PyAppend>(m, "Append", py::module_local(), without_new(),
-                       "What KVTree.append asks its caller to do: first the copies, then the writes.")
+                       "Work that KVTree.append leaves to its caller: first the copies, then the writes.")
       .def_readonly("slots", &PyAppend::slots,
-                    "int32 [T]: the slot, page * page_size + offset, of each new token in argument order.")
-      .def_readonly("copies", &PyAppend::copies,
-                    "int32 [C, 2]: (source page, target page) of each tail that is copied on write.");
+                    "int32 [T]: slot of each new token, page * page_size + offset, in argument order.")
+      .def_readonly(
+          "copies", &PyAppend::copies,
+          "int32 [C, 2]: (source page, target page) for each partly filled last page copied on write.");
 
-  py::class_<TreeStats>(m, "TreeStats", py::module_local(), without_new(),
-                        "Counts of a KVTree at one moment.")
+  py::class_<TreeStats>(m, "TreeStats", py::module_local(), without_new(), "Snapshot of a KVTree's counters.")
       .def_readonly("branches", &TreeStats::branches)
       .def_readonly("pins", &TreeStats::pins)
-      .def_readonly("logical_tokens", &TreeStats::logical_tokens, "Sum of the branches' lengths.")
+      .def_readonly("logical_tokens", &TreeStats::logical_tokens, "Sum of the branch lengths.")
       .def_readonly("evicted_tokens", &TreeStats::evicted_tokens,
-                    "Those of them that lie in evicted pages, which no branch sees.")
-      .def_readonly("unique_tokens", &TreeStats::unique_tokens, "Distinct slots that a branch or a pin sees.")
-      .def_readonly("resident_pages", &TreeStats::resident_pages, "Pages that a branch or a pin holds.")
-      .def_readonly("offloaded_pages", &TreeStats::offloaded_pages, "Pages that are held but offloaded.")
-      .def_readonly("peak_pages", &TreeStats::peak_pages, "Most pages ever resident at once.")
+                    "Tokens counted in logical_tokens whose page was evicted; no branch sees them.")
+      .def_readonly("unique_tokens", &TreeStats::unique_tokens,
+                    "Distinct slots visible to a branch or a pin.")
+      .def_readonly("resident_pages", &TreeStats::resident_pages,
+                    "Pages of the pool held by a branch or a pin.")
+      .def_readonly("offloaded_pages", &TreeStats::offloaded_pages, "Held pages that are offloaded.")
+      .def_readonly("peak_pages", &TreeStats::peak_pages, "Highest number of pages resident at once so far.")
       .def_readonly("fragmentation", &TreeStats::fragmentation,
-                    "Share of the slots of resident and offloaded pages that nobody sees.")
+                    "Fraction of the slots in resident and offloaded pages that no branch or pin sees.")
       .def("__repr__", &describe);
 
   py::class_<KVTree>(m, "KVTree", py::module_local(),
-                     R"(Branches over shared, reference-counted pages of a fixed pool.
+                     R"(Branches over shared, reference-counted pages of a fixed-size pool.
 
-Holds ids only; K and V live where the caller keeps them. Position p of a branch lives in slot p % page_size of
-page block_table[p // page_size], which is -1 where that page was evicted. Full pages are shared by all branches
-that fork from one another; a partly filled last page is copied when a branch appends to it while another holds
-it.
+Stores ids only; the caller stores K and V. Position p of a branch is slot p % page_size of page
+block_table[p // page_size]; that entry is -1 where the page was evicted. Branches forked from one another
+share all full pages. A partly filled last page is copied when a branch appends to it while another branch
+or pin holds it.
 
-Branch ids are unique in the process, so one that was released or is of another tree raises ValueError. A call
-that raises leaves the tree as it was. Not safe for use by several threads at once.)")
+Branch ids are unique within the process: an id that was released or belongs to another tree raises
+ValueError. A call that raises leaves the tree unchanged. Not thread-safe.)")
       .def(py::init([](const Int& num_pages, const Int& page_size, const Int& offload_pages) {
              return KVTree(num_pages.get("num_pages"), page_size.get("page_size"),
                            offload_pages.get("offload_pages"));
@@ -211,106 +213,111 @@ that raises leaves the tree as it was. Not safe for use by several threads at on
       .def_property_readonly("offloaded_pages",
                              [](const Self& tree) { return tree->offloaded().resident_pages(); })
       .def(
-          "create", [](const Self& tree) { return tree->create(); }, "A new branch without tokens.")
+          "create", [](const Self& tree) { return tree->create(); },
+          "Creates an empty branch and returns its id.")
       .def(
           "fork",
           [](const Self& tree, const Int& branch, const Int& n, const std::optional<Int>& at) {
             return tree->fork(branch.get("branch"), n.get("n"), optional_integer(at, "at"));
           },
           py::arg("branch"), py::arg("n") = 1, py::arg("at") = py::none(),
-          R"(n branches that hold the first `at` tokens (default: all) of a branch or pin. Takes no page.
+          R"(Creates n branches that hold the first `at` tokens (default: all) of a branch or pin.
 
-Here, in pin() and in truncate(), a length that ends in an evicted or compacted page is refused.)")
+Forking takes no pages. A length given to fork(), pin() or truncate() must not end in an evicted or compacted
+page.)")
       .def("append", &append, py::arg("branches"), py::arg("tokens"),
            R"(Appends tokens[i] to branches[i], for all i or none.
 
-The caller does the copies of the result before it writes the new tokens' K and V to the slots. Of the branches
-that share a partly filled last page, the last one to append writes in place, the others get copies.
+The caller does the returned copies before it writes the new tokens' K and V to the slots. Among branches
+that share a partly filled last page, the last one to append writes in place; the others get copies.
 
-Raises OutOfPagesError, before anything changes, if the free pages do not suffice.)")
+Raises OutOfPagesError, before anything changes, if too few pages are free.)")
       .def(
           "truncate",
           [](const Self& tree, const Int& branch, const Int& length) {
             tree->truncate(branch.get("branch"), length.get("length"));
           },
-          py::arg("branch"), py::arg("length"), "Drops the tokens from position `length` on.")
+          py::arg("branch"), py::arg("length"), "Drops all tokens from position `length` onward.")
       .def(
           "release", [](const Self& tree, const Int& branch) { tree->release(branch.get("branch")); },
-          py::arg("branch"), "Ends a branch. Pages that nobody else holds are free at once.")
+          py::arg("branch"), "Ends a branch. Pages without another holder are freed at once.")
       .def("evict", &evict, py::arg("branches"), py::arg("columns"),
-           R"(Drops the pages at `columns` of the block table from each of the branches, for all or none.
+           R"(Drops the pages in block-table columns `columns` from each branch, for all branches or none.
 
-The entries become -1, also in what is forked from the branches later. Positions stay as they are. Returns the
-number of pages that became free: those that no other branch holds.
+The entries become -1, also in later forks of the branches. Positions do not change. Returns the number of
+pages freed: those that no other branch holds.
 
-Raises ValueError for a column that a branch does not have, its last one, one that was evicted from it already,
-and a page that a pin holds.)")
+Raises ValueError for a column that a branch does not have, its last column, a column already evicted from
+it, and a page that a pin holds.)")
       .def("compact", &compact, py::arg("branch"), py::arg("columns"), py::arg("keep"),
-           R"(Keeps the last `keep` of these columns of a branch and drops the pages of the others.
+           R"(Keeps the pages of the last `keep` of these columns of a branch and drops the others.
 
-The caller has moved what it keeps of the K and V of all of them into the pages that stay, in each layer other
-tokens if it likes. Positions stay as they are. No prompt matches such a page, no fork, pin or truncation may
-end in one, and what is forked from the branch later shares it.
+Before the call, the caller has moved the K and V to keep, from all these columns, into the pages that stay;
+each layer may keep different tokens. Positions do not change. A compacted page matches no prompt; no fork,
+pin or truncation may end in one; later forks of the branch share it.
 
-Raises ValueError unless the columns rise, lie before the last one and hold pages that nobody else does, and
-unless 1 <= keep < len(columns).)")
+Raises ValueError unless the columns ascend, lie before the last one and hold pages without another holder,
+and 1 <= keep < len(columns).)")
       .def(
           "length", [](const Self& tree, const Int& branch) { return tree->length(branch.get("branch")); },
-          py::arg("branch"), "Tokens of a branch or pin.")
+          py::arg("branch"), "Number of tokens in a branch or pin.")
       .def(
           "tokens",
           [](const Self& tree, const Int& branch) { return to_array(tree->tokens(branch.get("branch"))); },
           py::arg("branch"),
-          "int32 [length]: the token ids of a branch or pin; -1 where their page was evicted or compacted.")
+          "int32 [length]: token ids of a branch or pin; -1 where the page was evicted or compacted.")
       .def(
           "page_holders",
           [](const Self& tree, const Int& branch) {
             return to_array(tree->page_holders(branch.get("branch")));
           },
           py::arg("branch"),
-          "int32 [pages]: how many branches and pins hold each page of one; 0 where it was evicted.")
+          "int32 [pages]: number of branches and pins that hold each page of a branch or pin; 0 where the "
+          "page was evicted.")
       .def(
           "pin",
           [](const Self& tree, const Int& branch, const std::optional<Int>& at) {
             return tree->pin(branch.get("branch"), optional_integer(at, "at"));
           },
           py::arg("branch"), py::arg("at") = py::none(),
-          R"(Keeps the first `at` tokens (default: all) of a branch resident, whatever becomes of the branch.
+          R"(Keeps the first `at` tokens (default: all) of a branch resident, whatever happens to the branch.
 
-A pin can be read and forked like a branch, but not appended to, truncated or released, and is not counted as one.)")
+A pin can be read and forked like a branch, but not appended to, truncated or released. It does not count as
+a branch.)")
       .def(
           "unpin", [](const Self& tree, const Int& pin) { tree->unpin(pin.get("pin")); }, py::arg("pin"),
-          "Ends a pin. Pages that nobody else holds are free at once.")
+          "Ends a pin. Pages without another holder are freed at once.")
       .def("offload", &offload, py::arg("pages"),
-           R"(Moves resident pages out of the pool, each for all that hold it, and frees their places.
+           R"(Moves resident pages out of the pool, for all their holders, and frees their places in it.
 
-Returns int32 [M, 2]: (page, its place beside the pool, from num_pages on). The caller copies K and V there before
-it appends or reloads anything. An offloaded page can be shared, matched, cut and released like any other; nothing
-may be appended to a branch that ends in one, and before a forward its branch is reloaded.
+Returns int32 [M, 2]: (page, offload id); offload ids start at num_pages. The caller copies K and V there
+before it appends or reloads anything. An offloaded page can be shared, matched, truncated and released like
+any other, but a branch that ends in one cannot be appended to. A branch must be reloaded before a forward.
 
-Raises OutOfPagesError where fewer than M of the offload_pages places are free, ValueError for a page that is not
-resident.)")
+Raises OutOfPagesError if fewer than M of the offload_pages places are free, ValueError for a page that is
+not resident.)")
       .def("reload", &reload, py::arg("branches"),
-           R"(Moves the offloaded pages of branches or pins back into the pool, each for all that hold it.
+           R"(Moves the offloaded pages of branches or pins back into the pool, for all their holders.
 
-Returns int32 [M, 2]: (place beside the pool, page), for the caller to copy as after offload(). Raises
-OutOfPagesError, before anything changes, if the free pages do not suffice.)")
+Returns int32 [M, 2]: (offload id, page), which the caller copies as after offload(). Raises
+OutOfPagesError, before anything changes, if too few pages are free.)")
       .def("match", &match, py::arg("tokens"), R"(Finds the longest resident prefix of `tokens`.
 
-Returns (branch or pin, length), the oldest where several are equal, for fork(id, at=length); None where no
-branch begins with the first token. An evicted page ends the prefix of its branch.)")
+Returns (branch or pin, length), for fork(id, at=length): the oldest of equally long ones, or None if none
+begins with the first token. An evicted page ends its branch's prefix.)")
       .def("block_tables", &block_tables, py::arg("branches"),
-           "(int32 [B, max_pages], int32 [B]): pages of each branch or pin, -1 where one was evicted and "
-           "behind the last, num_pages or more where one is offloaded, and their lengths.")
+           "(int32 [B, max_pages], int32 [B]): pages and length of each branch or pin. A page is -1 if "
+           "evicted or past the last one, num_pages or more if offloaded.")
       .def(
           "pages_needed",
           [](const Self& tree, const Int& branch, const Int& n) {
             return tree->pages_needed(branch.get("branch"), n.get("n"));
           },
-          py::arg("branch"), py::arg("n"), "The most pages that an append of n tokens to this branch takes.")
+          py::arg("branch"), py::arg("n"),
+          "Upper bound on the pages that appending n tokens to this branch takes.")
       .def(
           "stats", [](const Self& tree) { return tree->stats(); },
-          "Counts over all branches and pins, made on demand.");
+          "Counts over all branches and pins, computed on each call.");
 }
 
 }  // namespace
@@ -320,9 +327,8 @@ void bind_tree(py::module_& m) {
   m.attr("TILE_PAGES") = kTilePages;
   m.def("plan", &plan_buffer, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
         py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("query_block"),
-        "tts_kernels.plan on int32 arrays: its buffer, num_queries, max_columns, unique_pages and "
-        "logical_pages. "
-        "query_lens None: one query a branch.");
+        "tts_kernels.plan on int32 arrays. Returns the plan's buffer, num_queries, max_columns, unique_pages "
+        "and logical_pages. query_lens None: one query per branch.");
 }
 
 }  // namespace tts

@@ -45,7 +45,7 @@ int64_t write(const WorkPlanner& planner, uintptr_t buffer, int64_t size, const 
 void bind_work_plan(py::module_& m) {
   m.attr("TAIL_TOKENS") = kTailTokens;
   py::class_<WorkPlanner>(m, "WorkPlanner", py::module_local(),
-                          "Makes work lists for a GPU; tts_kernels.DevicePlanner owns one.")
+                          "Builds work lists for a GPU; tts_kernels.DevicePlanner owns one.")
       .def(py::init([](int32_t num_kv_heads, int32_t group, int32_t head_dim, int32_t kv_bytes,
                        int32_t max_height, int32_t num_sms, int64_t page_size, int64_t num_pages,
                        bool branch_invariant) {
@@ -55,16 +55,18 @@ void bind_work_plan(py::module_& m) {
            py::arg("num_kv_heads"), py::arg("group"), py::arg("head_dim"), py::arg("kv_bytes"),
            py::arg("max_height"), py::arg("num_sms"), py::arg("page_size"), py::arg("num_pages"),
            py::arg("branch_invariant"))
-      .def("update", &update, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
-           py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("capacity"),
-           "Plans; True if the plan before was only advanced. query_lens None: one query a branch.")
-      .def("counts", &counts, "Items, queries, merges, pages and partials of the plan.")
-      .def_property_readonly("max_columns", &WorkPlanner::max_columns, "Most pages that a query sees.")
-      .def_property_readonly("stamp", &WorkPlanner::stamp, "What a buffer holds that is written now.")
+      .def(
+          "update", &update, py::arg("block_tables").noconvert(), py::arg("lengths").noconvert(),
+          py::arg("query_lens").noconvert(), py::arg("page_size"), py::arg("capacity"),
+          "Makes a plan; True if the previous plan was only advanced. query_lens None: one query per branch.")
+      .def("counts", &counts, "Numbers of items, queries, merges, pages and partials in the plan.")
+      .def_property_readonly("max_columns", &WorkPlanner::max_columns,
+                             "Largest number of pages that a query sees.")
+      .def_property_readonly("stamp", &WorkPlanner::stamp,
+                             "Version of the current plan; a buffer written now holds it.")
       .def("write", &write, py::arg("buffer"), py::arg("size"), py::arg("capacity"), py::arg("stamp"),
-           "Writes the plan to the address of `size` ints, last written at `stamp` (0: never). Returns how "
-           "many "
-           "of them hold it.");
+           "Writes the plan to `size` ints at address `buffer`, last written at `stamp` (0: never). Returns "
+           "how many of these ints hold it.");
 }
 
 }  // namespace tts

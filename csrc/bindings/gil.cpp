@@ -9,7 +9,7 @@ namespace tts {
 namespace {
 
 struct Parking {
-  std::atomic<unsigned long> open_to{0};  // the only thread that goes on; 0: all do
+  std::atomic<unsigned long> open_to{0};  // the only thread that may continue; 0: all may
   std::mutex mutex;
   std::set<unsigned long> unparked;  // guarded by mutex
 };
@@ -28,7 +28,7 @@ void park_if_closed() {
     const std::lock_guard lock(lot.mutex);
     lot.unparked.erase(PyThread_get_thread_ident());
   }
-  // Not std::condition_variable: its wait() of GCC 12 keeps wheels off systems with glibc 2.34 (RHEL 9).
+  // Not std::condition_variable: with GCC 12 its wait() makes wheels unusable on glibc 2.34 (RHEL 9).
   for (;;) std::this_thread::sleep_for(std::chrono::hours(24));
 }
 

@@ -1,10 +1,9 @@
-// Releases the GIL while a kernel runs, safely at the exit of the interpreter.
+// Releases the GIL while a kernel runs, and stays safe while the interpreter exits.
 //
-// A daemon thread that asks for the GIL of an interpreter which is going away is ended by the interpreter
-// (CPython below 3.14: pthread_exit). That unwinds C++ frames that must not be unwound, torch's and
-// pybind11's, and the process aborts. So before the interpreter goes away, tts_kernels/shutdown.py calls
-// `park_threads`: from then on every other thread that begins or ends a kernel call sleeps for good, without
-// the GIL.
+// An exiting interpreter ends any daemon thread that requests the GIL (CPython below 3.14: pthread_exit).
+// This unwinds frames of torch and pybind11 that must not be unwound, and the process aborts. Therefore
+// tts_kernels/shutdown.py calls `park_threads` before the interpreter exits: from then on every other thread
+// that begins or ends a kernel call sleeps forever, without the GIL.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -24,10 +23,10 @@ class GilRelease {
   PyThreadState* state_;
 };
 
-// All threads but the calling one are parked from now on.
+// From now on, parks every thread except the calling one.
 void park_threads();
 
-// Those that have called a kernel and are not parked, ended ones included; as threading.get_ident gives them.
+// Ids (threading.get_ident) of threads that have called a kernel and are not parked, including ended threads.
 std::set<unsigned long> unparked_threads();
 
 }  // namespace tts

@@ -8,8 +8,8 @@ namespace py = pybind11;
 
 namespace {
 
-// The classes of `errors.py`, which lies beside this module whatever the package is called. Never freed: they
-// must outlive every frame that may raise one.
+// The classes of `errors.py`, which is beside this module under any package name. Never freed: they must
+// outlive every frame that may raise one.
 struct Errors {
   py::object out_of_pages, capacity_exceeded;
 };
@@ -27,7 +27,7 @@ void translate(std::exception_ptr thrown) {
 
 }  // namespace
 
-// Types and exceptions are local to the module: a copy of the package under another name has its own.
+// Types and exceptions are module-local: a copy of the package under another name has its own.
 PYBIND11_MODULE(_core, m) {
   m.doc() = "C++ core of tts_kernels: page pool, KV tree, planner, CPU and CUDA kernels. Links to no torch.";
   const auto name = m.attr("__name__").cast<std::string>();

@@ -1,4 +1,4 @@
-// Plans for the CPU, as the Python ops pass them on.
+// CPU plans as the Python ops pass them.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@ namespace tts {
 
 using Strides = std::pair<int64_t, int64_t>;
 
-// Address and length of a TreePlan's buffer of int32.
+// Address and length of a TreePlan's int32 buffer.
 using PlanInts = std::pair<uintptr_t, int64_t>;
 
-// rows: of q, or of what else has a row for each query.
+// rows: number of rows of q, or of any other array with one row per query.
 inline PlanBuffer open_plan(PlanInts ints, int64_t rows) {
   const PlanBuffer plan = read_plan(pointer<int32_t>(ints.first), ints.second);
   require(plan.header->page_size == kPageSize, "plan.page_size: got ", plan.header->page_size, ", expected ",

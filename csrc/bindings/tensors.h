@@ -1,4 +1,4 @@
-// Tensors as bindings read them: through their attributes and methods in Python, as csrc knows no torch.
+// Reads tensors through their Python attributes and methods, as csrc does not depend on torch.
 #pragma once
 
 #include <pybind11/gil_safe_call_once.h>
@@ -10,7 +10,7 @@
 
 namespace tts {
 
-// Names of attributes and methods, made once.
+// Names of attributes and methods, created once.
 struct TensorNames {
   pybind11::str dtype{"dtype"}, shape{"shape"}, stride{"stride"}, device{"device"}, is_cpu{"is_cpu"},
       layout{"layout"}, is_quantized{"is_quantized"}, is_nested{"is_nested"}, requires_grad{"requires_grad"},
@@ -45,7 +45,7 @@ inline uintptr_t address_of(const pybind11::object& tensor) {
   return static_cast<uintptr_t>(integer(call(tensor.ptr(), tensor_names().data_ptr)));
 }
 
-// The dtype of a tensor that the checks let through.
+// The dtype of a tensor that passed the checks.
 inline DType dtype_of(const pybind11::object& tensor) {
   struct Known {
     pybind11::object float32, bfloat16, int8;
@@ -64,7 +64,7 @@ inline DType dtype_of(const pybind11::object& tensor) {
   throw pybind11::type_error("a tensor of float32, bfloat16 or int8 was expected");
 }
 
-// Sizes or strides of a tensor of few dimensions.
+// Sizes or strides of a tensor.
 class Extents {
  public:
   static Extents sizes(const pybind11::object& tensor) {

@@ -13,7 +13,7 @@ struct ArgumentError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-// Python: tts_kernels.CapacityError, a ValueError. The plan before stays as it was.
+// Python: tts_kernels.CapacityError, a ValueError. The previous plan is unchanged.
 struct CapacityError : ArgumentError {
   using ArgumentError::ArgumentError;
 };

@@ -1,39 +1,38 @@
-// The work list of one attention call on a GPU, as the planner writes it and kernels read it. Plain data
-// only.
+// The work list of one attention call on a GPU, written by the planner and read by kernels. Plain data only.
 //
-// Rows are pairs of a query and a head of its GQA group: row = query * group + head, queries depth-first. All
-// of it holds for each KV head alike.
+// A row is a query and a head of its GQA group: row = query * group + head, with queries depth-first. The
+// list applies to every KV head.
 #pragma once
 
 #include <cstdint>
 
 namespace tts {
 
-// `partial_base` of an item that covers the whole path of its rows: it writes out and lse itself.
+// `partial_base` of an item that covers the whole path of its rows and writes out and lse directly.
 inline constexpr int32_t kDirect = INT32_MIN;
 
-// One tile: up to `height` rows over consecutive pages of the path that they share.
+// One tile: up to `height` rows over consecutive pages of their shared path.
 struct WorkItem {
   int32_t page_offset;     // of the first page, into the list of pages
-  int32_t first_position;  // position on the path of that page's first token; a multiple of page_size
-  int32_t num_tokens;      // read from there on; the slots behind are not touched
-  int32_t num_unmasked;    // leading tokens that no row's own position hides (a window may), none of a hole
+  int32_t first_position;  // path position of that page's first token; a multiple of page_size
+  int32_t num_tokens;      // tokens read from first_position; later slots are not touched
+  int32_t num_unmasked;    // leading tokens, before any hole, that no row's position hides; a window may
   int32_t row_begin;
   int32_t row_end;
   int32_t partial_base;  // row r writes the partial partial_base + r (see WorkLayout), or kDirect
-  int32_t height;        // 16, 64 or 128: what the tile is computed as
+  int32_t height;        // rows the tile is computed with: 16, 64 or 128
 };
 
-// How much a work list holds at most; each a multiple of 16.
+// Capacity of a work list; each number is a multiple of 16.
 struct WorkCapacity {
   int64_t items;
   int64_t queries;
   int64_t merges;  // (query, partial) pairs
   int64_t pages;
-  int64_t partials;  // rows of partial results, for each KV head
+  int64_t partials;  // rows of partial results per KV head
 };
 
-// Where the parts of a work list lie in one int32 buffer, so that one copy brings it to the device.
+// Offsets of a work list's parts in one int32 buffer, so that one copy moves it to the device.
 //
 //   header          [16]          number of items, queries, merges, pages, partials; the rest is 0
 //   items           [items, 8]    WorkItem, the most expensive first
@@ -47,7 +46,7 @@ struct WorkCapacity {
 //   pages           [pages]       physical pages of all items; kHole where one was evicted
 //
 // Partials are float32: first their normalised outputs [num_kv_heads, partials, head_dim], then their
-// natural-log lse [num_kv_heads, partials]. A partial whose rows saw nothing is (0, -inf).
+// natural-log lse [num_kv_heads, partials]. A partial that saw no token is (0, -inf).
 struct WorkLayout {
   int64_t items, query_order, query_position, query_shared, merge_begin, merge_base, pages, end;
 

@@ -21,7 +21,7 @@ void read_row(const TokenRows& rows, int64_t token, int head, int head_dim, floa
   for (int c = 0; c < head_dim; ++c) out[c] = widen_bfloat16(row[c]);
 }
 
-// Round half to even of |x| <= 128: the sum's low mantissa bits hold the integer.
+// Rounds |x| <= 128, half to even: the sum's low mantissa bits hold the integer.
 int8_t round_to_int8(float x) {
   const float sum = x + 12582912.0f;  // 1.5 * 2^23
   uint32_t bits;
@@ -31,7 +31,7 @@ int8_t round_to_int8(float x) {
 
 // Largest |x| of a row, or NaN if it has one.
 float absolute_max(const float* row, int n) {
-  // As integers magnitudes order like floats, infinity and then NaN last.
+  // Read as integers, magnitudes order like floats, with infinity and then NaN last.
   uint32_t largest = 0;
   for (int i = 0; i < n; ++i) {
     uint32_t bits;
@@ -43,7 +43,7 @@ float absolute_max(const float* row, int n) {
   return result;
 }
 
-// K or V of one page and head. `index(t, c)` is the place of channel c of token t.
+// Writes K or V of one page and head. `index(t, c)` is the offset of channel c of token t.
 template <class Index>
 void append_page(const SlotToken* begin, const SlotToken* end, const TokenRows& rows, int head, int head_dim,
                  int8_t* page, float* scale, const Index& index) {
@@ -60,7 +60,7 @@ void append_page(const SlotToken* begin, const SlotToken* end, const TokenRows& 
   const int page_bytes = kPageSize * head_dim;
   const float needed = largest / 127.0f >= FLT_MIN ? largest / 127.0f : 0.0f;
   float old = begin->slot % kPageSize == 0 ? 0.0f : *scale;
-  // A scale of 1 is that of zeros, too, which fit any.
+  // A scale of 1 may also mean an all-zero page, which fits any scale.
   if (old == 1.0f && std::all_of(page, page + page_bytes, [](int8_t x) { return x == 0; })) old = 0.0f;
   if (!finite || !std::isfinite(old)) {
     *scale = NAN;

@@ -1,13 +1,13 @@
-// Quantization of new tokens into int8 pages.
+// Quantizes new tokens into int8 pages.
 //
-// A page has a scale for K and one for V of each head: value = byte * scale, byte = round(value / scale) to
-// nearest even, scale = (largest |value| of the page) / 127, or 1 where that is 0 (or too small for a normal
-// float). A call that names offset 0 of a page starts it anew. One that does not and needs a larger scale
-// quantizes what the page holds again, from the values that its bytes stand for: each such growth moves an
-// older value by up to half a step of the new scale. A scale never shrinks before the page starts anew.
+// A page has one scale for K and one for V per head: value = byte * scale, byte = round(value / scale) to
+// nearest even, scale = (largest |value| of the page) / 127, or 1 if that is 0 (or too small for a normal
+// float). A call that writes offset 0 of a page resets the page. Any other call that needs a larger scale
+// requantizes the page from the values its bytes stand for; each such growth moves an older value by up to
+// half a step of the new scale. A scale never shrinks until the page is reset.
 //
-// All tokens that a call puts into one page share one growth, so pages written whole are rounded once. A NaN
-// or an infinity makes the scale NaN, and with it every value of that page and head until it starts anew.
+// All tokens that a call writes to one page share one growth, so pages written whole are rounded once. A NaN
+// or infinity makes the scale NaN, and with it every value of that page and head until the page is reset.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct SlotToken {
   int64_t token;
 };
 
-// The tokens of a call by slot, of those with one slot only the last.
+// A call's tokens sorted by slot; only the last token of each slot is kept.
 std::vector<SlotToken> tokens_by_slot(const int32_t* slots, int64_t num_tokens);
 
 // append_kv for one head of int8 pages.

@@ -10,7 +10,7 @@
 namespace tts {
 namespace {
 
-// Tokens [begin, end) of one head.
+// Writes tokens [begin, end) of one head.
 template <class Element>
 void append_head(const KVView& kv, const TokenRows& k, const TokenRows& v, const int32_t* slots,
                  int64_t begin, int64_t end, int head) {
@@ -27,7 +27,7 @@ void append_head(const KVView& kv, const TokenRows& k, const TokenRows& v, const
   }
 }
 
-// (page, slots up to the last one written) of each page that is written, once.
+// (page, slots up to the last one written), once for each written page.
 std::vector<FilledPage> filled_pages(const int32_t* slots, int64_t num_tokens) {
   std::vector<FilledPage> pages;
   for (int64_t i = 0; i < num_tokens; ++i) {
@@ -64,13 +64,13 @@ void append_kv(const KVView& kv, const TokenRows& k, const TokenRows& v, const i
       summaries.vectors > 0 ? filled_pages(slots, num_tokens) : std::vector<FilledPage>();
   const std::vector<SlotToken> tokens =
       kv.dtype == DType::kInt8 ? tokens_by_slot(slots, num_tokens) : std::vector<SlotToken>();
-  // Each channel of a key is a cache line of its own, which comes from memory: some 30 us for 2^12 elements.
+  // Each channel of a key is its own cache line, loaded from memory: about 30 us for 2^12 elements.
   const int threads = num_tokens * kv.num_kv_heads * kv.head_dim < (1 << 12) ? 1 : num_threads;
   if (kv.dtype == DType::kInt8) {
     parallel_for(threads, kv.num_kv_heads,
                  [&](int64_t head) { append_int8_head(kv, k, v, tokens, static_cast<int>(head)); });
   } else {
-    constexpr int64_t kBand = kPageSize;  // tokens, of a prompt those of one or two pages
+    constexpr int64_t kBand = kPageSize;  // tokens; in a prompt, they span one or two pages
     parallel_for(threads, kv.num_kv_heads * ((num_tokens + kBand - 1) / kBand), [&](int64_t unit) {
       const int64_t begin = unit / kv.num_kv_heads * kBand, end = std::min(begin + kBand, num_tokens);
       const auto append = kv.dtype == DType::kFloat32 ? append_head<float> : append_head<uint16_t>;

@@ -1,4 +1,4 @@
-// Nothing in a plan is trusted: every index is checked before a kernel follows it.
+// Plans are not trusted: every index is checked before a kernel follows it.
 #include "cpu/check_plan.h"
 
 #include <vector>
@@ -43,8 +43,8 @@ void check_segments(const PlanView& plan, int64_t index, const QueryBlock& block
   }
 }
 
-// The segments of each query must list the pages that it sees in order and without a gap, else scores would
-// be read that nobody wrote. Pages behind its position may be listed too, for later queries.
+// A query's segments must list the pages that it sees, in order and without gaps, or scores would be read
+// that were never written. Pages after its position may be listed too, for later queries.
 void check_coverage(const PlanView& plan) {
   std::vector<int32_t> listed(static_cast<size_t>(plan.num_queries));
   for (int64_t s = 0; s < plan.num_segments; ++s) {

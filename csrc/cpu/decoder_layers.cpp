@@ -17,7 +17,7 @@
 namespace tts {
 namespace {
 
-// Rows between the operators, as long as all tokens; each is written before it is read.
+// Buffers between the operators, with a row per token of the step; each is written before it is read.
 struct AllRows {
   AllRows(const DecoderShape& shape, int64_t tokens) {
     const int64_t q_width = int64_t{shape.num_q_heads} * shape.head_dim;
@@ -35,22 +35,22 @@ struct AllRows {
   float* lse;                   // [tokens, heads]
 };
 
-// Tokens that go through the operators between two attentions together. So few, and on one thread, that what
-// one operator writes the next one finds in the L2 cache; so many that weights are not read too often: at
-// most 128 or 512 made a prompt of 2,048 tokens 3 and 1 % slower.
+// Tokens per chunk of the operators between two attentions. A chunk runs on one thread and is small enough
+// that each operator finds the previous one's output in the L2 cache, yet large enough that weights are not
+// read too often: a maximum of 128 or 512 made a prompt of 2,048 tokens 3 or 1 % slower.
 constexpr int64_t kMinChunk = 128, kMaxChunk = 256;
 
 struct Chunk {
   int64_t begin, tokens;
   int threads;
   float* normed;  // [tokens, hidden]
-  float* added;   // [tokens, hidden], where the layer's sums take more than the product's own
+  float* added;   // [tokens, hidden], if adding to x takes more than the product's own sum
   float* wide;    // [tokens, outputs of the first product]
 };
 
 std::atomic<int64_t> nanoseconds[4];  // by LayerPart
 
-// Counts the time from one call to the next as that of a part; `threads` do so at once.
+// Adds the time between two calls to a part; `threads` threads do so concurrently.
 class Stopwatch {
  public:
   explicit Stopwatch(int threads = 1) : threads_(threads) {}
@@ -67,7 +67,7 @@ class Stopwatch {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// A layer over some tokens, but for its attention.
+// A layer over some tokens, except its attention.
 class LayerRun {
  public:
   LayerRun(const DecoderShape& shape, const DecoderLayer& layer, int64_t tokens, int num_threads)
@@ -105,7 +105,7 @@ class LayerRun {
   }
 
  private:
-  // Chunks of even length on a thread each, or, where they would be too short, one chunk on all threads.
+  // Runs chunks of even length on one thread each, or, if they would be too short, one chunk on all threads.
   template <class Body>
   void for_each_chunk(int64_t width, bool sums, const Body& body) const {
     const int64_t turns = (tokens_ + kMaxChunk * threads_ - 1) / (kMaxChunk * threads_);
@@ -159,14 +159,14 @@ class LayerRun {
                chunk.threads);
   }
 
-  // The RMS norm of all queries, or keys, of a token together, in place.
+  // RMS norm over all queries, or all keys, of a token together, in place.
   void norm_side(const float* weight, float* rows, int64_t n, const Chunk& chunk) const {
     if (weight == nullptr) return;
     const int64_t stride = columns(layer_.qkv);
     norm_rows({rows, stride, {weight, false}, chunk.tokens, n, shape_.eps, rows, stride}, chunk.threads);
   }
 
-  // Of the first product's rows.
+  // Columns of the MLP's first product.
   int64_t mlp_columns() const { return layer_.experts ? 0 : columns(layer_.gate_up); }
 
   void add_mlp(const float* input, const Chunk& chunk, float* rows, Stopwatch& watch) const {
@@ -285,7 +285,7 @@ void after_attention(const Decoder& decoder, int64_t layer, const void* attended
   LayerRun(decoder.shape, described, tokens, num_threads).after_attention(attended, dtype, nullptr, x);
 }
 
-// The wanted rows are gathered first where they are not the first ones.
+// Gathers the requested rows first, unless they are the leading ones.
 void decoder_logits(const Decoder& decoder, const DecoderOutput& output, int num_threads) {
   if (output.num_rows == 0) return;
   const int64_t hidden = decoder.shape.hidden;

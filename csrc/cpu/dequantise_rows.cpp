@@ -29,15 +29,15 @@ double widen_float16(uint16_t bits) {
   return bits >> 15 != 0 ? -size : size;
 }
 
-// One output of a block: all numbers of it are exact in double.
+// One output of a block. All its numbers are exact in double.
 struct BlockRow {
   const QuantForm& form;
   const QuantLayout& layout;
   const uint8_t* block;
-  int lane;  // output of the panel
+  int lane;  // output within the panel
 
-  // The number of a group among those that begin at `begin`; its factor, in two levels, among the
-  // `kind`-th 16.
+  // The number of a group, from those that begin at `begin`; with two-level scales, its factor is in the
+  // `kind`-th 16 floats.
   double number(int begin, int group, int kind) const {
     const int i = group * kPanelOutputs + lane;
     switch (form.scales) {
@@ -53,7 +53,7 @@ struct BlockRow {
     return double{read<float>(block + 4 * (kind * kPanelOutputs + lane))} * read<int8_t>(block + begin + i);
   }
 
-  // The four inputs of a word, in a byte each of `Bits` bits.
+  // The four inputs of a word, `Bits` bits in a byte each.
   template <int Bits>
   uint32_t integers(int word) const {
     const int place = word % kPlaneWords;
@@ -63,14 +63,14 @@ struct BlockRow {
     const auto low = read<uint32_t>(planes + place % kLowWords * kWordBytes);
     uint32_t u = low >> (place < kLowWords ? 0 : 4) & 0x0f0f0f0f;
     if constexpr (Bits == 5 || Bits == 6) {
-      constexpr int bits = Bits - 4, each = 8 / bits;  // words that a byte serves
+      constexpr int bits = Bits - 4, each = 8 / bits;  // words per byte
       const auto high = read<uint32_t>(planes + (kLowWords + place / each) * kWordBytes);
       u |= (high >> place % each * bits & 0x01010101 * ((1 << bits) - 1)) << 4;
     }
     return u;
   }
 
-  // Input i of the block goes to out[order[i]], or to out[i] where there is no order.
+  // Writes input i of the block to out[order[i]], or to out[i] without an order.
   void write(int inputs, const int32_t* order, float* out) const {
     switch (form.bits) {
       case 4:

@@ -1,4 +1,4 @@
-// Some rows of quantised weights as floats, as of an embedding table.
+// Reads rows of quantised weights as floats, as for an embedding table.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace tts {
 
-// out [count, inputs] = the outputs `rows` of a weight, its inputs in their own order, each number rounded
-// once. Rows are not checked. Throws ArgumentError where the panels do not fit.
+// out [count, inputs] = outputs `rows` of a weight, with inputs in the weight's own order and each number
+// rounded once. Does not check `rows`. Throws ArgumentError if the panels do not fit.
 void dequantise_rows(const QuantPanels& panels, const int64_t* rows, int64_t count, int64_t inputs,
                      float* out, int num_threads);
 

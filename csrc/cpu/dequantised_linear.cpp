@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kUnitPanels = 2;  // even: gate and up stay together
 
-// Rows [16 panels, inputs] as panels [panels][inputs][16].
+// Repacks rows [16 panels, inputs] into panels [panels][inputs][16].
 void put_in_panels(const float* rows, int64_t inputs, int64_t panels, float* out) {
   for (int64_t panel = 0; panel < panels; ++panel) {
     const float* const from = rows + panel * kPanelOutputs * inputs;

@@ -1,5 +1,5 @@
-// Products with quantised weights without rounding x: weights become float32 a few panels at a time. Slow,
-// for comparisons.
+// Products with quantised weights without rounding x: weights are converted to float32 a few panels at a
+// time. Slow, for comparisons.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@ namespace tts {
 
 class DequantisedLinear {
  public:
-  // Throws ArgumentError where sizes do not fit, as for QuantisedLinear.
+  // Throws ArgumentError if sizes do not fit, like QuantisedLinear.
   DequantisedLinear(const LinearTask& task, const QuantPanels& panels);
 
-  // Rows are read as they lie.
+  // Rows are read in place.
   int64_t row_words() const { return 0; }
   int64_t bands() const { return 0; }
   void convert(int64_t, uint32_t*) const {}

@@ -13,10 +13,10 @@
 namespace tts {
 namespace {
 
-// Rows of experts that are multiplied together: so many that threads rarely wait for each other, so few that
-// what lies between two products stays in the cache.
+// Rows of experts multiplied together: enough that threads rarely wait for each other, few enough that the
+// data between two products stays in the cache.
 constexpr size_t kTogether = 64;
-constexpr int64_t kSmall = 1 << 15;  // floats below which waking threads costs more than the work
+constexpr int64_t kSmall = 1 << 15;  // below this many floats, waking threads costs more than the work
 constexpr int64_t kBand = 256;       // channels that a thread sums at once
 
 struct Route {
@@ -24,7 +24,7 @@ struct Route {
   float weight;
 };
 
-// The experts of a row, in the order of their logits, equal ones in their own.
+// Chooses a row's experts by descending logit; equal logits keep the experts' order.
 void choose(const float* logits, int num_experts, int top_k, std::vector<int64_t>& order) {
   order.resize(static_cast<size_t>(num_experts));
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -50,14 +50,15 @@ void route(const Experts& experts, const float* logits, int64_t row, const int64
   }
 }
 
-// Rows of some experts that are multiplied together, expert after expert.
+// Rows of some experts that are multiplied together, grouped by expert.
 struct Batch {
   std::vector<size_t> experts;
-  std::vector<int64_t> counts;  // rows of each
+  std::vector<int64_t> counts;  // rows per expert
   std::vector<Route> routes;
 };
 
-// x becomes the outputs of the batch's experts; both [routes, hidden]. inner: memory between the products.
+// Overwrites x with the outputs of the batch's experts; both [routes, hidden]. inner: memory between the
+// products.
 void run_mlps(const Experts& experts, const Batch& batch, int64_t hidden, float* x, float* inner,
               int num_threads) {
   std::vector<LinearProduct> first, second;
@@ -109,7 +110,7 @@ void run_batch(const ExpertsTask& task, const Batch& batch, int num_threads) {
   });
 }
 
-// The share of a row multiplies what comes before the last product, which has no bias.
+// A row's share multiplies the input of the last product, which has no bias.
 void add_shared(const ExpertsTask& task, const SharedExpert& expert, int num_threads) {
   const int64_t hidden = task.hidden, width = columns(expert.gate_up);
   const int64_t mlp = expert.gate_up.front().gated ? width : width / 2;

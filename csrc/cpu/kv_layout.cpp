@@ -40,7 +40,7 @@ void check_view(const KVView& kv) {
   require(kv.head_dim >= kMinHeadDim && kv.head_dim <= kMaxHeadDim && kv.head_dim % kHeadDimStep == 0,
           "head_dim: got ", kv.head_dim, ", expected a multiple of ", kHeadDimStep, " from ", kMinHeadDim,
           " to ", kMaxHeadDim);
-  // Pairs of bfloat16 are read as words.
+  // bfloat16 pairs are read as words.
   const bool aligned = kv.dtype != DType::kBFloat16 ||
                        ((reinterpret_cast<uintptr_t>(kv.k) | reinterpret_cast<uintptr_t>(kv.v)) % 4 == 0 &&
                         (kv.k_page_stride | kv.k_head_stride | kv.v_page_stride | kv.v_head_stride) % 2 == 0);

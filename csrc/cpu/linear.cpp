@@ -15,16 +15,16 @@
 namespace tts {
 namespace {
 
-constexpr int64_t kSmall = 1 << 15;  // elements whose conversion is not worth waking threads
+constexpr int64_t kSmall = 1 << 15;  // up to this many elements, conversion is not worth waking threads
 constexpr int64_t kLine = 16;        // words
 
 using Steps = std::variant<PackedLinear, QuantisedLinear, DequantisedLinear>;
 
-// The steps of one weight, and where its converted rows lie in memory that all parts share.
+// The steps of one weight, and the offset of its converted rows in the memory that all parts share.
 struct Part {
   Steps steps;
   int64_t rows_at;
-  bool converts;  // false: the rows are those of an earlier part
+  bool converts;  // false: uses the rows of an earlier part
 };
 
 Steps make_steps(const LinearTask& task, int num_threads) {
@@ -41,7 +41,7 @@ bool share_rows(const Steps& one, const Steps& other) {
   return a != nullptr && b != nullptr && a->shares_rows(*b);
 }
 
-// Appends the weights of a product. `words`: of converted rows so far.
+// Appends a part for each weight of a product. `words`: words of converted rows so far.
 void append_parts(const LinearProduct& product, int num_threads, std::vector<Part>& parts, int64_t& words) {
   const auto own = static_cast<std::ptrdiff_t>(parts.size());
   float* out = product.out.data;
@@ -62,7 +62,7 @@ void append_parts(const LinearProduct& product, int num_threads, std::vector<Par
   }
 }
 
-// Calls body(part, steps, i) for each i below count(part, steps), of all parts in one parallel region.
+// Calls body(part, steps, i) for each i below count(part, steps), for all parts in one parallel region.
 template <class Count, class Body>
 void for_each_unit(const std::vector<Part>& parts, int num_threads, const Count& count, const Body& body) {
   std::vector<int64_t> ends;

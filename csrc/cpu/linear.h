@@ -1,5 +1,5 @@
-// Products of rows with packed weights of any kind: out = x W^T + bias, or silu(x G^T) * (x U^T) where a
-// weight is gated.
+// Products of rows with packed weights of any kind: out = x W^T + bias, or silu(x G^T) * (x U^T) for a gated
+// weight.
 #pragma once
 
 #include <span>
@@ -10,15 +10,15 @@ namespace tts {
 
 struct LinearProduct {
   LinearRows x;
-  std::span<const Matrix> weights;  // side by side: the columns of the first, then those of the next
+  std::span<const Matrix> weights;  // side by side: columns of the first, then of the next
   LinearOut out;
 };
 
-// Several at once, which share parallel regions. Throws ArgumentError where sizes do not fit, before anything
-// is written. An output's bits depend on its row and its weights only.
+// Computes several products in shared parallel regions. Throws ArgumentError if sizes do not fit, before
+// anything is written. An output's bits depend only on its row and its weights.
 void multiply(std::span<const LinearProduct> products, int num_threads);
 
-// One of them.
+// Computes a single product.
 void multiply(const LinearRows& x, std::span<const Matrix> weights, const LinearOut& out, int num_threads);
 
 }  // namespace tts

@@ -1,4 +1,4 @@
-// Weights that were packed once, and what is multiplied with them.
+// Packed weights, and the rows multiplied with them.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 
 namespace tts {
 
-// [outputs / 16][inputs][16] floats or [outputs / 16][inputs / 2][16][2] bfloat16, the last panel filled up
-// with zeros.
+// [outputs / 16][inputs][16] floats or [outputs / 16][inputs / 2][16][2] bfloat16; the last panel is
+// zero-padded.
 struct FloatPanels {
   const void* data;
   DType dtype;
@@ -22,9 +22,9 @@ struct FloatPanels {
 struct QuantPanels {
   const uint8_t* data;
   QuantForm form;
-  int64_t blocks;      // of a panel: as many as hold the inputs
-  bool exact = false;  // x is not rounded: slow, for comparisons
-  // Input i of the panels is the weight's input order[i], [inputs]; null: order[i] is i.
+  int64_t blocks;      // per panel: as many as hold the inputs
+  bool exact = false;  // do not round x: slow, for comparisons
+  // [inputs]: input i of the panels is input order[i] of the weight; null: order[i] is i.
   const int32_t* order = nullptr;
 };
 
@@ -36,12 +36,12 @@ struct Matrix {
   bool gated = false;  // panel 2 i is the gate of outputs 16 i .. 16 i + 15, panel 2 i + 1 their up
 };
 
-// Outputs, with those that fill the last panel up.
+// Number of outputs, including the padding of the last panel.
 inline int64_t columns(const Matrix& weight) {
   return weight.num_panels * kPanelOutputs / (weight.gated ? 2 : 1);
 }
 
-// Of weights side by side.
+// Total of weights side by side.
 inline int64_t columns(std::span<const Matrix> weights) {
   int64_t sum = 0;
   for (const Matrix& weight : weights) sum += columns(weight);
@@ -57,10 +57,10 @@ struct LinearRows {
 struct LinearOut {
   float* data;  // [rows, columns]
   int64_t stride;
-  bool add;  // to what is there
+  bool add;  // add to the values already there
 };
 
-// Of one weight.
+// Product with one weight.
 struct LinearTask {
   LinearRows x;
   const Matrix& weight;

@@ -10,27 +10,27 @@
 namespace tts {
 namespace {
 
-// Of 4 panels 16 KiB, half of an L1 cache. 32 and 128 were no faster on Cascade Lake.
+// 16 KiB for 4 panels, half of an L1 cache. 32 and 128 were no faster on Cascade Lake.
 constexpr int64_t kRunWords = 64;
-constexpr int64_t kFirstRows = 96;  // at most; their sums, 24 KiB, and words of x stay in the L2 cache
-// Of x, which a unit reads again for each block of panels: a part of an L2 cache.
+constexpr int64_t kFirstRows = 96;  // maximum; their sums, 24 KiB, and words of x stay in the L2 cache
+// Bytes of x, which a unit rereads for each block of panels: part of an L2 cache.
 constexpr int64_t kUnitRowBytes = 1 << 20;
 constexpr int64_t kTileRows = 16, kTileWords = 16;  // of LinearX::kTiles
 
 int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// Rows [begin, end) times the panels of a unit. The first rows take words in runs that stay in the L1 cache
-// while all of them are multiplied; meanwhile the next run comes from memory. Two blocks wait for memory
-// anyway, and later rows have the panels in the L2 cache: those take all words at once.
+// Rows [begin, end) times the panels of a unit. The first rows take words in runs, which stay in the L1 cache
+// while all these rows are multiplied and the next run comes from memory. Up to two blocks wait for memory
+// anyway, and later rows find the panels in the L2 cache: both take all words at once.
 void multiply_rows(const LinearKernels& kernels, LinearBlock block, int64_t inputs, int64_t words, bool first,
                    int64_t begin, int64_t end, int panels) {
-  // As even blocks as they come: a small one cannot hide the latency of its sums.
+  // Blocks as even as possible: a small one cannot hide the latency of its sums.
   const int64_t blocks = (end - begin + kernels.max_rows - 1) / kernels.max_rows;
   const int64_t run = first && blocks > 2 ? kRunWords : words;
   thread_local std::vector<float> sums;
   const int64_t width = int64_t{kPanelOutputs} * panels;
   if (run < words) sums.resize(std::max(sums.size(), static_cast<size_t>((end - begin) * width)));
-  const int64_t steps = inputs / words;  // per word, and so words of x: 2 where x has floats, not pairs
+  const int64_t steps = inputs / words;  // steps per word, hence words of x: 2 if x has floats, not pairs
   const LinearBlock all = block;
   for (int64_t word = 0; word < words; word += run) {
     block.panels = all.panels + word * kPanelOutputs;
@@ -63,8 +63,9 @@ PackedLinear::PackedLinear(const LinearTask& task, const FloatPanels& panels, in
   words_ = bfloat16 ? inputs / 2 : inputs;
   x_words_ = kernels_->x == LinearX::kFloats ? inputs : inputs / 2;
 
-  // A unit is a block of rows times a block of panels, whose weights are read from memory once, and then from
-  // the cache. Blocks of panels are as many as threads can share evenly, and even: gate and up stay together.
+  // A unit is a block of rows times a block of panels; its weights are read from memory once, then from the
+  // cache. The number of panel blocks lets threads share them evenly. Blocks have an even number of panels,
+  // so gate and up stay together.
   unit_rows_ = std::max(kUnitRowBytes / (4 * x_words_) / kernels_->max_rows, int64_t{1}) * kernels_->max_rows;
   row_units_ = (task.x.count + unit_rows_ - 1) / unit_rows_;
   panel_units_ = std::min(
@@ -86,7 +87,7 @@ int64_t PackedLinear::bands() const {
   return reads_rows_as_they_lie() ? 0 : (task_.x.count + kTileRows - 1) / kTileRows;
 }
 
-// The words of one row, without gaps.
+// Writes the words of one row, without gaps.
 void PackedLinear::convert_row(int64_t row, uint32_t* out) const {
   const LinearRows& x = task_.x;
   const int64_t at = row * x.stride;

@@ -1,5 +1,5 @@
-// Products with weights of floats: rows become what kernels read, then units are multiplied, each step on any
-// threads and in any order.
+// Products with float weights. First rows are converted to the format kernels read; then units are
+// multiplied. Either step may run on any threads, in any order.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,11 @@ namespace tts {
 
 class PackedLinear {
  public:
-  // Throws ArgumentError where sizes do not fit.
+  // Throws ArgumentError if sizes do not fit.
   PackedLinear(const LinearTask& task, const FloatPanels& panels, int num_threads);
 
-  int64_t row_words() const;  // of memory for the converted rows; 0: they are read as they lie
-  int64_t bands() const;      // of rows to convert
+  int64_t row_words() const;  // words of memory for the converted rows; 0: rows are read in place
+  int64_t bands() const;      // bands of rows to convert
   void convert(int64_t band, uint32_t* rows) const;
 
   int64_t units() const { return row_units_ * panel_units_; }
@@ -27,8 +27,8 @@ class PackedLinear {
   LinearTask task_;
   FloatPanels panels_;
   const LinearKernels* kernels_;
-  int64_t words_;    // of an output's weights
-  int64_t x_words_;  // of a converted row; in tiles with what fills them up
+  int64_t words_;    // words per output's weights
+  int64_t x_words_;  // words per converted row; tiles include padding
   int64_t unit_rows_, row_units_, panel_units_;
 };
 

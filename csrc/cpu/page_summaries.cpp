@@ -14,8 +14,8 @@ inline float to_float(int8_t x) { return static_cast<float>(x); }
 inline void store(float& to, float x) { to = x; }
 inline void store(uint16_t& to, float x) { to = round_to_bfloat16(x); }
 
-// Means of the slow channels of each quarter; one without keys repeats the one before. `scale` is that of
-// int8 pages, else 1.
+// Means of the slow channels of each quarter; a quarter without keys repeats the previous one. `scale`: scale
+// of int8 pages, else 1.
 template <class Element, class Out>
 void summarize_quarters(const KVView& kv, int head, const FilledPage& page, float scale, Out* out) {
   const Element* k = k_page<Element>(kv, page.page, head);
@@ -35,7 +35,7 @@ void summarize_quarters(const KVView& kv, int head, const FilledPage& page, floa
   }
 }
 
-// `scale` is that of int8 pages, else 1.
+// scale: scale of int8 pages, else 1.
 template <class Element, class Out>
 void summarize(const KVView& kv, int head, const FilledPage& page, float scale, int vectors, Out* out) {
   if (vectors == kQuarters) return summarize_quarters<Element>(kv, head, page, scale, out);

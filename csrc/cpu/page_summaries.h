@@ -1,4 +1,4 @@
-// Keeping the summaries of pages (SummaryView) up to date with their keys.
+// Keeps page summaries (SummaryView) up to date with the keys.
 #pragma once
 
 #include <cstdint>
@@ -10,15 +10,15 @@ namespace tts {
 
 struct FilledPage {
   int page;
-  int filled;  // its first so many slots hold keys
+  int filled;  // number of leading slots that hold keys
 };
 
-// Computes the summaries of these pages of one head anew. A mean is a float32 sum in the order of the slots,
-// divided by their number and rounded once; a quarter without keys repeats the one before.
+// Recomputes the summaries of these pages for one head. A mean is a float32 sum in slot order, divided by the
+// number of slots and rounded once; a quarter without keys repeats the previous one.
 void summarize_pages(const KVView& kv, int head, const std::vector<FilledPage>& pages,
                      const SummaryView& summaries);
 
-// Copies the summaries of one layer from page to page, (source, destination) pairs in order.
+// Copies one layer's summaries between pages, (source, destination) pairs in order.
 void copy_summaries(const SummaryView& summaries, const KVView& kv, const int32_t* copies,
                     int64_t num_copies);
 

@@ -11,13 +11,13 @@
 namespace tts {
 namespace {
 
-// Of x, which a unit reads again for each pair of panels: a part of an L2 cache.
+// Bytes of x, which a unit rereads for each pair of panels: part of an L2 cache.
 constexpr int64_t kUnitRowBytes = 1 << 20;
 constexpr int64_t kUnitPanels = 8;
 
 int64_t units_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
-// out[i] = input(order[i]), or input(i) where there is no order.
+// out[i] = input(order[i]), or input(i) without an order.
 template <class Input>
 void take(int64_t inputs, const int32_t* order, const Input& input, float* out) {
   if (order == nullptr) {
@@ -27,7 +27,7 @@ void take(int64_t inputs, const int32_t* order, const Input& input, float* out) 
   }
 }
 
-// With the zeros behind a converted row: what the blocks of any form may read.
+// Inputs of a converted row including padding, which covers what blocks of any form may read.
 int64_t padded(int64_t inputs) { return units_of(inputs, kChunkInputs) * kChunkInputs; }
 
 }  // namespace
@@ -79,10 +79,10 @@ QuantisedLinear::QuantisedLinear(const LinearTask& task, const QuantPanels& pane
       layout_(layout_for(panels, task.x.inputs)),
       kernels_(&cpu_isa().kernels.quantised) {
   const int64_t inputs = task.x.inputs, num_panels = task.weight.num_panels;
-  // Odd, so that rows do not meet in the same lines of a cache.
+  // Odd, so that rows do not share cache sets.
   stride_ = (padded(inputs) / kXGroup | 1) * kernels_->group_words;
 
-  // A unit is a block of rows times a block of panels, as many as threads can share evenly.
+  // A unit is a block of rows times a block of panels; their number lets threads share them evenly.
   row_units_ = units_of(task.x.count, std::max(kUnitRowBytes / (4 * stride_), int64_t{1}));
   const int64_t threads = std::max(num_threads, 1);
   panel_units_ =

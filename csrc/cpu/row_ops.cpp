@@ -9,9 +9,9 @@
 namespace tts {
 namespace {
 
-// Floats below which waking threads costs more than the work.
+// Below this many floats, waking threads costs more than the work.
 constexpr int64_t kSmall = 1 << 15;
-constexpr int64_t kBand = 16;  // rows that a thread takes at once
+constexpr int64_t kBand = 16;  // rows that a thread takes at a time
 
 template <class Body>
 void for_rows(int64_t rows, int64_t floats, int num_threads, const Body& body) {

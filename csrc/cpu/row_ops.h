@@ -1,4 +1,4 @@
-// The small work of a decode step between its products, on float32 rows.
+// The small operations between the products of a decode step, on float32 rows.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,13 @@
 
 namespace tts {
 
-// Of rows of n channels.
+// A norm of rows of n channels.
 struct Norm {
   const float* weight = nullptr;  // [n]; null: no norm
-  bool centred = false;           // a LayerNorm, whose bias [n] lies behind the weight; false: an RMS norm
+  bool centred = false;           // a LayerNorm, whose bias [n] follows the weight; false: an RMS norm
 };
 
-// Rows of n channels, contiguous; the rows of x and out at any stride. out may be x.
+// Rows of n contiguous channels; x and out may have any row stride. out may be x.
 struct NormTask {
   const float* x;
   int64_t x_stride;
@@ -27,39 +27,40 @@ struct NormTask {
 
 void norm_rows(const NormTask& task, int num_threads);
 
-// out[row] += norm(x[row]) * factor; x: [rows, n], left with any values.
+// out[row] += norm(x[row]) * factor; x: [rows, n], overwritten.
 void add_rows(float* x, const Norm& norm, float eps, float factor, int64_t rows, int64_t n, float* out,
               int num_threads);
 
-// x[row] = activation(x[row]), or, gated, activation(x[row]) * x[row][n..2 n). Rows of n channels at a
-// stride.
+// x[row] = activation(x[row]), or, if gated, activation(x[row]) * x[row][n..2 n). Rows of n channels at
+// `stride`.
 void activate_rows(Activation activation, bool gated, float* x, int64_t stride, int64_t rows, int64_t n,
                    int num_threads);
 
-// x[row] = (u + 1) g sigmoid(alpha g), where g = min(x[row], limit) and u is x[row][n..2 n) cut to +-limit.
+// x[row] = (u + 1) g sigmoid(alpha g), where g = min(x[row], limit) and u is x[row][n..2 n) clamped to
+// +-limit.
 void clamped_swiglu_rows(float alpha, float limit, float* x, int64_t stride, int64_t rows, int64_t n,
                          int num_threads);
 
-// x *= factor, then c tanh(x / c) where c = cap > 0; rows of n channels at a stride.
+// x *= factor, then x = c tanh(x / c) if c = cap > 0; rows of n channels at `stride`.
 void scale_and_cap_rows(float factor, float cap, float* x, int64_t stride, int64_t rows, int64_t n,
                         int num_threads);
 
-// Queries, keys and values of T tokens as one product leaves them, side by side.
+// Queries, keys and values of each token, side by side as one product writes them.
 struct RotateTask {
   const float* qkv;  // [tokens, (num_q_heads + 2 num_kv_heads) head_dim]
   int64_t tokens, stride;
   int num_q_heads, num_kv_heads, head_dim;
   const float *cos, *sin;  // [tokens, rotary_dim]
-  // [head_dim]: weights of an RMS norm of each head of q, of k, before it is rotated; null: none.
+  // [head_dim]: weights of the RMS norm of each head of q, and of k, before rotation; null: none.
   const float *q_norm, *k_norm;
   float eps;        // of those norms
   DType dtype;      // of q, k and v
   void *q, *k, *v;  // [tokens, heads, head_dim]
-  int rotary_dim;   // first channels of a head, which are rotated; even, 0: none are
-  bool pairs;       // channel 2 i turns with 2 i + 1; false: i with i + rotary_dim / 2
+  int rotary_dim;   // number of leading channels of a head to rotate; even; 0: none
+  bool pairs;       // channel 2 i pairs with 2 i + 1; false: i with i + rotary_dim / 2
 };
 
-// q and k normed and rotated by the tokens' positions, v as it is.
+// Writes q and k, normed and rotated by the tokens' positions, and v unchanged.
 void rotate_qkv(const RotateTask& task, int num_threads);
 
 }  // namespace tts

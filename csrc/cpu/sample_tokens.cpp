@@ -19,8 +19,8 @@ constexpr float kLog2E = 1.44269504f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLowest = std::numeric_limits<float>::lowest();
 
-// Top-k and top-p look at the tokens within so many nats of the best one (at temperature 1), then within
-// twice as many, and beyond the last bound at all.
+// Top-k and top-p look at the tokens within kFirstNats nats of the best one (at temperature 1), then double
+// the bound, and past kLastNats look at all tokens.
 constexpr double kFirstNats = 2, kLastNats = 64;
 
 using Tokens = std::pair<const RowToken*, const RowToken*>;
@@ -31,8 +31,8 @@ Tokens tokens_of_row(const RowToken* tokens, int64_t count, int64_t row) {
   return {begin, std::lower_bound(begin, tokens + count, row + 1, before)};
 }
 
-// A row keeps the scores above `score`, the lowest of which is `above`, and those equal to it that lie at
-// `ties_from` or behind.
+// A row keeps the scores above `score`, of which `above` is the lowest, and the scores equal to it from index
+// `ties_from` on.
 struct Cut {
   float score = -kInfinity;
   float above = kInfinity;
@@ -72,7 +72,7 @@ class Row {
   }
 
  private:
-  // The logits with the row's changes, penalty and suppressed tokens; false where it has none.
+  // Applies the row's changes, penalty and suppressed tokens to the logits; false if it has none.
   bool edit(std::vector<float>& scores) const {
     const Tokens changed = tokens_of_row(task_.changed, task_.num_changed, row_);
     const bool* forbidden = task_.forbidden == nullptr ? nullptr : task_.forbidden + row_ * vocab_;
@@ -91,12 +91,12 @@ class Row {
     const float penalty = static_cast<float>(params_.repetition_penalty);
     for (const RowToken* t = seen.first; t != seen.second; ++t) {
       float& score = scores[static_cast<size_t>(t->token)];
-      // An extreme penalty leaves float32: 0 / 0 stays 0.
+      // An extreme penalty may leave float32's range: 0 / 0 must stay 0.
       score = score < 0 ? score * penalty : score / penalty;
       score = std::isnan(score) ? 0.0f : std::clamp(score, kLowest, -kLowest);
     }
     if (suppresses) {
-      // Only these become -inf, so that one to draw remains whatever the model thinks of it.
+      // Only the tokens below become -inf, so that a token remains to draw however low its logit is.
       for (float& score : scores) score = std::max(score, kLowest);
       for (const RowToken* t = suppressed.first; t != suppressed.second; ++t) {
         scores[static_cast<size_t>(t->token)] = -kInfinity;
@@ -108,7 +108,7 @@ class Row {
     return true;
   }
 
-  // sums: of the weights at temperature 1, which serve unless something changes them.
+  // sums: sums of the weights at temperature 1, reused unless something changes the weights.
   int64_t draw(const float* scores, float best, bool edits, std::vector<float>& sums) const {
     const float scale = static_cast<float>(std::min(double{kLog2E} / params_.temperature, 1e30));
     if (edits || params_.temperature != 1.0) {
@@ -127,7 +127,7 @@ class Row {
     return inverse_cdf(scores, best, scale, cut, sums);
   }
 
-  // sums: of the weights of the kept tokens.
+  // sums: receives the sums of the kept tokens' weights.
   void weigh_kept(const float* scores, float best, float scale, const Cut& cut,
                   std::vector<float>& sums) const {
     const int64_t block = cut.ties_from / kSampleBlock, begin = block * kSampleBlock;
@@ -141,8 +141,8 @@ class Row {
     sums[static_cast<size_t>(block)] = before + behind;
   }
 
-  // The first token at which the running sum of the weights exceeds uniform * total; where rounding leaves
-  // none, the last one with a weight.
+  // The first token at which the running sum of weights exceeds uniform * total; if rounding leaves none, the
+  // last token with a weight.
   int64_t inverse_cdf(const float* scores, float best, float scale, const Cut& cut,
                       const std::vector<float>& sums) const {
     const double total = std::accumulate(sums.begin(), sums.end(), 0.0);
@@ -174,9 +174,9 @@ class Row {
     return begin + chosen;
   }
 
-  // What top-k and then top-p keep. total: weight of all tokens.
+  // The cut after top-k, then top-p. total: weight of all tokens.
   Cut ranked_cut(const float* scores, float best, float scale, double total) const {
-    // Few tokens matter: take those within a few nats of the best, and more where these do not suffice.
+    // Few tokens matter: take those within a few nats of the best, and more if they do not suffice.
     thread_local std::vector<float> top;
     const auto k = static_cast<size_t>(ranks_by_count() ? params_.top_k : 0);
     for (double nats = kFirstNats;; nats *= 2) {
@@ -198,8 +198,8 @@ class Row {
     return mass_cut(scores, top, best, scale, needed(total));
   }
 
-  // One of the best scores after the other stays while the weight of those before is less than `needed`; of
-  // equal ones the last in the vocabulary first.
+  // Keeps the best scores in order while the weight of those already kept is less than `needed`; among equal
+  // scores, the last in the vocabulary comes first.
   Cut mass_cut(const float* scores, std::vector<float>& top, float best, float scale, double needed) const {
     float *begin = top.data(), *end = begin + top.size();
     while (end - begin > 32) {
@@ -220,7 +220,7 @@ class Row {
       cut.score = *begin;
       needed -= mass(begin, 1, best, scale);
     }
-    // What is kept lies before `begin`, and behind it nothing is greater.
+    // Everything kept is before `begin`, and nothing after it is greater.
     if (begin < end && *begin < cut.score) return cut;
     const int64_t dropped = std::count(begin, top.data() + top.size(), cut.score);
     if (dropped == 0) return cut;
@@ -232,7 +232,7 @@ class Row {
     return cut;
   }
 
-  // The index behind the first `count` scores that equal `score`.
+  // The index after the first `count` scores equal to `score`.
   int64_t behind_ties(const float* scores, float score, int64_t count) const {
     int64_t i = 0;
     for (; i + kSampleBlock <= vocab_; i += kSampleBlock) {
@@ -257,7 +257,7 @@ class Row {
     return std::accumulate(sums.begin(), sums.end(), 0.0);
   }
 
-  // The scores of at least `bound`.
+  // Collects the scores >= `bound`.
   void collect(const float* scores, float bound, std::vector<float>& found) const {
     found.resize(static_cast<size_t>(vocab_));
     size_t count = 0;
@@ -267,7 +267,7 @@ class Row {
       int any = 0;
       for (int64_t i = begin; i < end; ++i) any |= scores[i] >= bound ? 1 : 0;
       if (any == 0) continue;
-      for (int64_t i = begin; i < end; ++i) {  // without a branch: it would be taken at random
+      for (int64_t i = begin; i < end; ++i) {  // branchless, because a branch would be unpredictable
         found[count] = scores[i];
         count += scores[i] >= bound ? 1 : 0;
       }

@@ -24,8 +24,8 @@ void widen(const void* data, DType dtype, int64_t offset, int count, float* out)
   }
 }
 
-// most[i] = max(most[i], x[i]) of 16 floats, NaN if one of them is or x[i] is infinite. Without branches, for
-// the compiler to make vectors of.
+// most[i] = max(most[i], x[i]) for 16 floats; NaN if either is NaN or x[i] is infinite. Branchless, so that
+// the compiler vectorizes it.
 void keep_largest(const float* x, float* most) {
   for (int i = 0; i < kPageSize; ++i) most[i] = (x[i] > most[i] ? x[i] : most[i]) + (x[i] - x[i]);
 }
@@ -48,7 +48,7 @@ class Run {
   }
 
  private:
-  // One KV head of one block: rows (query, head of the group), as in tree_attention.
+  // Scores one KV head of one block: rows (query, head of the group), as in tree_attention.
   void run_unit(const QueryBlock& block, int head) const {
     const int rows = (block.query_end - block.query_begin) * group_;
     const size_t q_floats = size_t(rows) * channels_, tile_words = size_t{kPageSize} * words_;
@@ -96,8 +96,8 @@ class Run {
     }
   }
 
-  // Rows of q times scale, in units of log2. For minima and maxima, with q+ = max(q, 0) and q- = min(q, 0),
-  // the sum of max(q min, q max) is q- . min + q+ . max. For quarters, the slow channels alone.
+  // Rows of q times scale, in units of log2. For minima and maxima, the sum of max(q min, q max) is q- . min
+  // + q+ . max, with q+ = max(q, 0) and q- = min(q, 0). For quarters, only the slow channels.
   void pack_queries(const QueryBlock& block, int head, float* out) const {
     const int d = p_.head_dim;
     const float factor = p_.scale * kLog2E;
@@ -125,8 +125,8 @@ class Run {
            (int64_t{std::max(page, 0)} * p_.num_kv_heads + head) * parts_ * words_;
   }
 
-  // One part of the summaries of a segment's pages in the columns of its tile; in the other columns that of
-  // its first page.
+  // Packs one part of the summaries of a segment's pages into the columns of its tile; other columns repeat
+  // the first page's part.
   void pack_segment(const Segment& segment, int head, int part, uint32_t* tile) const {
     const uint32_t* rows[kPageSize];
     const int32_t* pages = p_.plan.pages + segment.page_offset;
@@ -141,7 +141,7 @@ class Run {
     }
   }
 
-  // One head's summaries of pages lie too far apart for the hardware to foresee the next.
+  // One head's page summaries are too far apart for the hardware prefetcher.
   void prefetch_segment(const Segment& segment, int head) const {
     constexpr int kLine = 16;  // words
     for (int j = 0; j < segment.num_pages; ++j) {
@@ -161,7 +161,7 @@ class Run {
   void write_scores(int query, int head, float* logits, float* scores) const {
     const int position = p_.plan.query_position[query];
     const int64_t seen = position / kPageSize + 1, padded = (seen + kPageSize - 1) / kPageSize * kPageSize;
-    // All pages but the last stand for 16 tokens: it is enough to say how many fewer that one has.
+    // All pages but the last have 16 tokens, so only the last page's logit needs a correction.
     const float fewer = std::log2(static_cast<float>(position % kPageSize + 1) / kPageSize);
     const int64_t token = p_.plan.query_order[query];
     std::fill_n(scores, padded, 0.0f);
@@ -179,11 +179,11 @@ class Run {
   const ScorePagesParams& p_;
   const PageScoreKernels kernels_;
   const int group_;
-  const int parts_;       // of a page, the largest of whose products is its logit
-  const int channels_;    // of a part
+  const int parts_;       // parts of a page; the largest of their products is its logit
+  const int channels_;    // per part
   const bool pairs_;      // a word holds two channels
-  const int words_;       // of a part
-  const int64_t stride_;  // num_columns in whole vectors
+  const int words_;       // per part
+  const int64_t stride_;  // num_columns rounded up to whole vectors
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Estimated share of each page in the attention of each query, from the summaries of the pages.
+// Estimates each page's share of each query's attention from the page summaries.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +19,16 @@ struct ScorePagesParams {
   int num_q_heads;
   float scale;
   float* scores;        // [num_kv_heads, num_queries, num_columns], contiguous
-  int64_t num_columns;  // most pages that a query sees, or more
+  int64_t num_columns;  // at least the largest number of pages that a query sees
 };
 
-// A page of n tokens that the query sees stands for n keys with the logit scale * q . mean, or with the upper
-// bound scale * sum of max(q min, q max); or the largest scale * q . mean of its quarters; the score is the
-// softmax of that over the pages, mean over the query heads of the KV head. 0 for pages that a query does not
-// see. As in tree_attention, the bits of a row depend on its own query and path only.
+// A page with n tokens visible to the query stands for n keys with one logit: scale * q . mean, the upper
+// bound scale * sum of max(q min, q max), or the largest scale * q . mean of its quarters. The score is the
+// softmax of these over the pages, averaged over the query heads of the KV head; 0 for pages that a query
+// does not see. As in tree_attention, a row's bits depend only on its own query and path.
 //
-// Throws ArgumentError where an index of the plan leads outside its arrays or the pool, and, with some scores
-// written, where a row's scores are not finite.
+// Throws ArgumentError if an index of the plan is outside its arrays or the pool and, with some scores
+// already written, if a row's scores are not finite.
 void score_pages(const ScorePagesParams& params, int num_threads);
 
 }  // namespace tts

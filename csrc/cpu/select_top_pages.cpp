@@ -15,18 +15,18 @@
 namespace tts {
 namespace {
 
-// A thread is worth waking for so many scores (some 100 microseconds).
+// Scores that make waking a thread worthwhile (about 100 microseconds).
 constexpr int64_t kMinScoresPerThread = int64_t{1} << 15;
 
 struct Row {
   int32_t branch;
   int32_t token;   // row of scores and mask
   int32_t seen;    // columns
-  int32_t tail;    // its first column; `seen` where there is none
+  int32_t tail;    // first column of the tail; `seen` if there is none
   int32_t budget;  // < seen
 };
 
-// A page that some row of a group may take, in the order of first sight.
+// A page that some row of a group may take, in order of first occurrence.
 struct Candidate {
   double score;
   int32_t column;
@@ -46,7 +46,8 @@ class Run {
   }
 
  private:
-  // Rows that choose, and in groups those that choose together, depth-first. The others read everything.
+  // Finds the rows that choose, and groups those that choose together, depth-first. Other rows read
+  // everything.
   void find_groups() {
     for (int64_t b = 0; b < p_.num_branches; ++b) {
       for (int32_t i = p_.branches[b].query_begin; i < p_.branches[b].query_end; ++i) {
@@ -90,7 +91,7 @@ class Run {
     return scores;
   }
 
-  // Selects what a row always keeps; the sum of its scores.
+  // Selects the pages that a row always keeps; returns the sum of their scores.
   double keep(const Row& row, int head, const float* scores) {
     const int32_t first = keep_before(row), last = keep_from(row);
     set_columns(head, row.token, 0, first);
@@ -101,7 +102,7 @@ class Run {
     return sum;
   }
 
-  // A group of one row: what select() does, without looking for pages that rows share; 3 times as fast.
+  // select() for a group of one row: 3 times as fast, as no shared pages are looked for.
   void select_alone(const Row& row, int head) {
     const float* scores = checked_scores(row, head);
     const int32_t first = keep_before(row), last = keep_from(row);
@@ -117,7 +118,7 @@ class Run {
     const int32_t end = group_begin_[static_cast<size_t>(group) + 1];
     if (end == begin + 1) return select_alone(rows_[static_cast<size_t>(begin)], head);
     thread_local std::vector<Candidate> candidates;
-    thread_local std::vector<int32_t> path;   // column -> candidate of the branch at hand, -1: none yet
+    thread_local std::vector<int32_t> path;   // column -> candidate of the current branch, -1: none yet
     thread_local std::vector<uint8_t> taken;  // by candidate
     candidates.clear();
     path.assign(static_cast<size_t>(p_.num_columns), -1);
@@ -152,7 +153,7 @@ class Run {
         [&](int32_t i) { taken[static_cast<size_t>(i)] = 1; });
 
     path.assign(static_cast<size_t>(p_.num_columns), -1);
-    int32_t next = 0;  // candidates are met in the same order again
+    int32_t next = 0;  // candidates recur in the same order
     for (int32_t r = begin; r < end; ++r) {
       const Row& row = rows_[static_cast<size_t>(r)];
       forget_foreign_columns(r, begin, path);
@@ -164,7 +165,7 @@ class Run {
     }
   }
 
-  // Columns that row r does not share with the row before it are other pages.
+  // Forgets the columns in which row r does not share pages with the row before it.
   void forget_foreign_columns(int32_t r, int32_t begin, std::vector<int32_t>& path) const {
     if (r == begin) return;
     const int32_t a = rows_[static_cast<size_t>(r - 1)].branch, b = rows_[static_cast<size_t>(r)].branch;
@@ -174,13 +175,13 @@ class Run {
     std::fill(path.begin() + std::min<int64_t>(agreed, p_.num_columns), path.end(), -1);
   }
 
-  // Calls take(i) for the best `quota` of n candidates that have a score, fewer where less than all of it
-  // makes `sum` `enough`. Of equal scores the one that comes `before(i, j)`.
+  // Calls take(i) for the best `quota` of n candidates that have a score, or for fewer once `sum` reaches
+  // `enough`. `before(i, j)` orders equal scores.
   template <class Score, class Before, class Take>
   static void take_best(int32_t n, int32_t quota, double sum, double enough, const Score& score,
                         const Before& before, const Take& take) {
     if (quota == 0) return;
-    // Bins by exponent and the leading bits of the mantissa: in which one lies the last to be taken?
+    // Bins by exponent and leading mantissa bits, to find the bin with the last candidate to take.
     int32_t bin_size[kBins] = {};
     for (int32_t i = 0; i < n; ++i) ++bin_size[bin_of(score(i))];
     int last_bin = kBins - 1;
@@ -209,11 +210,11 @@ class Run {
     }
   }
 
-  // Grows with the score, 32 bins an octave: scores below 2^-63 share the first, those of almost 2 and more
-  // the last.
+  // Increases with the score, 32 bins per octave: scores below 2^-63 share the first bin, scores from almost
+  // 2 on the last.
   static constexpr int kBins = 2048;
   static int bin_of(double score) {
-    // -0.0 counts as a score of 0, but its sign bit would count as the highest exponent: the sum has none.
+    // -0.0 must count as 0, but its sign bit would read as the highest exponent; the sum clears it.
     const auto bits = static_cast<int64_t>(std::bit_cast<uint64_t>(score + 0.0) >> 47);
     return static_cast<int>(std::clamp<int64_t>(bits - (int64_t{1023 - 63} << 5), 0, kBins - 1));
   }
@@ -221,7 +222,7 @@ class Run {
   const SelectTopPagesParams& p_;
   const int64_t words_;
   std::vector<Row> rows_;
-  std::vector<int32_t> group_begin_;  // in rows_, and their number at the end
+  std::vector<int32_t> group_begin_;  // index into rows_; the last entry is the number of rows
 };
 
 }  // namespace
@@ -267,7 +268,7 @@ SelectionCounts count_selected(const PlanView& plan, const int32_t* mask, int nu
       const Segment& segment = plan.segments[i];
       const int tile = segment.first_page / kTilePages;
       if (tile / 2 >= mask_words) continue;
-      uint32_t held = 0;  // columns of the tile that the segment has pages for
+      uint32_t held = 0;  // columns of the tile for which the segment has pages
       for (int j = 0; j < segment.num_pages; ++j) {
         const bool hole = plan.pages[segment.page_offset + j] < 0;
         held |= uint32_t{!hole} << ((segment.first_page + j) % kTilePages);

@@ -1,4 +1,4 @@
-// Which pages each query reads, from a score of each page.
+// Selects the pages each query reads, from a score per page.
 #pragma once
 
 #include <cstdint>
@@ -16,19 +16,19 @@ struct SelectTopPagesParams {
   const int32_t* query_position;  // [num_queries] by depth-first number
   const PlannedBranch* branches;  // [num_branches], depth-first
   int64_t num_branches;
-  const int32_t* budget;  // [num_queries] by row: pages to read, those always kept included
-  double top_p;           // > 0; infinity for none
+  const int32_t* budget;  // [num_queries] by row: pages to read, including those always kept
+  double top_p;           // > 0; infinity: none
   int sink, recent;
   const int32_t* tail_begin;  // [num_queries] by row: first column of the tail, always kept; null: no tails
-  const int32_t* groups;      // [num_queries] by row: equal ones choose together; null: each row alone
+  const int32_t* groups;      // [num_queries] by row: equal entries choose together; null: each row alone
   int32_t* mask;              // [num_kv_heads, num_queries, ceil(num_columns / 32)], contiguous
 };
 
-// tts_kernels.select_top_pages has the rule. Throws ArgumentError where the plan's numbers do not fit.
+// tts_kernels.select_top_pages documents the rule. Throws ArgumentError if the plan's numbers do not fit.
 void select_top_pages(const SelectTopPagesParams& params, int num_threads);
 
-// What a selection comes to for one plan: (query, page, KV head) triples that are read, and distinct (page,
-// KV head) pairs among them. Throws ArgumentError as tree_attention does.
+// Counts of a selection over one plan. pairs: (query, page, KV head) triples read; loads: distinct (page, KV
+// head) pairs among them. Throws ArgumentError as tree_attention does.
 struct SelectionCounts {
   int64_t pairs, loads;
 };

@@ -1,4 +1,4 @@
-// Work units, their threads, and what joins their results: the merge of chunks and the rounding of rows.
+// Divides attention into work units for threads and joins their results: merges chunks and rounds rows.
 #include "cpu/tree_attention.h"
 
 #include <algorithm>
@@ -19,26 +19,26 @@
 namespace tts {
 namespace {
 
-// A thread is worth waking for so much work (some 20 microseconds).
+// Work that makes waking a thread worthwhile (about 20 microseconds).
 constexpr int64_t kMinFlopPerThread = int64_t{1} << 20;
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
-// Split units only while their partial states stay small beside the KV that they stand for.
+// Units are split only while their partial states stay small compared with the KV that they cover.
 constexpr int64_t kMaxPartialFloats = int64_t{1} << 26;
 
 struct Chunk {
   int segment_begin, segment_end;
 };
 
-// One KV head of one query block: all its chunks in order, or (partial >= 0) a single one of them.
+// One KV head of one query block: all its chunks in order, or one chunk (partial >= 0).
 struct Unit {
   int block, head, partial;
   int64_t cost;
 };
 
-// What a row's merged state is finished with: the softmax's denominator in units of 2^m, and the natural
-// logarithm of the sum of the exponentials.
+// Final numbers of a row's merged state: the softmax denominator in units of 2^m, and the natural
+// log-sum-exp.
 struct RowEnd {
   float total, lse;
 };
@@ -49,8 +49,8 @@ AttentionState state_at(float* data, int rows, int head_dim) {
   return {data + int64_t{rows} * head_dim, data + int64_t{rows} * (head_dim + 1), data};
 }
 
-// into = into (+) next, row by row; the only merge there is, so that chunks run in sequence or in parallel
-// give the same bits. A row that one of them left untouched is the other's, exactly.
+// into = into (+) next, row by row. All merges use this function, so that sequential and parallel chunks give
+// the same bits. A row that one state left untouched is taken exactly from the other.
 void merge(const AttentionState& into, const AttentionState& next, int rows, int head_dim) {
   for (int row = 0; row < rows; ++row) {
     if (next.l[row] == 0.0f) continue;
@@ -103,7 +103,7 @@ class Run {
     return p_.attention_chunk > 0 ? std::max(first, position - position % p_.attention_chunk) : first;
   }
 
-  // Segments of each block by chunk of the path, without the chunks that lie before every window.
+  // Groups each block's segments by chunk of the path, and omits chunks before every window.
   void find_chunks() {
     first_chunk_.push_back(0);
     for (int b = 0; b < p_.plan.num_blocks; ++b) {
@@ -129,7 +129,7 @@ class Run {
     return std::any_of(plan.pages, plan.pages + plan.num_pages, [](int32_t page) { return page < 0; });
   }
 
-  // (query, page) pairs, mean over the KV heads.
+  // Number of (query, page) pairs, averaged over the KV heads.
   int64_t pages_read() const {
     if (p_.mask == nullptr) return cost(0, first_chunk_.back());
     int64_t bits = 0;
@@ -231,7 +231,7 @@ class Run {
       return;
     }
     attend(unit, first + unit.partial, scratch, partial_state(unit, unit.partial));
-    // Whoever finishes the last chunk merges them all, in order.
+    // The thread that finishes the last chunk merges all chunks, in order.
     if (unfinished_[unit.block * heads + unit.head].fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     for (int c = 1; c < chunks; ++c) merge(partial_state(unit, 0), partial_state(unit, c), n, d);
     write_rows(unit, partial_state(unit, 0));
@@ -280,7 +280,7 @@ class Run {
     });
   }
 
-  // A sink counts here, once, behind the merge of all chunks.
+  // A sink counts once, here, after the merge of all chunks.
   RowEnd end_of(const AttentionState& state, int row, int64_t head) const {
     const float m = state.m[row], l = state.l[row];
     if (p_.sinks == nullptr || p_.sinks[head] == -INFINITY) return {l, (m + std::log2(l)) * kLn2};
@@ -295,7 +295,7 @@ class Run {
       const int64_t index = token * p_.num_q_heads + head;
       const float* acc = state.acc + int64_t{row} * d;
       const RowEnd end = end_of(state, row, head);
-      const float inverse = end.total == 0.0f ? 0.0f : 1.0f / end.total;  // 0: it reads nothing
+      const float inverse = end.total == 0.0f ? 0.0f : 1.0f / end.total;  // total 0: the row reads nothing
       for (int c = 0; c < d; ++c) {
         if (p_.q_dtype == DType::kFloat32) {
           static_cast<float*>(p_.out)[index * d + c] = acc[c] * inverse;
@@ -331,11 +331,11 @@ class Run {
   const AttentionKernels kernels_;
   const bool sparse_;
   std::vector<Chunk> chunks_;
-  std::vector<int> first_chunk_;         // [num_blocks + 1] of each block in chunks_
-  std::vector<int64_t> partial_offset_;  // [num_blocks] in partials_
+  std::vector<int> first_chunk_;         // [num_blocks + 1] index into chunks_, by block
+  std::vector<int64_t> partial_offset_;  // [num_blocks] offset into partials_
   std::vector<Unit> units_;
-  std::vector<float> mass_;                         // [block][head] what MassExport points at
-  std::vector<int64_t> mass_offset_;                // [num_blocks] in mass_
+  std::vector<float> mass_;                         // [block][head] data of MassExport
+  std::vector<int64_t> mass_offset_;                // [num_blocks] offset into mass_
   std::unique_ptr<float[]> partials_;               // [block][head][chunk] states of split blocks
   std::unique_ptr<std::atomic<int>[]> unfinished_;  // [block, head] chunks not yet attended
 };

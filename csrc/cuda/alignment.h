@@ -1,4 +1,4 @@
-// What launches check of addresses and sizes.
+// Address and size checks of the launches.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace tts::cuda {
 
-inline constexpr int64_t kMaxGrid = int64_t{1} << 31;  // of blocks along x
+inline constexpr int64_t kMaxGrid = int64_t{1} << 31;  // blocks along x
 
 inline bool aligned(const void* data) { return reinterpret_cast<uintptr_t>(data) % 16 == 0; }
 
@@ -22,7 +22,7 @@ inline bool aligned(const Rows& rows, int32_t element_bytes) {
   return aligned(rows.data) && rows.token_stride % elements == 0 && rows.head_stride % elements == 0;
 }
 
-// All rows of K and V begin and end at multiples of 16 bytes.
+// Whether all rows of K and V begin and end at multiples of 16 bytes.
 inline bool aligned(const Pages& pages) {
   return aligned(pages.k, pages.element_bytes) && aligned(pages.v, pages.element_bytes) &&
          pages.head_dim * pages.element_bytes % 16 == 0;

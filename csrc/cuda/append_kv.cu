@@ -18,7 +18,7 @@ struct AppendArgs {
   int32_t page_size, num_heads, row_chunks;
 };
 
-// One block a token.
+// One block per token.
 template <class Chunk>
 __global__ void __launch_bounds__(kThreads) append_kernel(AppendArgs<Chunk> args) {
   const int64_t token = blockIdx.x;

@@ -1,4 +1,4 @@
-// Tensors seen as chunks of 16 bytes where alignment allows it, else as elements.
+// Views tensors as chunks of 16 bytes if alignment allows it, else as elements.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ ChunkTensor<Chunk> to_chunks(const PageTensor& pages, int32_t element_bytes) {
           pages.token_stride / elements};
 }
 
-// Tokens take the place of pages.
+// Views rows of tokens: tokens stand in for pages.
 template <class Chunk>
 ChunkTensor<Chunk> to_chunks(const Rows& rows, int32_t element_bytes) {
   const int64_t elements = static_cast<int64_t>(sizeof(Chunk)) / element_bytes;

@@ -18,7 +18,7 @@ struct CopyArgs {
   int32_t num_heads, page_size, row_chunks;
 };
 
-// One block a pair and layer, pairs fastest.
+// One block per pair and layer; pairs vary fastest.
 template <class Chunk>
 __global__ void __launch_bounds__(kThreads) copy_kernel(CopyArgs<Chunk> args) {
   const int64_t layer = blockIdx.x / args.num_copies, pair = blockIdx.x % args.num_copies;

@@ -1,4 +1,4 @@
-// How kernels are launched. csrc/tests/cuda_shim has a file of this name that runs them on the CPU.
+// Launches kernels. csrc/tests/cuda_shim has a file of this name that runs them on the CPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -27,11 +27,11 @@ void launch(void (*kernel)(Args), const char* name, dim3 grid, unsigned threads,
         name);
 }
 
-// The same with dynamic shared memory beyond the 48 KiB that a kernel has unasked.
+// The same with dynamic shared memory beyond the default limit of 48 KiB.
 template <auto kKernel, class Args>
 void launch_shared(const char* name, dim3 grid, unsigned threads, size_t shared_bytes, void* stream,
                    Args args) {
-  static std::atomic<uint64_t> ready{0};  // devices that have been asked, one bit each
+  static std::atomic<uint64_t> ready{0};  // devices already configured, one bit each
   int device = 0;
   check(cudaGetDevice(&device), name);
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;

@@ -1,4 +1,5 @@
-// Results of queries whose path several items share out: one block merges all heads of a group of one query.
+// Merges the results of queries whose path is split among several items: one block merges all heads of a
+// group for one query.
 #include <cmath>
 
 #include "cuda/launch.cuh"
@@ -23,8 +24,8 @@ struct MergeArgs {
   int32_t num_kv_heads, group, head_dim;
 };
 
-// A row takes head_dim / 4 threads, each with 4 channels. Partials are added in the order of the path.
-// Behind the planned queries, query i is row i of q, the padding of a batch, and has seen nothing.
+// A row takes head_dim / 4 threads with 4 channels each. Partials are added in path order. After the planned
+// queries, query i is row i of q, padding of the batch that has seen nothing.
 template <DType kType>
 __global__ void __launch_bounds__(kThreads) merge_kernel(MergeArgs args) {
   const int32_t query = blockIdx.x, kv_head = blockIdx.y;

@@ -1,5 +1,5 @@
-// The few instructions that C++ has no words for, of the sm_80 generation. csrc/tests/cuda_shim has a file of
-// this name with the same functions on the CPU.
+// Wraps the sm_80 instructions that C++ cannot express. csrc/tests/cuda_shim has a file of this name with the
+// same functions for the CPU.
 //
 // Fragments of mma.sync.m16n8k16, with g = lane / 4 and t = lane % 4, are registers of two 16-bit elements:
 //   A [16, 16]  a[0]: row g,     columns 2t, 2t + 1   a[2]: row g,     columns 2t + 8, 2t + 9
@@ -19,7 +19,7 @@ __device__ inline unsigned char* shared_memory() {
   return bytes;
 }
 
-// Copies 16 bytes from global to shared memory; zeros, and nothing is read, where they are not `valid`.
+// Copies 16 bytes from global to shared memory; if not `valid`, writes zeros and reads nothing.
 __device__ inline void cp_async(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(to))),
@@ -29,14 +29,14 @@ __device__ inline void cp_async(void* to, const void* from, bool valid) {
 
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
-// Until all but the last kPending groups of this thread's copies are there.
+// Waits until all but the last kPending groups of this thread's copies have arrived.
 template <int kPending>
 __device__ inline void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(kPending) : "memory");
 }
 
-// Four 8x8 matrices of 16-bit elements; lane 8 i + j brings the address of row j of matrix i. r[i] receives
-// columns 2t, 2t + 1 of row g of matrix i.
+// Loads four 8x8 matrices of 16-bit elements; lane 8 i + j passes the address of row j of matrix i. r[i]
+// receives columns 2t, 2t + 1 of row g of matrix i.
 __device__ inline void ldmatrix(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -44,7 +44,7 @@ __device__ inline void ldmatrix(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
-// The same of their transposes: rows 2t, 2t + 1 of column g.
+// The same for their transposes: rows 2t, 2t + 1 of column g.
 __device__ inline void ldmatrix_trans(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -68,7 +68,7 @@ __device__ inline void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, u
   }
 }
 
-// Two floats rounded to nearest even, `low` in the lower half.
+// Packs two floats, rounded to nearest even, with `low` in the lower half.
 template <DType kType>
 __device__ inline uint32_t pack(float low, float high) {
   uint32_t packed;
@@ -80,7 +80,7 @@ __device__ inline uint32_t pack(float low, float high) {
   return packed;
 }
 
-// 2 ** x with 2 ulp; 0 where that is below the least normal number.
+// 2 ** x to 2 ulp; 0 if the result is below the least normal number.
 __device__ inline float fast_exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));

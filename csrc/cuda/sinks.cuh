@@ -1,11 +1,11 @@
-// A sink, a logit without a value, in the softmax of a row that is finished but for it.
+// Adds a sink, a logit without a value, to the otherwise finished softmax of a row.
 #pragma once
 
 #include <cmath>
 
 namespace tts::cuda {
 
-// Adds the sink to the row's natural log-sum-exp; returns the factor of its output.
+// Adds the sink to the row's natural log-sum-exp; returns the factor for the row's output.
 __device__ inline float count_sink(float sink, float& lse) {
   const float top = fmaxf(lse, sink);
   if (top == -INFINITY) return 0;  // nothing seen, and no sink

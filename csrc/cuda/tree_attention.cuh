@@ -1,9 +1,9 @@
 // The attention kernel: one block computes one item of the work list for one KV head.
 //
-// K and V come in tiles of 64 tokens through a ring of stages in shared memory that cp.async fills ahead.
-// Tiles of 64 rows give each of the 4 warps 16 rows and all tokens of a tile; tiles of 16 rows give each warp
-// all rows and 16 tokens of each tile, and the warps' softmax states are merged at the end, in the order of
-// the warps.
+// K and V arrive in tiles of 64 tokens through a ring of stages in shared memory, which cp.async fills ahead.
+// With 64 rows per item, each of the 4 warps takes 16 rows and all tokens of a tile. With 16 rows, each warp
+// takes all rows and 16 tokens of each tile, and the warps' softmax states are merged at the end, in warp
+// order.
 #pragma once
 
 #include <cmath>
@@ -22,38 +22,38 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileTokens = 64;
 
-// Tiles of K and V on their way while another is computed with: so many that two blocks fit a multiprocessor.
+// Number of K and V tiles in the ring: as many as let two blocks fit a multiprocessor.
 template <int kHeadDim>
 constexpr int kStages = kHeadDim == 64 ? 3 : 2;
 
 template <int kHeadDim>
 struct SharedTiles {
-  static constexpr int kRowChunks = kHeadDim / 8;  // of 16 bytes
+  static constexpr int kRowChunks = kHeadDim / 8;  // chunks of 16 bytes
 
   uint4 tiles[kStages<kHeadDim>][2][kTileTokens * kRowChunks];  // K and V
-  int64_t offsets[kStages<kHeadDim>][2][kTileTokens];  // of tokens in the page tensors; -1: not there
-  // Whether a token is there at all. One more than stages: a tile's are read while the first warps already
-  // store those of the tile that takes its stage.
+  int64_t offsets[kStages<kHeadDim>][2][kTileTokens];           // of tokens in the page tensors; -1: absent
+  // Whether a token exists. One entry more than stages: a tile's flags are still read while the first warps
+  // store those of the tile that reuses its stage.
   bool held[kStages<kHeadDim> + 1][kTileTokens];
 
-  // Rows are 128 or 256 bytes apart, so that chunk c of all of them falls into the same banks; the exclusive
-  // or spreads 8 successive rows over all banks.
+  // Rows are 128 or 256 bytes apart, so chunk c of every row would fall into the same banks; the exclusive or
+  // spreads 8 successive rows over all banks.
   static constexpr __device__ int at(int token, int chunk) {
     return token * kRowChunks + (chunk ^ (token & 7));
   }
 };
 
-// Softmax states that the warps leave behind, in place of the tiles.
+// Softmax states that the warps store over the tiles.
 template <int kHeadDim>
 struct SharedStates {
-  static constexpr int kRowFloats = kHeadDim + 8;  // the padding keeps accesses free of bank conflicts
+  static constexpr int kRowFloats = kHeadDim + 8;  // padding avoids bank conflicts
 
   float max[16 * kWarps];
   float sum[16 * kWarps];
   float out[16 * kWarps][kRowFloats];
 };
 
-// What a warp holds of its 16 rows: this thread has elements of rows g and g + 8 (see ptx.cuh).
+// A warp's state of its 16 rows: this thread has elements of rows g and g + 8 (see ptx.cuh).
 template <int kHeadDim>
 struct WarpState {
   uint32_t q[kHeadDim / 16][4];
@@ -69,9 +69,9 @@ __device__ inline uint32_t load_pair(const uint16_t* from, bool aligned) {
   return from[0] | uint32_t{from[1]} << 16;
 }
 
-// Tokens of the item, counted from its first.
+// Tokens of the item, counted from its first token.
 struct TokenRange {
-  int32_t begin, end;                    // some row may see these; begin is that of a tile
+  int32_t begin, end;                    // some row may see these; begin is the start of a tile
   int32_t unmasked_begin, unmasked_end;  // all rows see these
 };
 
@@ -115,8 +115,8 @@ __device__ void load_rows(const AttentionArgs& args, const WorkItem& item, int32
   }
 }
 
-// Page of a token of the item, -1 behind its end and where it was evicted. Half of the threads are asked for
-// K, half for V.
+// Page of a token of the item; -1 after its end and for evicted pages. Half of the threads ask for K, half
+// for V.
 __device__ inline int32_t page_of(const AttentionArgs& args, const WorkItem& item, int32_t token) {
   return token < item.num_tokens ? args.work[args.layout.pages + item.page_offset + token / args.page_size]
                                  : -1;
@@ -132,7 +132,7 @@ __device__ void store_offset(const AttentionArgs& args, int32_t token, int32_t p
       page < 0 ? -1 : page * tensor.outer_stride + token % args.page_size * tensor.token_stride;
 }
 
-// Rows that begin anywhere; not asynchronous.
+// Loads rows of any alignment; not asynchronous.
 template <int kHeadDim>
 __device__ void load_unaligned_tile(const AttentionArgs& args, int32_t kv_head, int stage,
                                     SharedTiles<kHeadDim>& shared) {
@@ -170,7 +170,7 @@ __device__ void load_tile(const AttentionArgs& args, int32_t kv_head, int stage,
   }
 }
 
-// s [16 rows, kTokens] of the warp's tokens, from `token` of the tile on.
+// Computes s [16 rows, kTokens] for the warp's tokens, from `token` of the tile on.
 template <DType kType, int kHeadDim, int kTokens>
 __device__ void multiply_keys(const WarpState<kHeadDim>& state, const uint4* keys, int token,
                               float (&s)[kTokens / 8][4]) {
@@ -209,8 +209,8 @@ __device__ void multiply_values(const float (&p)[kTokens / 8][4], const uint4* v
   }
 }
 
-// Turns the products of the tokens from `token` of the item on into probabilities over the greatest so far,
-// and brings the state to it. `held`: which of them are there, read where `masked`.
+// Turns the products of tokens from `token` of the item on into probabilities relative to the running
+// maximum, and rescales the state to it. `held`: which tokens exist; read only if `masked`.
 template <int kHeadDim, int kTokens>
 __device__ void softmax_step(const AttentionArgs& args, int32_t token, bool masked, const bool* held,
                              float (&s)[kTokens / 8][4], WarpState<kHeadDim>& state) {
@@ -279,7 +279,7 @@ __device__ void leave_state(const WarpState<kHeadDim>& state, SharedStates<kHead
   }
 }
 
-// The merged state of one row, for the 8 threads that write it: this thread has channels 4 i + 32 j.
+// Merged state of one row, for the 8 threads that write it: this thread has channels 4 i + 32 j.
 template <int kHeadDim>
 struct RowResult {
   float4 out[kHeadDim / 32];
@@ -371,7 +371,7 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
   int stage = 0, held = 0;
   for (int32_t start = range.begin; start < range.end; start += kTileTokens) {
     cp_async_wait<kS - 2>();
-    __syncthreads();  // the tile is there for all threads, and all have left the one before
+    __syncthreads();  // all threads can read the tile, and all are done with the previous one
     if (start + (kS - 1) * kTileTokens < range.end) {
       load_tile(args, kv_head, stage == 0 ? kS - 1 : stage - 1, shared);
     }
@@ -402,7 +402,7 @@ __device__ void attend(const AttentionArgs& args, const WorkItem& item, int32_t 
   }
 }
 
-// Grid: num_items * num_kv_heads blocks, heads fastest, so that the most expensive items start first.
+// Grid: num_items * num_kv_heads blocks; heads vary fastest, so that the most expensive items start first.
 template <DType kType, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 2)
     tree_attention_kernel(const __grid_constant__ AttentionArgs args) {

@@ -1,4 +1,4 @@
-// The little that a test executable needs: CHECK prints what failed and where, and main returns failures().
+// A minimal test harness: CHECK prints what failed and where, and main returns failures().
 #pragma once
 
 #include <cstdio>

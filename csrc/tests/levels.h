@@ -1,4 +1,4 @@
-// Tests at every instruction-set level.
+// Runs tests at every instruction-set level.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace tts::test {
 
-// Calls body(seed) for the seeds 0 .. seeds - 1 at each level that this machine supports. The first call of
-// cpu_isa() refuses a level that the environment names and the machine does not have.
+// Calls body(seed) for seeds 0 .. seeds - 1 at each level that this machine supports. The first call of
+// cpu_isa() rejects a level named by the environment that the machine does not support.
 template <class Body>
 void at_each_level(uint32_t seeds, const Body& body) {
   std::printf("default level: %s\n", cpu_isa().name);

@@ -1,5 +1,5 @@
-// What tests of products with panels of 16 outputs share. A Product has rows, columns(), end, before,
-// sum(row, panel, lane) in float64, and run(begin, end, num_threads), which computes those of its rows.
+// Shared by the tests of products with panels of 16 outputs. A Product has rows, columns(), end, before,
+// sum(row, panel, lane) in float64, and run(begin, end, num_threads), which computes these rows.
 #pragma once
 
 #include <cmath>
@@ -24,7 +24,7 @@ double expected(const Product& product, int64_t row, int64_t column) {
   return (product.end == LinearEnd::kAdd ? double{before} : 0.0) + product.sum(row, panel, lane);
 }
 
-// out: of all rows.
+// out: outputs of all rows.
 template <class Product>
 void check_entry(const Product& product, const std::vector<float>& out, int64_t row, int64_t column) {
   const double exact = expected(product, row, column);
@@ -32,7 +32,7 @@ void check_entry(const Product& product, const std::vector<float>& out, int64_t 
   CHECK(std::abs(double{got} - exact) < 1e-4 * (1 + std::abs(exact)));
 }
 
-// A row's bits are the same whatever rows are beside it, and on any number of threads.
+// A row's bits must not depend on other rows or on the number of threads.
 template <class Product>
 void test_rows_apart(const Product& product, Random& random) {
   const std::vector<float> whole = product.run(0, product.rows, 2);

@@ -1,4 +1,4 @@
-// Random numbers of tests.
+// Random numbers for tests.
 #pragma once
 
 #include <random>

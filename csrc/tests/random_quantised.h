@@ -1,4 +1,4 @@
-// Quantised weights of any form, of random bytes but for their scales.
+// Quantised weights of any form: random bytes, except for scales.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +31,7 @@ inline int64_t blocks_of(const QuantForm& form, int64_t inputs) {
   return (inputs + each - 1) / each;
 }
 
-// [panels][blocks] of them.
+// Random blocks, [panels][blocks].
 inline std::vector<uint8_t> random_panels(Random& random, const QuantForm& form, int64_t panels,
                                           int64_t inputs) {
   const QuantLayout layout = quant_layout(form);
@@ -51,7 +51,7 @@ inline std::vector<uint8_t> random_panels(Random& random, const QuantForm& form,
     }
     const bool halves = form.scales == QuantScales::kFloat16 || form.scales == QuantScales::kBFloat16;
     for (int i = layout.scales_at / 2; halves && i < scales_end / 2; ++i) {
-      // Of some 2^-9; in float16 subnormal ones too.
+      // About 2^-9; in float16, also subnormal numbers.
       const int base = form.scales == QuantScales::kBFloat16 ? 0x3a80 : draw(random, 0, 1) == 0 ? 0 : 0x1800;
       const auto half = static_cast<uint16_t>(base + draw(random, 0, 127) + 0x8000 * draw(random, 0, 1));
       std::memcpy(at + 2 * i, &half, sizeof(half));
@@ -60,7 +60,7 @@ inline std::vector<uint8_t> random_panels(Random& random, const QuantForm& form,
   return weight;
 }
 
-// Of the inputs of panels; empty for one of two, as where they lie in their own order.
+// A random order of the inputs of panels; empty half of the time, for weights without an order.
 inline std::vector<int32_t> random_order(Random& random, int64_t inputs) {
   if (draw(random, 0, 1) == 0) return {};
   std::vector<int32_t> order(static_cast<size_t>(inputs));
@@ -69,7 +69,7 @@ inline std::vector<int32_t> random_order(Random& random, int64_t inputs) {
   return order;
 }
 
-// As kernels take it.
+// The order as kernels take it.
 inline const int32_t* order_at(const std::vector<int32_t>& order) {
   return order.empty() ? nullptr : order.data();
 }

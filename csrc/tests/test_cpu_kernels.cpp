@@ -1,6 +1,6 @@
 // Random trees through every instruction-set level, meant to run under the sanitizers: pools end where their
-// last page ends, so a read too far is seen. In this build the levels avx512_bf16 and amx run an emulated dot
-// product where the CPU has AVX-512. The comparison over all shapes is in
+// last page ends, so out-of-bounds reads are detected. In this build the levels avx512_bf16 and amx run an
+// emulated dot product if the CPU has AVX-512. The comparison over all shapes is in
 // tests/kernels/test_tree_attention.py.
 #include <algorithm>
 #include <array>
@@ -42,7 +42,7 @@ float to_float(uint16_t x) {
 float to_float(float x) { return x; }
 float to_float(int8_t x) { return x; }
 
-// Rows of new keys, values and queries: of the pages' dtype, but float unless said where that is int8.
+// Element type of new keys, values and queries: the pages' dtype; for int8 pages float by default.
 template <class Element>
 struct RowOf {
   using Type = Element;
@@ -128,7 +128,7 @@ struct Forest {
   }
 
   void fill(Random& random) {
-    Element nan;  // of int8 pages any byte: their scales are NaN
+    Element nan;  // in int8 pages any byte: their scales are NaN
     if constexpr (kInt8) {
       nan = 85;
     } else {
@@ -174,7 +174,7 @@ struct Forest {
             window,   soft_cap};
   }
 
-  // The definition, in double, of one row.
+  // One row by the definition, in double.
   std::vector<double> expected(int branch, int query, int row, int head, double* lse) {
     const KVView pool = view();
     const int position = lengths[branch] - query_lens[branch] + query;
@@ -206,7 +206,7 @@ struct Forest {
   }
 
   bool close(const std::vector<Row>& out, const std::vector<float>& lse) {
-    // bfloat16 outputs are rounded to 2^-9 relative; probabilities too where pairs are multiplied.
+    // bfloat16 outputs have a relative rounding error of 2^-9; probabilities too if pairs are multiplied.
     const double relative = sizeof(Row) == 2 ? 1.0 / 128 : 1e-5,
                  absolute = sizeof(Row) == 2 ? 1.0 / 256 : 1e-5;
     bool all = true;
@@ -249,8 +249,8 @@ void test_forest(uint32_t seed) {
   CHECK(std::all_of(other_lse.begin(), other_lse.end(), [](float x) { return std::isnan(x); }));
 }
 
-// With scales that are powers of two, int8 pages give bfloat16 queries the bits that bfloat16 pages of the
-// same values give them.
+// With power-of-two scales and bfloat16 queries, int8 pages give the same bits as bfloat16 pages of equal
+// values.
 void test_int8_beside_bfloat16(uint32_t seed) {
   Random random(seed), again(seed);
   Forest<int8_t, uint16_t> bytes(random);
@@ -279,8 +279,8 @@ void test_int8_beside_bfloat16(uint32_t seed) {
   CHECK(lse == expected_lse);
 }
 
-// Scores, a selection and attention over it: the same bits in other blocks and on more threads; everything
-// selected is dense; masses sum to 1.
+// Scores, a selection and attention over it: the same bits with other blocks and more threads; selecting
+// everything equals dense attention; masses sum to 1.
 template <class Pages>
 void test_sparse(uint32_t seed) {
   Random random(seed);
@@ -288,7 +288,7 @@ void test_sparse(uint32_t seed) {
   const int heads = forest.kv_heads, vectors = std::array{1, 2, kQuarters}[draw(random, 0, 2)],
             width = forest.width;
   const size_t rows = static_cast<size_t>(heads) * forest.num_queries, words = (width + 31u) / 32;
-  // As wide as the summaries of the pages in use, no page more: a read too far is seen.
+  // Only the summaries of pages in use, so that out-of-bounds reads are detected.
   std::vector<float> summaries(static_cast<size_t>(forest.num_pages) * heads * vectors *
                                summary_channels(vectors, forest.head_dim));
   std::normal_distribution<float> normal;
@@ -367,7 +367,7 @@ void test_kv_ops(uint32_t seed) {
               forest.rows(to_k, forest.kv_heads), forest.rows(to_v, forest.kv_heads), 2);
   };
   gather(table, k, v);
-  // Copies of all its pages to the end of a larger pool read back the same.
+  // Copies of all pages to the end of a larger pool must read back the same.
   std::vector<int32_t> copies, copied;
   for (const int32_t page : table) {
     copied.push_back(forest.num_pages + static_cast<int>(copied.size()));
@@ -388,7 +388,7 @@ void test_kv_ops(uint32_t seed) {
 }  // namespace
 }  // namespace tts
 
-// Arguments: the number of random cases; all of them, 15, take long in an emulator.
+// Argument: number of random cases; all 15 take long in an emulator.
 int main(int argc, char** argv) {
   const uint32_t cases = argc > 1 ? static_cast<uint32_t>(std::atoi(argv[1])) : 15;
   tts::test::at_each_level(cases, [](uint32_t seed) {

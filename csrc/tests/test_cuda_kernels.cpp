@@ -26,7 +26,7 @@ constexpr uint16_t kNan = 0x7fff;  // in both formats
 
 // --- storage ---
 
-// [pages, heads, page_size, head_dim] in memory of its own, laid out in one of the ways that users have.
+// [pages, heads, page_size, head_dim] in its own memory, in one of the layouts that users have.
 enum class Layout { kHND, kNHD, kHalvesOfRow, kUnaligned };
 
 struct Shape {
@@ -154,8 +154,8 @@ struct Forest {
     ++covered.sinks;
   }
 
-  // Branches that share a random part of an earlier one's pages, holes included, and evict pages of their
-  // own.
+  // Grows branches that share a random part of an earlier branch's pages, including holes, and evict pages of
+  // their own.
   Storage<uint16_t> grow(Random& random, Layout layout) {
     const int n = shape.page_size, branches = draw(random, 1, 9);
     for (int b = 0; b < branches; ++b) {
@@ -217,8 +217,8 @@ struct Forest {
     return values;
   }
 
-  // Checks one row of out and lse, of a head of q that sees k and v up to `position` beside its sink.
-  // Probabilities and results are rounded, each by `unit` of its size at most.
+  // Checks one row of out and lse, for a head of q that sees k and v up to `position`, and its sink.
+  // Probabilities and results have a relative rounding error of at most `unit`.
   bool close(const std::vector<float>& k, const std::vector<float>& v, int position, double sink,
              const uint16_t* query, const uint16_t* out, float lse) const {
     const double unit = dtype == DType::kBFloat16 ? 1.0 / 256 : 1.0 / 2048;
@@ -265,10 +265,11 @@ struct Result {
   }
 };
 
-constexpr int kPadding = 3;  // rows of out and lse behind those of the plan
+constexpr int kPadding = 3;  // rows of out and lse after those of the plan
 constexpr float kUnwritten = 77;
 
-// Of a call with `rows` rows of q. It may write no more of out and lse, and the memory of q ends there.
+// Result of a call with `rows` rows of q. It may write no further rows of out and lse, and q's memory ends
+// there.
 Result attend(const Forest& forest, const WorkPlanner& planner, bool spare, int rows) {
   const WorkCounts n = planner.counts();
   const auto room = [&](int64_t count) { return (count + 15 + (spare ? 32 : 0)) / 16 * 16; };
@@ -326,7 +327,7 @@ void check_attention(Forest& forest, const Result& result) {
   }
 }
 
-// The same with other values in the rows from `row` on.
+// `result` with other values in the rows from `row` on.
 Result fill_rows(const Forest& forest, Result result, int row, uint16_t out, float lse) {
   const int64_t begin = int64_t{row} * forest.shape.heads * forest.group;
   std::fill(result.out.begin() + begin * forest.shape.head_dim, result.out.end(), out);
@@ -339,7 +340,7 @@ void test_attention(uint32_t seed, DType dtype, int head_dim, Layout layout) {
   Forest forest(random, dtype, head_dim, layout);
   const Shape& s = forest.shape;
   const int height = pick(random, {16, 64, 64}), sms = pick(random, {1, 8, 132});
-  // Of so many bytes, tokens cost enough for small trees to be shared and split as large ones are.
+  // With this many bytes, tokens cost enough that small trees are shared and split like large ones.
   const int kv_bytes = pick(random, {2, 200});
   WorkPlanner planner({s.heads, forest.group, head_dim, kv_bytes, height, sms}, s.page_size, s.pages, false);
   std::vector<int32_t> tables;

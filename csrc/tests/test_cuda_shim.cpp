@@ -1,5 +1,5 @@
-// The instructions that the CUDA kernels are run with on the CPU, against the fragments of the PTX ISA, a
-// plain product and every 16-bit number.
+// Tests the shim's instructions, with which the CUDA kernels run on the CPU, against the fragments of the PTX
+// ISA, a plain product and every 16-bit number.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -29,8 +29,7 @@ void multiply_by_fragments(Matrices* m) {
     shared[384 + i] = m->b_columns[i / 16][i % 16];
   }
   __syncthreads();
-  // As the PTX ISA has it: a[i] in row group (+ 8 for odd i), column 2 in_group + (i's low bit) (+ 8 from a2
-  // on).
+  // By the PTX ISA: a[i] is in row group (+ 8 for odd i), column 2 in_group + (i's low bit) (+ 8 from a2 on).
   uint32_t a[4], b[2], loaded[4];
   for (int i = 0; i < 4; ++i) {
     const uint16_t* pair = &m->a[group + i % 2 * 8][in_group * 2 + i / 2 * 8];
@@ -69,7 +68,8 @@ void test_instructions(Random& random) {
   }
 }
 
-// Every 16-bit number that is not NaN comes back, and what lies half-way between two goes to the even one.
+// Every 16-bit number that is not NaN survives a round trip, and a value half-way between two rounds to the
+// even one.
 void test_float16() {
   for (const DType dtype : {DType::kFloat16, DType::kBFloat16}) {
     for (int bits = 0; bits < 0x10000; ++bits) {

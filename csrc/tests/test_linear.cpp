@@ -1,5 +1,5 @@
-// Weights of any kinds side by side have the bits that each has alone, at every instruction-set level; meant
-// to run under the sanitizers. What one weight gives: test_packed_linear.cpp, test_quantised_linear.cpp.
+// Weights of any kinds side by side give the same bits as each alone, at every instruction-set level; meant
+// to run under the sanitizers. test_packed_linear.cpp and test_quantised_linear.cpp test single weights.
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -77,7 +77,7 @@ void test_side_by_side(uint32_t seed) {
   }
 }
 
-// What does not fit is refused before anything is written, that of the last part too.
+// Sizes that do not fit are rejected before anything is written, in the last part too.
 void test_misfits() {
   Random random(1);
   const Weight good(random, 64, true), other(random, 64 + 256, true);

@@ -43,7 +43,7 @@ std::vector<float> floats(const std::vector<uint16_t>& values) {
   return wide;
 }
 
-// A product of random shape; x is float32 or bfloat16, of values that bfloat16 has.
+// A product of random shape; x is float32 or bfloat16, with values exact in bfloat16.
 struct Product {
   int64_t rows, inputs, panels, stride;
   LinearEnd end;
@@ -69,7 +69,7 @@ struct Product {
 
   int64_t columns() const { return 16 * panels / (end == LinearEnd::kSwiGLU ? 2 : 1); }
 
-  // Of rows [begin, end).
+  // Computes rows [begin, end).
   std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
     std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);

@@ -30,7 +30,7 @@ float widened(uint16_t bits, bool bfloat16) {
   return static_cast<float>(bits >> 15 ? -size : size);
 }
 
-// A product of random shape, over random bytes but for the scales.
+// A product of random shape, over random bytes except for the scales.
 struct Product {
   QuantForm form;
   QuantLayout layout;
@@ -66,7 +66,7 @@ struct Product {
 
   int64_t columns() const { return 16 * panels / (end == LinearEnd::kSwiGLU ? 2 : 1); }
 
-  // Of rows [begin, end).
+  // Computes rows [begin, end).
   std::vector<float> run(int64_t begin, int64_t row_end, int num_threads) const {
     std::vector<float> out(before.begin() + begin * columns(), before.begin() + row_end * columns());
     if (end != LinearEnd::kAdd) out.assign(out.size(), NAN);
@@ -115,13 +115,13 @@ struct Product {
     return (u - form.offset) * number(block, layout.scales_at, 0, group, lane) + least;
   }
 
-  // What input i of the panels is multiplied with.
+  // The element of x that input i of the panels is multiplied with.
   float x_at(int64_t row, int64_t i) const {
     const int64_t input = order.empty() ? i : order[static_cast<size_t>(i)];
     return x[static_cast<size_t>(row * stride + input)];
   }
 
-  // The same as the product takes it: in 8 bits, or as it is.
+  // The element as the product reads it: rounded to 8 bits, or unchanged.
   double seen(int64_t row, int64_t input) const {
     if (exact) return x_at(row, input);
     float most = 0.0f;

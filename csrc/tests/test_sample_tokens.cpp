@@ -19,7 +19,7 @@ using Random = std::mt19937;
 
 int draw(Random& random, int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
 
-// Token t has top-k rank and probability as counted here; without top-p, min-p and ties.
+// Checks each token's top-k rank and probability; without top-p, min-p and ties.
 void test_rows(uint32_t seed) {
   Random random(seed);
   const int rows = draw(random, 1, 5), vocab = draw(random, 1, 700), top_k = draw(random, 0, 9);
@@ -70,7 +70,8 @@ void test_rows(uint32_t seed) {
   CHECK_THROWS(sample_tokens(task, 1), ArgumentError);
 }
 
-// With few distinct logits: all tied at the k-th stay, then top-p drops the first of those tied at its cut.
+// With few distinct logits: tokens tied at the k-th all stay, then top-p drops the first of those tied at its
+// cut.
 void test_ties(uint32_t seed) {
   Random random(seed);
   const int vocab = draw(random, 1, 1100), top_k = draw(random, 0, 1) * draw(random, 0, vocab);
@@ -92,7 +93,7 @@ void test_ties(uint32_t seed) {
   std::vector<int> kept;
   for (const int token : ranked) {
     if (before < top_p * total) kept.push_back(token);
-    if (std::abs(before - top_p * total) < 1e-5 * total) return;  // too near to call
+    if (std::abs(before - top_p * total) < 1e-5 * total) return;  // too close to call
     before += std::exp(double{logit(token)});
   }
   for (int i = 0; i < 20; ++i) {
@@ -106,7 +107,7 @@ void test_ties(uint32_t seed) {
   }
 }
 
-// The greatest logit is a changed one; where it is forbidden, it is the greatest of the others.
+// The drawn token has the greatest logit, a changed one; if that is forbidden, the greatest of the others.
 void test_changes(uint32_t seed) {
   Random random(seed);
   const int rows = draw(random, 1, 5), vocab = draw(random, 2, 700);

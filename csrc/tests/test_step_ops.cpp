@@ -84,7 +84,7 @@ void test_rows(uint32_t seed) {
   CHECK(v32[0] == qkv[static_cast<size_t>((q_heads + kv_heads) * d)]);
 }
 
-// Weights of random kinds that live as long as this.
+// Owns weights of random kinds.
 class Weights {
  public:
   explicit Weights(Random& random) : random_(random) {}
@@ -106,7 +106,7 @@ class Weights {
   std::deque<std::vector<uint8_t>> bytes_;
 };
 
-// A token a branch, each alone on one page: what a query sees is its own value.
+// One token per branch, each alone on its page, so a query sees only its own value.
 void test_layers(uint32_t seed) {
   Random random(seed);
   const int tokens = draw(random, 1, 7), kv_heads = draw(random, 1, 2),

@@ -21,8 +21,8 @@ int64_t draw(Random& random, int64_t low, int64_t high) {
   return std::uniform_int_distribution<int64_t>(low, high)(random);
 }
 
-// A tree, every branch's tokens whole (-1 where they were evicted or compacted), and the token that the
-// caller wrote to each slot.
+// A tree, all tokens of every branch (-1 if evicted or compacted), and the token that the caller wrote to
+// each slot.
 struct Walk {
   explicit Walk(uint32_t seed) : random(seed), kv((kNumPages + kPlaces) * kPageSize, -1) {}
 
@@ -101,7 +101,7 @@ struct Walk {
     CHECK(tree.pool().free_pages() - free_pages == !needed);
   }
 
-  // The first pages of a branch go, some of its relatives are cut or end meanwhile, and all come back.
+  // Offloads the first pages of a branch, truncates or ends some of its relatives, then reloads all pages.
   void offload(int64_t branch) {
     std::vector<int64_t> pages;
     for (const int32_t page : tree.pages(branch)) {
@@ -137,7 +137,7 @@ struct Walk {
     }
   }
 
-  // Of two columns the second stays.
+  // Compacts two columns into the second.
   void compact(int64_t branch) {
     const int64_t pages = std::ssize(tree.pages(branch));
     const std::array<int64_t, 2> columns{draw(random, 0, pages), draw(random, 0, pages)};
@@ -205,7 +205,7 @@ struct Walk {
     CHECK(tree.stats().branches == static_cast<int64_t>(branches.size()));
   }
 
-  // Each query's segments list the pages of its path in order, at least up to the page of its position.
+  // Each query's segments must list the pages of its path in order, at least up to the page of its position.
   void check_plan() {
     Tokens tables, lengths, query_lens, rows;
     for (const auto& [id, tokens] : branches) {

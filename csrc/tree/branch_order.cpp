@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
-// The columns from `column` on in which all rows agree end here.
+// The first column from `column` on in which the rows do not all agree.
 int32_t agreed_columns(const BranchRow* begin, const BranchRow* end, int32_t column) {
   int32_t agreed = begin->num_pages;
   for (const BranchRow* row = begin + 1; row < end; ++row) {
@@ -74,7 +74,7 @@ std::vector<int32_t> sort_depth_first(std::vector<BranchRow>& rows) {
   std::vector<int32_t> shared(rows.size(), 0);
   std::vector<Part> parts{{0, static_cast<int32_t>(rows.size()), 0}};
   std::unordered_map<int32_t, int32_t> group_of_page;
-  std::vector<int32_t> group(rows.size());  // of the row at this place
+  std::vector<int32_t> group(rows.size());  // by position of the row
   std::vector<int32_t> group_end;
   std::vector<BranchRow> sorted(rows.size());
   while (!parts.empty()) {
@@ -83,7 +83,7 @@ std::vector<int32_t> sort_depth_first(std::vector<BranchRow>& rows) {
     if (end - begin < 2) continue;
     const int32_t column = agreed_columns(&rows[begin], rows.data() + end, from);
 
-    // Groups in order of appearance; group 0 is of the rows that end here.
+    // Groups in order of appearance; group 0 has the rows that end here.
     group_of_page.clear();
     group_end.assign(1, 0);
     for (int32_t i = begin; i < end; ++i) {
@@ -96,7 +96,7 @@ std::vector<int32_t> sort_depth_first(std::vector<BranchRow>& rows) {
       }
       ++group_end[group[i]];
     }
-    // Counting sort: group_end holds counts, then where each group begins, and in the end where each ends.
+    // Counting sort: group_end holds counts, then the start of each group, finally its end.
     std::exclusive_scan(group_end.begin(), group_end.end(), group_end.begin(), begin);
     for (int32_t i = begin; i < end; ++i) sorted[group_end[group[i]]++] = rows[i];
     std::copy(sorted.begin() + begin, sorted.begin() + end, rows.begin() + begin);

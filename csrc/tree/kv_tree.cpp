@@ -17,7 +17,7 @@ int64_t next_id() {
   return ++last;
 }
 
-// An entry that occurs twice; nullopt if there is none.
+// A value that occurs twice; nullopt if there is none.
 std::optional<int64_t> find_repeat(std::span<const int64_t> values) {
   std::vector<int64_t> sorted(values.begin(), values.end());
   std::sort(sorted.begin(), sorted.end());
@@ -57,7 +57,7 @@ void KVTree::check_cut(const char* name, int64_t length, int64_t id, const Holde
   const std::vector<int32_t>& pages = holder.pages;
   const int64_t last = pages_for(length) - 1;
   if (last < 0 || !lacks_its_tokens(pages[last])) return;
-  int64_t begin = last, end = last + 1;  // columns around it that lack their tokens; a whole page follows
+  int64_t begin = last, end = last + 1;  // surrounding columns that lack their tokens; a whole page follows
   while (begin > 0 && lacks_its_tokens(pages[begin - 1])) --begin;
   while (lacks_its_tokens(pages[end])) ++end;
   begin *= pool_.page_size();
@@ -129,8 +129,8 @@ Append KVTree::append(std::span<const int64_t> branches, std::span<const std::sp
       tails.push_back(branch.pages.back());
     }
   }
-  // Of a tail's h holders w write here: each copies it, but whoever is its last holder by then writes in
-  // place.
+  // Of a tail's h holders, w write here. Each of them copies the tail, except that the last remaining holder
+  // writes in place.
   std::sort(tails.begin(), tails.end());
   for (auto run = tails.begin(); run != tails.end();) {
     const auto end = std::upper_bound(run, tails.end(), *run);
@@ -207,7 +207,7 @@ std::vector<KVTree::Holder*> KVTree::checked_victims(std::span<const int64_t> br
           " twice, expected distinct branches");
   require(!column_twice, "columns: got column ", column_twice.value_or(0),
           " twice, expected distinct columns");
-  std::unordered_map<int32_t, int64_t> pin_of;  // of pages in these columns
+  std::unordered_map<int32_t, int64_t> pin_of;  // pin of each page in these columns
   for (const auto& [id, holder] : holders_) {
     for (const int64_t column : columns) {
       if (!holder.pinned || column < 0 || column >= std::ssize(holder.pages)) continue;
@@ -330,7 +330,7 @@ std::vector<std::array<int32_t, 2>> KVTree::move(const std::vector<int32_t>& pag
 std::optional<Match> KVTree::match(std::span<const int32_t> tokens) const {
   const int32_t page_size = pool_.page_size();
   const int64_t num_tokens = static_cast<int64_t>(tokens.size());
-  // Leading slots of a page that agree with the tokens at its place on the path; each page is compared once.
+  // Leading slots of a page that agree with `tokens` at its position on the path; each page is compared once.
   std::vector<int32_t> agreeing(num_indices(), -1);
   Match best{0, 0};
   for (const auto& [id, holder] : holders_) {
@@ -347,7 +347,7 @@ std::optional<Match> KVTree::match(std::span<const int32_t> tokens) const {
       length += agrees;
       if (agrees < page_size) break;
     }
-    length = std::min<int64_t>(length, holder.length);  // what lies behind in the page is not this holder's
+    length = std::min<int64_t>(length, holder.length);  // later slots of the page are not this holder's
     if (length > best.length || (length == best.length && length > 0 && id < best.holder)) {
       best = {id, static_cast<int32_t>(length)};
     }
@@ -383,7 +383,7 @@ int64_t KVTree::pages_needed(int64_t branch, int64_t n) const {
 TreeStats KVTree::stats() const {
   TreeStats stats{};
   const int32_t page_size = pool_.page_size();
-  std::vector<int32_t> visible(num_indices(), 0);  // leading slots of a page that its longest holder sees
+  std::vector<int32_t> visible(num_indices(), 0);  // leading slots of a page seen by its longest holder
   for (const auto& [id, holder] : holders_) {
     ++(holder.pinned ? stats.pins : stats.branches);
     if (!holder.pinned) stats.logical_tokens += holder.length;

@@ -1,5 +1,5 @@
-// Branches over shared pages. Ids and token ids only: whoever owns the K and V does the copies and the writes
-// that append() asks for.
+// Branches over shared pages. Stores ids and token ids only: the owner of K and V does the copies and writes
+// that append() returns.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@
 
 namespace tts {
 
-// The copies, (source page, target page), come before the writes to the slots.
+// Do the copies, (source page, target page), before the writes to the slots.
 struct Append {
   std::vector<int32_t> slots;  // per new token: page * page_size + offset
   std::vector<std::array<int32_t, 2>> copies;
@@ -28,8 +28,8 @@ struct Match {
 struct TreeStats {
   int64_t branches;
   int64_t pins;
-  int64_t logical_tokens;  // sum of the branches' lengths
-  int64_t evicted_tokens;  // of them, those of evicted pages
+  int64_t logical_tokens;  // sum of the branch lengths
+  int64_t evicted_tokens;  // logical tokens in evicted pages
   int64_t unique_tokens;   // distinct slots that a branch or a pin can see
   int64_t resident_pages;
   int64_t offloaded_pages;
@@ -37,23 +37,23 @@ struct TreeStats {
   double fragmentation;  // share of the slots of resident and offloaded pages that nobody can see
 };
 
-// A holder is a branch, or a pin: a prefix kept resident that is not a branch. Its position p lives in slot
-// p % page_size of page pages[p / page_size], or in none where that is kHole: the page was evicted. The last
-// of its pages is never a hole.
+// A holder is a branch or a pin; a pin keeps a prefix resident without being a branch. Position p of a holder
+// is slot p % page_size of page pages[p / page_size]; kHole there means that the page was evicted. A holder's
+// last page is never a hole.
 //
-// Pages are shared by fork() alone, and a page with several holders is never written. So a page stands in the
-// same column of all its holders, which share every page before it but for holes of their own, and differ at
-// most in how much of the page they see.
+// Only fork() shares pages, and a page with several holders is never written. So a page is in the same column
+// for all its holders. They share every page before it, apart from holes of their own, and differ at most in
+// how much of the page they see.
 //
-// A compacted page holds tokens of any positions of the columns that were compacted. It is full, no holder
-// ends in it, and in all its holders a hole comes before it.
+// A compacted page holds tokens from any positions of the compacted columns. It is full, no holder ends in
+// it, and a hole precedes it in all its holders.
 //
-// Pages are numbered on from num_pages where they are offloaded: their K and V lie where the caller keeps
-// them beside the pool, and have to be reloaded before anything reads or writes them. Everything else is as
-// with resident pages; a page is offloaded and reloaded for all its holders at once.
+// Offloaded pages have ids from num_pages on. Their K and V are where the caller keeps them outside the pool,
+// and must be reloaded before they are read or written. Otherwise they behave like resident pages. A page is
+// offloaded and reloaded for all its holders at once.
 //
-// Ids are unique in the process: a released id or one of another tree is not found. Every member that throws
-// leaves the tree as it was.
+// Ids are unique within the process, so a released id, or one of another tree, is not found. A member that
+// throws leaves the tree unchanged.
 class KVTree {
  public:
   KVTree(int64_t num_pages, int64_t page_size, int64_t offload_pages = 0);
@@ -63,26 +63,26 @@ class KVTree {
   Append append(std::span<const int64_t> branches, std::span<const std::span<const int32_t>> tokens);
   void truncate(int64_t branch, int64_t length);
   void release(int64_t branch);
-  // Drops the pages in these columns from each of the branches and returns how many became free.
+  // Drops the pages in these columns from each branch; returns the number of pages freed.
   int64_t evict(std::span<const int64_t> branches, std::span<const int64_t> columns);
-  // Keeps the last `keep` of these columns, rising, whose pages no other holder has, for what the caller
-  // moves there from all of them, and drops the others.
+  // Keeps the last `keep` of these columns and drops the others; the caller moves the K and V to keep, from
+  // all of them, into the kept ones. Columns ascend, and their pages have no other holder.
   void compact(int64_t branch, std::span<const int64_t> columns, int64_t keep);
   int64_t pin(int64_t holder, std::optional<int64_t> at);
   void unpin(int64_t pin);
-  // Moves, (page, where it went), that the caller does at once. offload() takes resident pages, reload()
-  // takes what is offloaded of these branches' pages.
+  // Both return moves, (old id, new id), which the caller does at once. offload() takes resident pages;
+  // reload() takes the offloaded pages of these branches.
   std::vector<std::array<int32_t, 2>> offload(std::span<const int64_t> pages);
   std::vector<std::array<int32_t, 2>> reload(std::span<const int64_t> branches);
 
-  // The holder with the longest common prefix with `tokens` (the oldest of equals), which a hole ends;
-  // nullopt if there is none.
+  // The holder with the longest common prefix with `tokens`, the oldest of equals; nullopt if there is none.
+  // A hole ends a holder's prefix.
   std::optional<Match> match(std::span<const int32_t> tokens) const;
   int32_t length(int64_t holder) const { return find(holder).length; }
   std::vector<int32_t> tokens(int64_t holder) const;  // -1 where the page was evicted or compacted
   std::span<const int32_t> pages(int64_t holder) const { return find(holder).pages; }
-  std::vector<int32_t> page_holders(int64_t holder) const;  // by column, 0 where the page was evicted
-  // Upper bound of the pages that append() of n tokens takes.
+  std::vector<int32_t> page_holders(int64_t holder) const;  // by column; 0 where the page was evicted
+  // Upper bound on the pages that append() of n tokens takes.
   int64_t pages_needed(int64_t branch, int64_t n) const;
   TreeStats stats() const;
   const PagePool& pool() const { return pool_; }
@@ -98,7 +98,7 @@ class KVTree {
   bool resident(int32_t page) const { return page < pool_.num_pages(); }
   PagePool& pool_of(int32_t page) { return resident(page) ? pool_ : offloaded_; }
   const PagePool& pool_of(int32_t page) const { return resident(page) ? pool_ : offloaded_; }
-  // Numbers all pages that exist, from 0 on, below num_indices().
+  // Numbers all existing pages from 0 to num_indices() - 1.
   int32_t index(int32_t page) const {
     return resident(page) ? page : page - pool_.num_pages() + pool_.used_pages();
   }

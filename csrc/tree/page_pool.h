@@ -1,5 +1,5 @@
-// The pages of a pool of fixed size, numbered from `first` on: a reference count, the token ids of each, and
-// whether a compaction filled it. Knows nothing of branches.
+// A fixed-size pool of pages numbered from `first`. Each page has a reference count, its token ids, and a
+// flag that says whether a compaction filled it. The pool does not know branches.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@ namespace tts {
 
 class PagePool {
  public:
-  // Throws ArgumentError, which calls num_pages `name`, unless every slot number fits an int32, num_pages is
-  // at least 0 and page_size at least 1.
+  // Throws ArgumentError, in which num_pages is called `name`, unless every slot number fits an int32,
+  // num_pages >= 0 and page_size >= 1.
   PagePool(const char* name, int64_t num_pages, int64_t page_size, int64_t first = 0);
 
   int32_t num_pages() const { return num_pages_; }
@@ -20,22 +20,22 @@ class PagePool {
   int32_t resident_pages() const { return used_pages() - static_cast<int32_t>(free_.size()); }
   int32_t free_pages() const { return num_pages_ - resident_pages(); }
   int32_t peak_pages() const { return peak_pages_; }
-  // Pages handed out at least once: the number of every page that exists is below first + used_pages.
+  // Pages handed out at least once. Every existing page has a number below first + used_pages.
   int32_t used_pages() const { return static_cast<int32_t>(holders_.size()); }
 
   // Makes the next `pages` calls of take() succeed without allocating memory, or throws OutOfPagesError.
   void reserve(int64_t pages);
-  // A page with one holder. Its token slots hold whatever was there before. Only after reserve().
+  // Hands out a page with one holder; its token slots are not cleared. Call reserve() first.
   int32_t take();
-  // Takes a page of another pool over, with its holders; there it is free. Only after reserve().
+  // Takes over a page of another pool, with its holders, and frees it there. Call reserve() first.
   int32_t take_over(PagePool& other, int32_t page);
 
   bool holds(int32_t page) const { return first_ <= page && page < first_ + used_pages() && holders(page); }
   int32_t holders(int32_t page) const { return holders_[page - first_]; }
   void add_holders(int32_t page, int32_t count) { holders_[page - first_] += count; }
-  // The page is free as soon as its last holder is gone.
+  // Frees the page with its last holder.
   void drop_holder(int32_t page);
-  // Whether it holds tokens of other positions than its own, until it is taken again.
+  // Whether the page holds tokens of positions other than its own. Reset when the page is taken again.
   bool compacted(int32_t page) const { return compacted_[page - first_]; }
   void mark_compacted(int32_t page) { compacted_[page - first_] = true; }
 
@@ -54,7 +54,7 @@ class PagePool {
   std::vector<int32_t> holders_;  // [used_pages]
   std::vector<bool> compacted_;   // [used_pages]
   std::vector<int32_t> tokens_;   // [used_pages * page_size]
-  std::vector<int32_t> free_;     // pages used before and free now, the last freed on top
+  std::vector<int32_t> free_;     // pages used before and free now, last freed on top
 };
 
 // vector::reserve that keeps repeated small growth amortised.

@@ -10,20 +10,20 @@ namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
 
-// The part of one row whose queries lie in one block.
+// The part of a row whose queries are in one block.
 struct Piece {
   const int32_t* pages;
-  int32_t visible;      // pages that the last of these queries sees
-  int32_t shared;       // leading pages shared with the piece before
+  int32_t visible;      // pages seen by the last of these queries
+  int32_t shared;       // leading pages shared with the previous piece
   int32_t query_begin;  // depth-first
   int32_t query_end;
 };
 
-// Emits the segments of pieces [begin, end) in columns [column, tile_end). The pieces agree in the columns
-// before.
+// Emits the segments of pieces [begin, end) in columns [column, tile_end). The pieces agree in earlier
+// columns.
 void emit_segments(const Piece* begin, const Piece* end, int32_t column, int32_t tile_end, TreePlan& plan) {
   while (begin < end) {
-    // The longest run of pieces that share this column, and how far they all agree.
+    // Finds the longest run of pieces that share this column, and the columns in which they all agree.
     const Piece* run = begin + 1;
     int32_t agreed = kMaxInt32;
     for (; run < end && run->shared > column; ++run) agreed = std::min(agreed, run->shared);

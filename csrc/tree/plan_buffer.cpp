@@ -31,7 +31,7 @@ int64_t described_ints(const PlanHeader& h) {
          kInts<QueryBlock> * h.num_blocks + kInts<PlannedBranch> * h.num_branches + h.padding;
 }
 
-// Four sizes an octave.
+// Four sizes per octave.
 int64_t padding_for(int64_t ints) {
   const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(ints))) / 4;
   return (ints + step - 1) / step * step - ints;

@@ -1,7 +1,7 @@
-// A TreePlan as one run of int32: the header, then
+// A TreePlan in one int32 buffer: the header, then
 //   query_order [T], query_position [T], pages [N], segments [S, 5], blocks [K, 4], branches [B, 3]
-// as plan.h and plan_records.h describe them, then zeros up to a coarse size: plans of successive steps have
-// one length, and with it one form (bindings/bind_forms.cpp).
+// as plan.h and plan_records.h describe them, then zeros up to a coarse size, so that plans of successive
+// steps have the same length, hence the same form (bindings/bind_forms.cpp).
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ struct PlanHeader {
   int32_t num_segments;  // S
   int32_t num_blocks;    // K
   int32_t num_branches;  // B
-  int32_t max_columns;   // most pages that a query sees
-  int32_t page_size;     // tokens of a page
+  int32_t max_columns;   // largest number of pages that a query sees
+  int32_t page_size;     // tokens per page
   int32_t padding;       // zeros at the end
 };
 
@@ -29,12 +29,12 @@ struct PlanBuffer {
   const PlannedBranch* branches;
 };
 
-int64_t plan_ints(const TreePlan& plan);  // the padding included
+int64_t plan_ints(const TreePlan& plan);  // including the padding
 
 void write_plan(const TreePlan& plan, int32_t page_size, int32_t* buffer);  // of plan_ints(plan)
 
-// Throws ArgumentError unless the header describes exactly these `ints`, padding included. Looks at no index
-// behind it.
+// Throws ArgumentError unless the header describes exactly `ints` ints, padding included. Does not check the
+// indices after the header.
 PlanBuffer read_plan(const int32_t* buffer, int64_t ints);
 
 }  // namespace tts

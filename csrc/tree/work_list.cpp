@@ -10,7 +10,7 @@
 namespace tts {
 namespace {
 
-// Shorter splits cost more in partial results than they gain in balance.
+// Shorter splits cost more in partial results than they gain in load balance.
 constexpr int64_t kLeastSplitTokens = 64;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -80,7 +80,7 @@ class Builder {
           std::minmax_element(list_.query_position.begin() + row / shape_.group,
                               list_.query_position.begin() + ceil_div(row_end, shape_.group));
       const int64_t tokens = std::min(limit, *most + 1 - first_position);
-      if (tokens <= 0) continue;  // all rows end before
+      if (tokens <= 0) continue;  // all rows end earlier
       const int64_t unmasked = std::clamp<int64_t>(*least + 1 - first_position, 0, std::min(tokens, held));
       list_.items.push_back({page_offset, static_cast<int32_t>(first_position), static_cast<int32_t>(tokens),
                              static_cast<int32_t>(unmasked), static_cast<int32_t>(row),
@@ -95,7 +95,7 @@ class Builder {
     }
   }
 
-  // The most expensive first, so that the device is not left waiting for one that starts late.
+  // Sorts the most expensive items first, so that the device does not wait for a long item that starts late.
   void sort_items() {
     const WorkCost cost(shape_);
     std::vector<std::pair<double, int32_t>> keys;  // (- ns, item)
@@ -115,7 +115,7 @@ class Builder {
     for (int32_t& item : list_.tail_items) item = place[item];
   }
 
-  // Counting sort by query; each query's stay in the order of its path.
+  // Counting sort by query; each query's merges stay in path order.
   void sort_merges() {
     if (merges_.empty()) return;
     std::vector<int32_t>& begin = list_.merge_begin;
@@ -189,7 +189,7 @@ WorkEstimate estimate(const WorkSchedule& schedule, const WorkShape& shape, int6
   }
   work += static_cast<double>(counts.items) * WorkCost::kItem;
   work += static_cast<double>(counts.partials) * WorkCost(shape).partial_row();
-  // Tiles start longest first; the last ones leave half of a long one idle.
+  // Tiles start longest first; the last tiles leave half the time of a long one idle.
   const double attention =
       std::max(result.tile_ns, work * shape.num_kv_heads / shape.num_sms + result.tile_ns / 2);
   result.ns = attention + (counts.partials > 0 ? WorkCost::kMergeLaunch : 0);

@@ -16,7 +16,7 @@ bool fits(const WorkCounts& counts, const WorkCapacity& capacity) {
          counts.partials <= capacity.partials;
 }
 
-// The schedule with the least estimated time among those that fit.
+// Picks the schedule with the least estimated time among those that fit.
 class Choice {
  public:
   Choice(const WorkShape& shape, int64_t page_size, const WorkCapacity& capacity)
@@ -24,7 +24,7 @@ class Choice {
 
   void consider(WorkSchedule schedule) { take(schedule, estimate(schedule, shape_, page_size_)); }
 
-  // Unsplit, then with splits of half the longest tile's time, a quarter and so on.
+  // Tries the schedule unsplit, then with splits of half the longest tile's time, a quarter and so on.
   void consider_splits(WorkSchedule schedule) {
     WorkEstimate e = estimate(schedule, shape_, page_size_);
     take(schedule, e);
@@ -107,15 +107,15 @@ WorkList WorkPlanner::make(const BranchTables& tables, const std::optional<WorkC
   return choice.lay_out(branches);
 }
 
-// True if `tables` are those of the plan with longer tails, and the room behind the tails takes them: then
-// the plan is theirs.
+// If `tables` are the plan's with longer tails that fit the reserved room, advances the plan to them and
+// returns true.
 bool WorkPlanner::advance(const BranchTables& tables) {
   const auto num_branches = static_cast<int64_t>(known_.size());
   if (list_.tails.empty() || tables.num_branches != num_branches) return false;
   const auto page_size = static_cast<uint32_t>(page_size_);
-  std::vector<int32_t> new_pages(num_branches);  // of each branch in all
+  std::vector<int32_t> new_pages(num_branches);  // total per branch
   for (int64_t i = 0; i < num_branches; ++i) {
-    const int64_t b = list_.query_order[i];  // one query a branch, or there are no tails
+    const int64_t b = list_.query_order[i];  // one query per branch, or there are no tails
     const Known& known = known_[b];
     const WorkList::Tail& tail = list_.tails[i];
     const int32_t* pages = tables.block_tables + b * tables.table_width;
@@ -144,7 +144,7 @@ bool WorkPlanner::advance(const BranchTables& tables) {
     list_.query_position[i] = known.length - 1;
     for (int32_t t = tail.item_begin; t < tail.item_end; ++t) {
       WorkItem& item = list_.items[list_.tail_items[t]];
-      // One query sees all of it, so that only a hole ends what is unmasked, and stays where it is.
+      // One query sees the whole item, so only a hole ends its unmasked tokens, and that hole does not move.
       const bool has_hole = item.num_unmasked < item.num_tokens;
       item.num_tokens = known.length - item.first_position;
       if (!has_hole) item.num_unmasked = item.num_tokens;
@@ -154,10 +154,10 @@ bool WorkPlanner::advance(const BranchTables& tables) {
 }
 
 void WorkPlanner::remember(const BranchTables& tables) {
-  // Branches without a query have no tail: then rows of q are not branches.
+  // If a branch has no query, rows of q are not branches, and no tails are kept.
   if (static_cast<int64_t>(list_.query_order.size()) != tables.num_branches) list_.tails.clear();
   if (list_.tails.empty()) return;
-  int32_t room = 0;  // pages behind the tails
+  int32_t room = 0;  // pages after the tails
   for (const WorkList::Tail& tail : list_.tails) room = std::max(room, tail.pages_end - tail.next_page);
   known_width_ = tables.table_width + room;
   known_.resize(tables.num_branches);

@@ -6,7 +6,7 @@
 namespace tts {
 namespace {
 
-// What it takes to read one token for a number of queries.
+// Cost of reading one token for a number of queries.
 struct Reading {
   double token = 0;  // ns
   int64_t tiles = 0;
@@ -28,7 +28,7 @@ int32_t tail_room(int64_t page_size) {
   return static_cast<int32_t>((kTailTokens + page_size - 1) / page_size);
 }
 
-// Rows [begin, end) agree in the columns before `column`; those from `from` on are not in a run yet.
+// Rows [begin, end) agree in the columns before `column`; columns from `from` on are not in a run yet.
 struct Node {
   int32_t begin;
   int32_t end;
@@ -83,7 +83,7 @@ std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShap
     if (agreed > from) {
       const Reading once = reading(query_end - query_begin, shape, cost);
       Reading again;
-      int64_t going_on = 0;  // queries with more of the path to come
+      int64_t going_on = 0;  // queries whose path continues
       for (const Node& child : children) {
         const int64_t queries = branches.query_begin[child.end] - branches.query_begin[child.begin];
         const Reading below = reading(queries, shape, cost);
@@ -91,8 +91,8 @@ std::vector<WorkRun> shared_runs(const OrderedBranches& branches, const WorkShap
         again.tiles += below.tiles;
         if (rows[child.begin].num_pages > agreed) going_on += queries;
       }
-      // A run of its own makes a partial result of every row that goes on, and of the rest of its path,
-      // unless that has been cut before.
+      // A separate run makes a partial result of every row that continues, and another of the rest of its
+      // path, unless that was already cut.
       const int64_t partials = going_on * shape.group * (from == 0 ? 2 : 1);
       const double tokens = static_cast<double>((agreed - from) * page_size);
       const double saved = tokens * (again.token - once.token);
@@ -128,7 +128,7 @@ std::vector<WorkRun> chunk_runs(const OrderedBranches& branches, int64_t page_si
   for (int32_t column = 0; column < deepest; column += chunk) {
     for (size_t r = 0; r < rows.size();) {
       const int32_t stop = std::min(rows[r].num_pages, column + chunk);
-      bool ends = rows[r].num_pages == stop;  // of the path of all these rows
+      bool ends = rows[r].num_pages == stop;  // the path of all these rows ends here
       size_t next = r + 1;
       for (; next < rows.size() && branches.shared[next] >= stop &&
              std::min(rows[next].num_pages, column + chunk) == stop;
@@ -137,7 +137,7 @@ std::vector<WorkRun> chunk_runs(const OrderedBranches& branches, int64_t page_si
       }
       if (stop > column) {
         const bool tail = ends && next == r + 1 && rows[r].num_queries == 1;
-        // Not beyond the chunk: a plan made anew would begin another there.
+        // Not beyond the chunk, where a new plan would begin another one.
         const int32_t room = tail ? std::min(tail_room(page_size), column + chunk - stop) : 0;
         runs.push_back({rows[r].pages, column, stop, branches.query_begin[r], branches.query_begin[next],
                         ends && column == 0, tail, room});

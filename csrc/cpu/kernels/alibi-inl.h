@@ -1,10 +1,10 @@
-// ALiBi: what logits lose with the distance of their keys.
+// ALiBi: lowers logits by the distance of their keys.
 #pragma once
 
 #include "cpu/kernels/vec_math-inl.h"
 
-// Scores s [pages of a tile, kPageSize] of the query at `position` become logits over ln 2 on the pages
-// [begin, end): times `scale`, less slope * distance. columns: of the pages on the path.
+// Turns scores s [pages of a tile, kPageSize] of the query at `position` into logits over ln 2, for pages
+// [begin, end): times `scale`, minus slope * distance. columns: path columns of the pages.
 inline void subtract_slope(float slope, int position, float scale, const int* columns, int begin, int end,
                            uint32_t* s) {
   constexpr float kTokens[kPageSize] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

@@ -1,4 +1,4 @@
-// Softmax over a tile: scores of its rows become what P V multiplies, in place.
+// Softmax over a tile: turns its rows' scores into the operands of P V, in place.
 #pragma once
 
 #include "cpu/kernels/alibi-inl.h"
@@ -13,8 +13,7 @@ struct ChunkSoftmax : ChunkBase<kStorage> {
   using Base::task;
   using typename Base::Words;
 
-  // In place of the scores, as what P V multiplies: words t.. or, in pairs, t / 2.. (which the reads have
-  // passed).
+  // Overwrites the scores with the operands of P V: words t.. or, for pairs, t / 2.. (already read).
   template <class V>
   static void store_probabilities(uint32_t* s, int t, F p) {
     if constexpr (Words::kPairs) {
@@ -33,14 +32,14 @@ struct ChunkSoftmax : ChunkBase<kStorage> {
     }
   }
 
-  // Softmax of one row over tokens [begin, end) of the tile: scores become probabilities in place. columns:
-  // of the tile's pages on the path. page_sums (may be null): gets the sum of the probabilities of each page.
+  // Softmax of one row over tokens [begin, end) of the tile, in place. columns: path columns of the tile's
+  // pages. page_sums (may be null): receives each page's sum of probabilities.
   void softmax_row(int row, int begin, int end, const int* columns, float* page_sums) const {
     uint32_t* s = scratch.s + row * kScoreRow;
-    // Whole pages from here on: invisible tokens at either edge are overwritten with -inf.
+    // From here on, whole pages: invisible tokens at either edge are overwritten with -inf.
     const int page_begin = begin / kPageSize * kPageSize,
               page_end = (end + kPageSize - 1) / kPageSize * kPageSize;
-    const float* scales = Base::scales_of(task.query_begin + row / task.group);  // of pages of int8
+    const float* scales = Base::scales_of(task.query_begin + row / task.group);  // for int8 pages
     if constexpr (Words::kInt8) multiply_pages(page_begin / kPageSize, page_end / kPageSize, scales, s);
     float scale = task.scale * 1.44269504f;  // to units of log2
     if (task.soft_cap > 0.0f) {
@@ -74,7 +73,7 @@ struct ChunkSoftmax : ChunkBase<kStorage> {
     }
     float l = Vec::sum(sum);
     if (m != old_m) {
-      // Before the first tile m is -inf and l, acc are 0: the factor 2^-inf is 0.
+      // Before the first tile, m is -inf and l and acc are 0: the factor 2^-inf is 0.
       const F decay = exp2_flushed(Vec::set1(old_m - m));
       float lanes[Vec::kLanes];
       Vec::store(lanes, decay);

@@ -1,4 +1,4 @@
-// What becomes of the sums of a row of a product: LinearEnd.
+// Applies a LinearEnd to the sums of a row of a product.
 #pragma once
 
 #include "cpu/kernels/vec_math-inl.h"
@@ -11,7 +11,7 @@ inline F silu(F g) {
   return Vec::mul(g, Vec::div(share, Vec::add(one, e)));
 }
 
-// N panels from `panel` on. Block has the bias, null for none, and the end.
+// Finishes N panels from `panel` on. Block has the bias (null for none) and the end.
 template <int N, class Block>
 void finish_row(const Block& block, int panel, const float* sums, float* out) {
   constexpr int kColumns = N * kVecs;

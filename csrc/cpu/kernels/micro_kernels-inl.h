@@ -1,30 +1,30 @@
 // Register-blocked products.
 //
-// A block is M rows x N columns of 16 words kept in registers. Each output sums its terms one by one in the
-// order of the steps, so its bits depend neither on M and N nor on how the steps are cut into calls.
+// A block is M rows x N columns of 16 words, kept in registers. Each output sums its terms one at a time in
+// step order, so its bits depend neither on M and N nor on how steps are split among calls.
 #pragma once
 
 #include "cpu/kernels/vec_math-inl.h"
 
-// What is multiplied: a word of the row, broadcast, by words of the page.
+// Operand types. A word of the row is broadcast and multiplied by words of the page.
 enum class Product {
   kFloats,     // both are floats
-  kPairs,      // both are pairs of bfloat16, which one instruction multiplies and sums
-  kHalves,     // floats of the row; a word of the page is two bfloat16, for two steps
-  kBytes,      // floats of the row; the page is int8, a byte where the others have a word
-  kBytePairs,  // kPairs; the page is int8, of whose rows 2 j and 2 j + 1 row j of pairs is made
+  kPairs,      // both are bfloat16 pairs, which one instruction multiplies and sums
+  kHalves,     // the row has floats; a word of the page is two bfloat16, for two steps
+  kBytes,      // the row has floats; the page is int8, one byte per word
+  kBytePairs,  // kPairs; the page is int8, whose rows 2 j and 2 j + 1 form row j of pairs
 };
 
-// Are words of the row pairs of bfloat16?
+// Whether words of the row are bfloat16 pairs.
 constexpr bool multiplies_pairs(Product product) {
   return product == Product::kPairs || product == Product::kBytePairs;
 }
 
-// Steps that one word of a page serves.
+// Steps per word of a page.
 template <Product kProduct>
 constexpr int kStepsPerWord = kProduct == Product::kHalves ? 2 : 1;
 
-// V is Vec, as a parameter so that levels without pairs need not have the operation.
+// V is Vec; as a template parameter, it lets levels without pairs omit the operation.
 template <Product kProduct, class V = Vec>
 inline Vec::F multiply_add(Vec::F a, Vec::F b, Vec::F sum) {
   if constexpr (multiplies_pairs(kProduct)) {
@@ -43,7 +43,7 @@ inline Vec::F operand(Vec::F words, int half) {
   }
 }
 
-// Vec::kLanes words of a page from the i-th on of the row of `width` words that begins at word `row`.
+// Loads Vec::kLanes words of a page, from word i of the row of `width` words that begins at word `row`.
 template <Product kProduct, class V = Vec>
 inline Vec::F load_words(const uint32_t* page, int row, int i, int width) {
   const int8_t* bytes = reinterpret_cast<const int8_t*>(page);
@@ -57,10 +57,10 @@ inline Vec::F load_words(const uint32_t* page, int row, int i, int width) {
   }
 }
 
-// Pages to fetch into the L2 cache while others are multiplied, one for each of those; pages null: none. Word
-// i of a page as it is multiplied lies at word i >> shift in memory. Of a page's rows of words a block of
-// rows fetches every stride-th from `first` on, as many blocks share the fetching: what waits for memory at
-// once must fit into the core's few line fill buffers.
+// Pages to prefetch into the L2 cache while others are multiplied, one for each of those; pages null: none.
+// Operand word i of a page is at word i >> shift in memory. A block of rows fetches every stride-th row of
+// words of a page, from `first` on, so that blocks share the prefetching: outstanding loads must fit the
+// core's few line fill buffers.
 struct Ahead {
   const uint32_t* const* pages = nullptr;
   int shift = 0;
@@ -69,7 +69,7 @@ struct Ahead {
   void fetch(int page, int i) const { __builtin_prefetch(pages[page] + (i >> shift), 0, 2); }
 };
 
-// sum[r][j] += a[r * a_stride + half] * operand of words[j], for each half of the words in turn.
+// sum[r][j] += a[r * a_stride + half] * operand of words[j], for one half of the words, then the other.
 template <Product kProduct, int M, int kColumns>
 inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[kColumns],
                          Vec::F (&sum)[M][kColumns]) {
@@ -87,8 +87,8 @@ inline void add_products(const uint32_t* a, int a_stride, const Vec::F (&words)[
   }
 }
 
-// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens. What lies `ahead` is
-// fetched meanwhile.
+// s[r][16 n + t] (+)= sum over step of q[r][step] * k[n][step][t]: N pages of 16 tokens. Prefetches `ahead`
+// meanwhile.
 template <Product kProduct, int M, int N>
 void score_block(const uint32_t* q, int q_stride, const uint32_t* const* k, int begin, int end, Ahead ahead,
                  uint32_t* s) {
@@ -162,8 +162,8 @@ void value_block(const uint32_t* p, const uint32_t* const* v, int num_pages, int
 inline int min_of(int a, int b) { return a < b ? a : b; }
 inline int max_of(int a, int b) { return a > b ? a : b; }
 
-// Largest part not above `limit` when `n` is cut into the fewest parts, as even as they come: 8 rows are 4 +
-// 4, not 6 + 2, because a small block cannot hide the latency of its sums.
+// Largest part when `n` is cut into the fewest parts of at most `limit`, as evenly as possible: 8 rows are 4
+// + 4, not 6 + 2, because a small block cannot hide the latency of its sums.
 inline int even_part(int n, int limit) {
   const int parts = (n + limit - 1) / limit;
   return (n + parts - 1) / parts;

@@ -1,11 +1,11 @@
-// Products of rows and packed weights. Every output sums its terms in the order of the inputs, whatever rows
-// and panels are beside it.
+// Products of rows and packed weights. Every output sums its terms in input order, independent of the rows
+// and panels beside it.
 #pragma once
 
 #include "cpu/kernels/linear_end-inl.h"
 #include "cpu/kernels/micro_kernels-inl.h"
 
-// Panels of gate and up are multiplied together, so there are two at least.
+// At least two, because gate and up panels are multiplied together.
 constexpr int kLinearPanels = Vec::kColumns > 1 ? Vec::kColumns : 2;
 constexpr int kLinearRows = Vec::kColumns > 1 ? Vec::kRows : Vec::kRows / 2;
 

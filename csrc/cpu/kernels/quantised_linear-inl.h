@@ -1,5 +1,5 @@
-// Products of rows and quantised weights. Sums within a group are of integers, exact in any order; floats are
-// summed over the groups in their order. So an output's bits depend on its row and its weights only, however
+// Products of rows and quantised weights. Sums within a group are integers, exact in any order; floats are
+// summed over the groups in group order. So an output's bits depend only on its row and its weights, however
 // rows, panels and inputs are cut into blocks, and are the same at all levels with fused multiply-add.
 #pragma once
 
@@ -8,22 +8,22 @@
 #include "cpu/kernels/quantised_rows-inl.h"
 #include "cpu/kernels/quantised_unpack-inl.h"
 
-// Panels of a block of sums.
+// Panels per block of sums.
 constexpr int kQuantPanels = Vec::kColumns > 1 ? kPanelsTogether : 1;
-// Most rows that take planes as they lie, in groups of 32 or 16, which have twice the sums. Weights from
-// memory, in time of what unpacked bytes take: with the dot product of bytes on a Zen 4 4 to 6 rows 0.67 to
-// 0.96, 2 to 5 in groups of 16 0.70 to 0.81, on a Xeon with AMX 1 to 3 rows 0.83 to 0.91. With PMADDUBSW
-// in its stead 4 to 6 rows take 0.95 to 1.05 in 4 bits, 0.76 to 0.84 in 5. In the 16 registers of AVX2 two
-// rows take 0.9 to 1.0, and three up to 1.85 (Zen 3).
+// Maximum rows that read planes in place, in groups of 32, or of 16, which have twice the sums. Times
+// relative to unpacked bytes, with weights from memory. With the dot product of bytes: on a Zen 4, 0.67 to
+// 0.96 for 4 to 6 rows, 0.70 to 0.81 for 2 to 5 rows in groups of 16; on a Xeon with AMX, 0.83 to 0.91 for 1
+// to 3 rows. With PMADDUBSW instead: 0.95 to 1.05 for 4 to 6 rows in 4 bits, 0.76 to 0.84 in 5. In the 16
+// registers of AVX2 (Zen 3): 0.9 to 1.0 for two rows, up to 1.85 for three.
 constexpr int few_rows(int group) {
   if (Vec::kColumns == 1) return 1;
   return group == kXGroup ? Ints::kRows : Ints::kRows - 1;
 }
 constexpr int kSumsRow = kPanelOutputs * kPanelsTogether;
 
-// What a level sums the products of a group with, Dot<kMost> for bytes up to kMost, which the groups' bits
-// bound: add takes the words of kTogether inputs in turn, from begin, and end adds what they come to.
-// kSigned: bytes count as u - 128.
+// How a level sums the products of a group: Dot<kMost>, for bytes up to kMost, the bound that the form's bits
+// set. add takes the words of kTogether inputs one at a time, from begin; end adds their result. kSigned:
+// bytes count as u - 128.
 template <class Dot>
 constexpr int start_at = Dot::kSigned ? kSignedStartAt : kStartAt;
 
@@ -34,8 +34,8 @@ struct ChunkRows {
   const uint32_t* x;
   int64_t x_stride;
   float* sums;
-  // Of the lines ahead of each panel group g fetches `fetch_each` from fetch_first + g * fetch_each on,
-  // beside its eight words.
+  // Beside its eight words, group g prefetches `fetch_each` lines of each panel, from fetch_first + g *
+  // fetch_each on.
   int fetch_first, fetch_each;
 };
 
@@ -141,7 +141,7 @@ void multiply_chunk(const ChunkRows& chunk) {
   }
 }
 
-// One panel, from the planes as they lie: for so few rows bytes in the L1 cache would not pay.
+// One panel, from the planes in place: for few rows, unpacking bytes into the L1 cache does not pay.
 template <int kGroup, bool kMin, int M, class Words>
 void multiply_planes(const ChunkRows& chunk, const Words& words) {
   constexpr int kHalves = kXGroup / kGroup, kWords = kGroup / 4;
@@ -245,7 +245,7 @@ struct MultiplyChunk {
   }
 };
 
-// Calls body<group, whether there are minima>().
+// Calls body<group, has minima>().
 template <class Body>
 inline void with_groups(const QuantForm& form, const Body& body) {
   const bool min = form.has_min || form.has_zeros;
@@ -272,13 +272,13 @@ inline void with_most(const QuantForm& form, const Body& body) {
 struct ChunkWork {
   const QuantBlock& block;
   PanelChunk* panels;
-  int first_panel, num_panels;  // of those of the sums
+  int first_panel, num_panels;  // panel index within the sums
   int64_t first_input;
   int inputs;
-  int row_blocks;  // which share the fetching
+  int row_blocks;  // blocks that share the prefetching
 
   int groups() const { return inputs / kXGroup; }
-  // Panels from `panel` on times rows from `row` on, the i-th block of rows.
+  // Panels from `panel` on times the i-th block of rows, from `row` on.
   ChunkRows rows(int i, int row, int panel) const {
     const int parts = row_blocks * groups(), each = (panels->lines + parts - 1) / parts;
     return {panels + panel,
@@ -291,7 +291,7 @@ struct ChunkWork {
   }
 };
 
-// Of planes.
+// From planes.
 inline void multiply_few(const ChunkWork& work, int rows) {
   const QuantForm& form = work.block.form;
   for (int panel = 0; panel < work.num_panels; ++panel) {
@@ -304,12 +304,12 @@ inline void multiply_few(const ChunkWork& work, int rows) {
   }
 }
 
-// Of bytes: those of planes are unpacked, for all rows.
+// From bytes: planes are unpacked once for all rows.
 inline void multiply_many(const ChunkWork& work, int rows) {
   const QuantForm& form = work.block.form;
   for (int panel = 0; panel < work.num_panels; ++panel) unpack_chunk(work.inputs, form, work.panels[panel]);
   const int blocks = work.row_blocks;
-  for (int i = 0; i < blocks; ++i) {  // as even as they come
+  for (int i = 0; i < blocks; ++i) {  // as even as possible
     const int row = i * rows / blocks, row_end = (i + 1) * rows / blocks;
     for (int panel = 0; panel < work.num_panels; panel += kQuantPanels) {
       const ChunkRows chunk = work.rows(i, row, panel);
@@ -324,10 +324,10 @@ inline void multiply_many(const ChunkWork& work, int rows) {
   }
 }
 
-// A chunk of inputs after the other, with all rows. Where rows are many, two panels at a time, which read x
-// once for both; else one, so that memory is read as it lies. What comes later is fetched line by line beside
-// the products, as many lines at once would stall them: so 8 to 16 rows take 0.78 to 0.82 of the time in 8
-// bits, 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4), and one row in 4 bits 0.80 (a Xeon with AMX).
+// Takes one chunk of inputs at a time, with all rows. Many rows take two panels at a time and read x once for
+// both; few rows take one, so that memory is read in order. Later lines are prefetched one by one beside the
+// products, as many at once would stall them. This cuts the time of 8 to 16 rows to 0.78 to 0.82 in 8 bits,
+// 0.91 in 6, 0.93 to 0.97 in 4 (Zen 4), and of one row in 4 bits to 0.80 (a Xeon with AMX).
 inline void multiply_quantised(const QuantBlock& block, int rows, int num_panels) {
   PanelChunk chunks[kPanelsTogether];
   const QuantLayout& layout = block.layout;

@@ -1,10 +1,11 @@
-// Rows of x as products with quantised weights read them: for each group of 32 inputs, the words of its whole
-// numbers as `Ints` takes them, then
+// Rows of x in the form that products with quantised weights read. Each group of 32 inputs has the words of
+// its integers, as `Ints` reads them, then
 //   its scale, a float
-//   [32 / group of the weights]: where sums of products begin, -offset times the sum of x, as Ints::start
-//   reads it [32 / group]: scale times the sum of x, which minima are multiplied by
-//   [32 / group], at levels that take large bytes less 128: where their sums begin, (128 - offset) times that
-// so that one address a row leads to all of it.
+//   [32 / group of the weights] where sums of products begin: -offset times the sum of x, for Ints::start
+//   [32 / group] scale times the sum of x, which multiplies the minima
+//   [32 / group] at levels that read large bytes less 128, where their sums begin: (128 - offset) times the
+//                sum of x
+// so that one address per row leads to all of it.
 #pragma once
 
 #include "cpu/kernels/vec_math-inl.h"
@@ -15,8 +16,8 @@ constexpr int kGroupWords = kScaleAt + 8;
 
 inline void store_float(float x, uint32_t* out) { __builtin_memcpy(out, &x, sizeof(x)); }
 
-// x is scale * q + rest with |q| <= 127. A group that holds what is no number, or infinite, has the scale
-// NaN, so the row's results are NaN; one below 2^-100 counts as zeros.
+// x is scale * q + rest with |q| <= 127. A group with a NaN or an infinity gets the scale NaN, so the row's
+// results are NaN; a group below 2^-100 counts as zeros.
 inline void quantise_group(const float* x, int group, int offset, uint32_t* out) {
   constexpr int kParts = kXGroup / Vec::kLanes, kHalf = kParts / 2;
   const F zero = Vec::set1(0.0f);
@@ -39,7 +40,7 @@ inline void quantise_group(const float* x, int group, int offset, uint32_t* out)
   for (int half = 0; half < 2; ++half) {
     F sum = zero;
     for (int i = half * kHalf; i < (half + 1) * kHalf; ++i) {
-      const F magic = Vec::set1(12582912.0f);  // 3 * 2^22: its sum with a small number is whole
+      const F magic = Vec::set1(12582912.0f);  // 3 * 2^22: adding it rounds a small number to an integer
       const F part = sound ? Vec::mul(Vec::load(x + i * Vec::kLanes), Vec::set1(inverse)) : zero;
       const F whole = Vec::sub(Vec::add(part, magic), magic);
       Ints::store_x(whole, i * Vec::kLanes, out);

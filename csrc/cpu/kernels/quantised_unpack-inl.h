@@ -1,46 +1,45 @@
-// Quantised weights of a chunk of inputs as bytes and floats, in the L1 cache.
+// Unpacks the quantised weights of a chunk of inputs to bytes and floats, in the L1 cache.
 #pragma once
 
 #include "cpu/kernels/vec_math-inl.h"
 
 constexpr int kVecBytes = 4 * Vec::kLanes;
-constexpr int kWordBytes = 4 * kPanelOutputs;  // of four inputs of a panel
-constexpr int kLine = 64;                      // bytes of a line of the caches
+constexpr int kWordBytes = 4 * kPanelOutputs;  // four inputs of a panel
+constexpr int kLine = 64;                      // bytes per cache line
 
-// A panel's chunk: bytes [words][16 outputs][4 inputs], 64 inputs lying together, and for each group the
-// scales and minima of the 16 outputs.
+// A panel's chunk: bytes [words][16 outputs][4 inputs], in runs of 64 inputs, and per group the scales and
+// minima of the 16 outputs.
 struct PanelChunk {
   alignas(64) uint8_t bytes[kChunkInputs / 4 * kWordBytes];
   alignas(64) float scales[kChunkInputs / 16][kPanelOutputs];
   alignas(64) float mins[kChunkInputs / 16][kPanelOutputs];
-  const uint8_t* words;  // `bytes`, or the weights as they lie where they are bytes
-  int64_t plane_stride;  // bytes from 64 inputs to the next
-  const uint8_t* ahead;  // lines to fetch meanwhile, kAheadBytes behind this chunk
+  const uint8_t* words;  // `bytes`, or the weights in place if they are bytes
+  int64_t plane_stride;  // bytes between runs of 64 inputs
+  const uint8_t* ahead;  // lines to prefetch, kAheadBytes after this chunk
   int lines;
 };
 
-// How far behind what is multiplied lines are fetched: what a core of 16 GB/s reads while memory answers, and
-// less than a page, in which the hardware fetches too. Of 1.1 to 4.5 KiB the best on a Xeon with AMX are 2.3
-// to 3.4.
+// Prefetch distance: what a core reads at 16 GB/s during the memory latency, and less than a page, within
+// which the hardware prefetches too. Of 1.1 to 4.5 KiB, 2.3 to 3.4 are best on a Xeon with AMX.
 constexpr int kAheadBytes = 2816;
 
-// The w-th of 8 steps fetches every eighth of so many lines.
+// Step w of 8 prefetches every eighth of `lines` lines.
 inline void fetch_lines(const uint8_t* ahead, int w, int lines) {
   if (w < lines) __builtin_prefetch(ahead + w * kLine, 0, 2);
   if (w + 8 < lines) __builtin_prefetch(ahead + (w + 8) * kLine, 0, 2);
 }
 
-// The high bits of the w-th of 16 words, in bits 4 and 5 of each byte.
+// The high bits of word w of 16, in bits 4 and 5 of each byte.
 template <int kHighBits>
 inline Ints::I high_bits(const uint8_t* planes, int w) {
-  constexpr int kEach = 8 / kHighBits;  // words that a byte serves
+  constexpr int kEach = 8 / kHighBits;  // words per byte
   const int up = 4 - kHighBits * (w % kEach);
   const Ints::I bits = Ints::load(planes + w / kEach * kWordBytes);
   const Ints::I mask = Ints::set1(kHighBits == 1 ? 0x10101010 : 0x30303030);
   return Ints::both(up >= 0 ? Ints::shifted_left(bits, up) : Ints::shifted_right(bits, -up), mask);
 }
 
-// A bound on the bytes of a form, 15, 31, 63 or 255: the largest at levels to which size means nothing.
+// Upper bounds on the bytes of a form. Levels that ignore the bound use the largest.
 constexpr int kMostOfBits[] = {15, 31, 63, 255};
 inline int most_of(const QuantForm& form) {
   if (!Ints::kBySize || form.bits == 8) return 255;
@@ -50,7 +49,7 @@ inline int most_of(const QuantForm& form) {
   return most <= 31 ? 31 : 255;
 }
 
-// What the bits of 64 inputs stand for: bytes up to kMost.
+// Decodes the bits of 64 inputs to bytes up to kMost.
 template <int kBits, bool kTable, int kMostByte>
 struct PlaneWords {
   static constexpr int kMost = Ints::kBySize ? kMostByte : 255;
@@ -59,7 +58,7 @@ struct PlaneWords {
   explicit PlaneWords(const QuantForm& form)
       : low(Ints::set1(0x0f0f0f0f)), table(Ints::load_table(form.table)) {}
 
-  // Words w and w + 8, 0 <= w < 8: Vec::kLanes outputs of each.
+  // Loads words w and w + 8, 0 <= w < 8: Vec::kLanes outputs of each.
   inline void load(const uint8_t* planes, int w, Ints::I& first, Ints::I& second) const {
     const Ints::I u = Ints::load(planes + w * kWordBytes);
     first = Ints::both(u, low);
@@ -76,7 +75,7 @@ struct PlaneWords {
   }
 };
 
-// Calls body with the form's PlaneWords: of 4, 5 or 6 bits.
+// Calls body with the form's PlaneWords, for 4, 5 or 6 bits.
 template <class Body>
 inline void with_plane_words(const QuantForm& form, const Body& body) {
   if (form.has_table && most_of(form) == 31) return body(PlaneWords<4, true, 31>(form));
@@ -86,7 +85,7 @@ inline void with_plane_words(const QuantForm& form, const Body& body) {
   body(PlaneWords<6, false, 63>(form));
 }
 
-// 64 inputs.
+// Unpacks 64 inputs.
 template <class Words>
 inline void unpack_planes(const Words& words, const uint8_t* planes, uint8_t* out) {
   for (int at = 0; at < kWordBytes; at += kVecBytes) {
@@ -100,7 +99,7 @@ inline void unpack_planes(const Words& words, const uint8_t* planes, uint8_t* ou
   }
 }
 
-// The 16 outputs' numbers of `groups` groups, times `factors` where they are in two levels.
+// Unpacks the 16 outputs' numbers of `groups` groups, times `factors` for two-level scales.
 inline void unpack_scales(const uint8_t* scales, int groups, QuantScales kind, const float* factors,
                           float (*out)[kPanelOutputs]) {
   for (int lane = 0; lane < kPanelOutputs; lane += Vec::kLanes) {
@@ -122,7 +121,7 @@ inline void unpack_scales(const uint8_t* scales, int groups, QuantScales kind, c
   }
 }
 
-// Zero points as minima, -scale * zero: exact, but for scales that have more than 16 bits.
+// Converts zero points to minima, -scale * zero: exact, except for scales of more than 16 bits.
 inline void unpack_zeros(const uint8_t* zeros, int groups, const float (*scales)[kPanelOutputs],
                          float (*out)[kPanelOutputs]) {
   for (int g = 0; g < groups; ++g) {
@@ -134,8 +133,8 @@ inline void unpack_zeros(const uint8_t* zeros, int groups, const float (*scales)
   }
 }
 
-// Scales and minima of up to 256 inputs of a panel from the block at `at` on. `words` and `plane_stride` are
-// of the planes, or bytes, as they lie.
+// Unpacks scales and minima of up to 256 inputs of a panel, from the block at `at` on. `words` and
+// `plane_stride` then refer to the planes, or bytes, in place.
 inline void begin_chunk(const uint8_t* at, int inputs, const QuantForm& form, const QuantLayout& layout,
                         PanelChunk& out) {
   out.words = at + layout.planes_at;
@@ -156,7 +155,7 @@ inline void begin_chunk(const uint8_t* at, int inputs, const QuantForm& form, co
   }
 }
 
-// And the weights as bytes.
+// Unpacks the weights to bytes too.
 inline void unpack_chunk(int inputs, const QuantForm& form, PanelChunk& chunk) {
   if (form.bits == 8) return;
   with_plane_words(form, [&](const auto& words) {

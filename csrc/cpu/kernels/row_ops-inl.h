@@ -58,8 +58,8 @@ inline void rotate_pairs(const float* x, const float* cos, const float* sin, int
   }
 }
 
-// Calls body(i, lanes) for vectors of n floats; the last floats go through a padded copy, so that each has
-// the bits that it has anywhere in a row.
+// Calls body(i, lanes) for vectors of n floats. The last floats go through a padded copy, so that an
+// element's bits do not depend on its place in the row.
 template <class Body>
 inline void for_vectors(int64_t n, const Body& body) {
   int64_t i = 0;
@@ -81,15 +81,15 @@ inline void store_some(float* out, int lanes, F x) {
   for (int i = 0; i < lanes; ++i) out[i] = padded[i];
 }
 
-// Hendrycks and Gimpel, arXiv 1606.08415: x / 2 (1 + tanh u) with u = sqrt(2 / pi) (x + 0.044715 x^3), which
-// is x / (1 + e^-2u).
+// Hendrycks and Gimpel, arXiv 1606.08415: x / 2 (1 + tanh u) = x / (1 + e^-2u), where u = sqrt(2 / pi) (x +
+// 0.044715 x^3).
 inline F gelu_tanh(F x) {
   const F inner = Vec::fma(Vec::mul(Vec::mul(x, x), x), Vec::set1(0.044715f), x);
   return Vec::mul(x, logistic(Vec::mul(inner, Vec::set1(1.59576912f))));
 }
 
 // x Phi(x) = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2, with erfc to 1.5e-7: Abramowitz and Stegun, 7.1.26.
-// Beyond 16 nothing is left of it; a NaN stays NaN.
+// Beyond 16 the second term vanishes; a NaN stays NaN.
 inline F gelu(F x) {
   const F one = Vec::set1(1.0f), minus = Vec::set1(-1.0f);
   const F size = Vec::mul(minus, Vec::max(Vec::set1(-16.0f), Vec::mul(minus, Vec::abs(x))));

@@ -1,15 +1,15 @@
-// What one instruction-set level provides to row_ops.cpp: the small work of a decode step between its
-// products. Plain data only, as in tree_attention_kernels.h.
+// Kernels that an instruction-set level provides to row_ops.cpp: the small operations between the products of
+// a decode step. Plain data only, as in tree_attention_kernels.h.
 #pragma once
 
 #include <cstdint>
 
 namespace tts {
 
-// Of the MLP's first product, or of its gate.
+// Applied to the MLP's first product, or to its gate.
 enum class Activation : int { kSilu, kGeluTanh, kGelu, kReluSquared };
 
-// `out` may be the input of each, but of the rotations.
+// `out` may be the input, except for rotations.
 struct RowKernels {
   // out[i] = x[i] / sqrt(mean of x^2 + eps) * weight[i]
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
@@ -19,17 +19,17 @@ struct RowKernels {
   // Rotary embedding of one head: out[i] = x[i] cos[i] - x[i + d/2] sin[i] for i < d/2, and out[i] = x[i]
   // cos[i] + x[i - d/2] sin[i] for the others.
   void (*rotate)(const float* x, const float* cos, const float* sin, int head_dim, float* out);
-  // The same where channel 2 i turns with channel 2 i + 1.
+  // Rotary embedding that pairs channel 2 i with channel 2 i + 1.
   void (*rotate_pairs)(const float* x, const float* cos, const float* sin, int head_dim, float* out);
-  // out[i] = activation(gate[i]) * up[i]; up null: without it.
+  // out[i] = activation(gate[i]) * up[i], or activation(gate[i]) if up is null.
   void (*activate)(Activation activation, const float* gate, const float* up, int64_t n, float* out);
-  // out[i] = (u + 1) g / (1 + e^(-alpha g)) with g = min(gate[i], limit) and u = up[i] cut to +-limit.
+  // out[i] = (u + 1) g / (1 + e^(-alpha g)) with g = min(gate[i], limit) and u = up[i] clamped to +-limit.
   void (*clamped_swiglu)(const float* gate, const float* up, float alpha, float limit, int64_t n, float* out);
   // out[i] += x[i] * factor
   void (*add_scaled)(const float* x, float factor, int64_t n, float* out);
   // x[i] *= factor, then x[i] = cap tanh(x[i] / cap); cap 0: none.
   void (*scale_and_cap)(float factor, float cap, int64_t n, float* x);
-  // Rounded to nearest even.
+  // Rounds to nearest even.
   void (*to_bfloat16)(const float* x, int64_t n, uint16_t* out);
 };
 

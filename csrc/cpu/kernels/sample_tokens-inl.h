@@ -3,7 +3,7 @@
 
 #include "cpu/kernels/vec_math-inl.h"
 
-// The floats from x[i] on, -inf behind the n-th.
+// Loads floats from x[i] on, -inf from index n on.
 inline F load_padded(const float* x, int64_t i, int64_t n) {
   if (i + Vec::kLanes <= n) return Vec::load(x + i);
   float tail[Vec::kLanes];
@@ -23,7 +23,7 @@ inline float largest(const float* x, int64_t n) {
   return Vec::max_of(Vec::max(Vec::max(most[0], most[1]), Vec::max(most[2], most[3])));
 }
 
-// x - peak. -inf becomes a number, as 0 times it has to be 0; NaN stays.
+// x - peak. -inf becomes finite, because 0 times it must be 0; NaN stays.
 inline F shifted(F x, F peak) { return Vec::max(Vec::set1(-1e30f), Vec::sub(x, peak)); }
 
 inline F weight(F x, F difference, F scale, F cut) {

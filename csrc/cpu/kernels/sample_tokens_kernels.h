@@ -1,4 +1,4 @@
-// What one instruction-set level provides to sample_tokens.cpp. Plain data only, as in
+// Kernels that an instruction-set level provides to sample_tokens.cpp. Plain data only, as in
 // tree_attention_kernels.h.
 #pragma once
 
@@ -9,12 +9,12 @@ namespace tts {
 constexpr int kSampleBlock = 256;  // tokens whose weights are summed together
 
 struct SampleKernels {
-  // Largest of n floats; NaN are passed over.
+  // Largest of n floats; skips NaN.
   float (*largest)(const float* x, int64_t n);
   // w[i] = 2^(scale * (x[i] - peak)), 0 where x[i] < cut. sums[b] = sum of w over block b. Returns the sum of
   // w[i] * (x[i] - peak).
   double (*weigh)(const float* x, int64_t n, float peak, float scale, float cut, float* sums);
-  // The w of `weigh` themselves.
+  // Writes the w of `weigh`.
   void (*weights)(const float* x, int64_t n, float peak, float scale, float cut, float* w);
 };
 

@@ -7,7 +7,7 @@
 inline void pack_summaries(const uint32_t* const* rows, int words, uint32_t* tile) {
   const uint32_t* part[16];
   for (int i = 0; i < words; i += 16) {
-    const int begin = min_of(i, words - 16);  // the last 16 words, where they are no multiple
+    const int begin = min_of(i, words - 16);  // the last 16 words overlap if `words` is no multiple of 16
     for (int j = 0; j < 16; ++j) part[j] = rows[j] + begin;
     Vec::transpose_words(part, tile + 16 * begin);
   }

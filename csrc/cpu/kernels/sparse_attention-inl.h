@@ -1,9 +1,9 @@
-// Attention over the pages that each query chose, or that are left where some were evicted. Included by
-// tree_attention-inl.h behind its `Chunk`.
+// Attention over the pages that each query selected, or that remain after eviction. Included by
+// tree_attention-inl.h after its `Chunk`.
 //
-// Tile by tile: the pages that a query reads lie side by side in its rows of scores, in path order, so that
-// the dense code multiplies and sums them, in the same order as if all were read. Neighbouring queries that
-// read the same pages go together. A tile's pages are loaded once and then found in the cache.
+// Works tile by tile. The pages that a query reads are adjacent in its rows of scores, in path order, so the
+// dense code multiplies and sums them in the same order as if all were read. Neighbouring queries that read
+// the same pages are processed together. A tile's pages are loaded once and then stay in the cache.
 #pragma once
 
 template <Storage kStorage>
@@ -41,7 +41,7 @@ struct SparseChunk : Chunk<kStorage> {
     PageList list;
     uint32_t bits = chosen_bits(query, tile);
     if (bits == 0) return list;
-    // Columns that the query sees: bits before its window and behind its position fall away.
+    // Keeps the columns that the query sees: drops bits before its window and after its position.
     const int first = this->first_visible(query) / kPageSize - tile * kTilePages;
     const int last = task.position[query] / kPageSize - tile * kTilePages;
     if (first >= kTilePages || last < 0) return list;
@@ -60,7 +60,7 @@ struct SparseChunk : Chunk<kStorage> {
     return list;
   }
 
-  // Tokens [begin, end) of the listed pages, counted as they lie side by side, are those that the query sees.
+  // The query sees tokens [begin, end) of the listed pages, counted as if the pages were adjacent.
   int begin_of(const PageList& list, int query) const {
     return max_of(this->first_visible(query) - list.column[0] * kPageSize, 0);
   }
@@ -82,8 +82,8 @@ struct SparseChunk : Chunk<kStorage> {
     }
   }
 
-  // A thin run is short beside the loading of its pages: while it is multiplied, what comes next is fetched,
-  // a line at a time. Here the values of the same pages.
+  // A thin run takes less time than loading its pages, so the next data is prefetched while it is multiplied,
+  // a line at a time: here, the values of the same pages.
   void scores(const PageList& list, int begin, int end) const {
     const bool is_thin = ChunkBase<kStorage>::thin(begin, end);
     const auto words = [&](int page, uint32_t* wide) { return this->k_words(page, is_thin, wide); };
@@ -107,7 +107,7 @@ struct SparseChunk : Chunk<kStorage> {
     }
   }
 
-  // Fetches the keys of `next` meanwhile.
+  // Prefetches the keys of `next` meanwhile.
   void values(const PageList& list, const PageList& next, int begin, int end) const {
     const bool is_thin = ChunkBase<kStorage>::thin(begin, end);
     const auto words = [&](int page, uint32_t* wide) { return this->v_words(page, is_thin, wide); };
@@ -137,7 +137,7 @@ struct SparseChunk : Chunk<kStorage> {
     });
   }
 
-  // Page j of the list for a query that sees the tokens [first, last) of the list.
+  // Adds page j of the list for a query that sees tokens [first, last) of the list.
   void add_page_part(int query, int j, const uint32_t* v, int first, int last, bool is_thin) const {
     const int begin = max_of(first - j * kPageSize, 0), end = min_of(last - j * kPageSize, kPageSize);
     if (begin == 0 && end == kPageSize) return add_pages(query, query + 1, j, &v, 1, is_thin, {});
@@ -151,7 +151,7 @@ struct SparseChunk : Chunk<kStorage> {
     const Segment *segment_begin = nullptr, *segment_end = nullptr;  // of the tile
   };
 
-  // The run after `run` that has pages; end == begin where there is none.
+  // The next run after `run` that has pages; end == begin if there is none.
   ListRun next_run(const ListRun& run) const {
     ListRun next = run;
     do {

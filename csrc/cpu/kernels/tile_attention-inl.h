@@ -1,6 +1,6 @@
-// The two products of attention on AMX tiles, for pages of bfloat16 pairs that all rows see as a whole. A
-// page of keys is [head_dim / 2][16] pairs, one of values [8][head_dim]: what the tiles' product takes as
-// they lie. Each page adds to a row's sums what depends on that row and page alone, in path order.
+// The two products of attention on AMX tiles, for pages of bfloat16 pairs that all rows see entirely. A page
+// of keys is [head_dim / 2][16] pairs, a page of values [8][head_dim]: the tile product reads both in place.
+// Each page's contribution to a row's sums depends on that row and page alone and is added in path order.
 #pragma once
 
 #include "cpu/kernels/micro_kernels-inl.h"
@@ -13,7 +13,7 @@ struct ScoreBlock {
   const uint32_t* q;
   int head_dim;
   const uint32_t* const* k;
-  Ahead ahead;  // as many pages, fetched whole
+  Ahead ahead;  // the same number of pages, prefetched whole
   uint32_t* s;
 
   // N pages from `page` on.
@@ -42,7 +42,7 @@ struct ValueBlock {
   Ahead ahead;  // as in ScoreBlock
   float* acc;
 
-  // N times 16 channels.
+  // N columns of 16 channels.
   template <int M, int N>
   void run(int column) const {
     const int channel = column * 16;
@@ -64,7 +64,7 @@ struct ValueBlock {
   }
 };
 
-// The thread's tiles, configured as blocks come; released with this.
+// The thread's tiles: configured as blocks need them, released by the destructor.
 class AttentionTiles {
  public:
   AttentionTiles() = default;
@@ -95,7 +95,7 @@ class AttentionTiles {
   }
 
  private:
-  // For blocks of so many rows, of which a product takes so many words at once.
+  // Configures tiles for blocks of `rows` rows and products of `words` words.
   void use(int rows, int words) {
     if (rows == rows_ && words == words_) return;
     if (rows_ > 0) release_tiles();

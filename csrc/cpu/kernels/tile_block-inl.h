@@ -1,15 +1,15 @@
-// Blocks of sums on AMX tiles: of up to 32 rows times 2 columns, or of up to 16 rows times 4, a column being
-// 16 outputs, tokens or channels.
+// Blocks of sums on AMX tiles: up to 32 rows times 2 columns, or up to 16 rows times 4. A column is 16
+// outputs, tokens or channels.
 #pragma once
 
 #include "cpu/levels/amx_tiles-inl.h"
 
 constexpr int kBlockRows = 2 * kTileRows;
 
-// Tiles 0 .. 3 are sums, by rows; then come one or two of 16 rows, then those of columns.
+// Tiles 0 .. 3 hold sums, row by row; then one or two hold 16 rows each, and the rest hold columns.
 constexpr int kRowsTile = 4;
 
-// For blocks of so many rows, of which a product takes so many words at once.
+// Tile shapes for blocks of `rows` rows and products of `words` words.
 inline TileShapes block_shapes(int rows, int words) {
   const bool two = rows > kTileRows;
   const int first = two ? kTileRows : rows, second = rows - kTileRows;
@@ -43,8 +43,8 @@ inline void for_sums(const Body& body) {
   if constexpr (M > 1 && N > 1) body(TileTag<3>{}, kTileRows, 1);
 }
 
-// Sums += words of 16 M rows times the same words of N columns. Rows lie `stride` bytes apart, the second 16
-// of them at `second`; a column is [words][16] at `column_stride` bytes.
+// Sums += words of 16 M rows times the same words of N columns. Rows are `stride` bytes apart, the second 16
+// rows start at `second`; columns are [words][16], `column_stride` bytes apart.
 template <int M, int N>
 inline void add_tiles(const uint32_t* rows, const uint32_t* second, int64_t stride,
                       const uint32_t* const* columns, int64_t column_stride) {

@@ -1,15 +1,15 @@
-// packed_linear with bfloat16 weights on AMX tiles: a panel's [words][16] pairs are what its product takes as
-// they lie, 16 words at a time.
+// packed_linear with bfloat16 weights on AMX tiles: the tile product reads a panel's [words][16] pairs in
+// place, 16 words at a time.
 //
-// This kernel serves any number of rows: the dot product of avx512_bf16 rounds otherwise, so a second kernel
-// for few rows would let a row's bits depend on how many are beside it. Nor is one needed: with one row both
-// take the time in which the weights are read.
+// This kernel handles any number of rows. The dot product of avx512_bf16 rounds differently, so a second
+// kernel for few rows would make a row's bits depend on the number of rows. Nor is one needed: with one row,
+// both take the time of reading the weights.
 #pragma once
 
 #include "cpu/kernels/packed_linear-inl.h"
 #include "cpu/kernels/tile_block-inl.h"
 
-// With 64 rows 2 and 4 are a quarter and a tenth slower, 8 is as fast.
+// With 64 rows, 2 and 4 are a quarter and a tenth slower; 8 is as fast.
 constexpr int kTilePanels = 16;
 
 // Up to 32 rows times panels.
@@ -31,7 +31,7 @@ struct LinearRowsOnTiles {
       add_tiles<M, N>(words, words + block.x_stride, 4 * kTileWords, columns, 4 * kPanelOutputs);
       for (int n = 0; n < N; ++n) columns[n] += kTileWords * kPanelOutputs;
     }
-    if (left > 0) {  // copies with zeros behind them, as x has
+    if (left > 0) {  // zero-padded copies, as x is padded too
       alignas(64) uint32_t padded[N][kTileWords * kPanelOutputs] = {};
       for (int n = 0; n < N; ++n) {
         __builtin_memcpy(padded[n], columns[n], 4u * static_cast<unsigned>(left) * kPanelOutputs);
@@ -47,7 +47,7 @@ struct LinearRowsOnTiles {
   }
 };
 
-// While a block of rows stays in the L1 cache, or streams from the L2 cache, the panels stream by.
+// A block of rows stays in the L1 cache, or streams from the L2 cache, while the panels stream past.
 void multiply_panels_on_tiles(const LinearBlock& block, int rows, int num_panels) {
   for (int row = 0, configured = 0, n; row < rows; row += n) {
     n = min_of(rows - row, kBlockRows);

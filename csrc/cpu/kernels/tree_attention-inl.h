@@ -1,12 +1,11 @@
-// Attention of one query block and KV head over one chunk of the path: the same code for every
+// Attention of one query block and KV head over one chunk of the path, the same code for every
 // instruction-set level.
 //
 // Per tile of 256 positions: scores S = Q K^T of each segment, softmax of each row over the tile, acc += P V
-// of each segment. A row's sums run over channels in order (S) and over its visible tokens in order (P V);
-// tokens that it does not see are never multiplied, so whatever lies in unwritten or foreign slots cannot
-// reach it.
+// of each segment. A row's sums run over channels in order (S) and over its visible tokens in order (P V).
+// Tokens that a row does not see are never multiplied, so unwritten or foreign slots cannot affect it.
 //
-// int8 pages: a page's K scale multiplies its scores, its V scale the probabilities before P V.
+// int8 pages: the K scale multiplies a page's scores, the V scale its probabilities before P V.
 #pragma once
 
 #include "cpu/kernels/attention_softmax-inl.h"
@@ -14,7 +13,7 @@
 #include "cpu/kernels/tile_attention-inl.h"
 #endif
 
-// Words of a row (S) or channels (P V) per pass: this many of each page of a batch fit the L1 cache.
+// Words of a row (S) or channels (P V) per pass; this many per page of a batch fit the L1 cache.
 constexpr int kBlockWords = 64;
 
 template <Product kProduct>
@@ -48,14 +47,14 @@ struct Chunk : ChunkSoftmax<kStorage> {
 
   bool thin(const Segment& segment) const { return Base::thin(segment.query_begin, segment.query_end); }
 
-  // Up to kBatchPages consecutive pages that queries of a segment see. count 0: none are left.
+  // Up to kBatchPages consecutive pages that queries of a segment see. count 0: no pages left.
   struct Batch {
     const Segment* segment;
     int page, count;       // page: index on the path
-    const int32_t* pages;  // their numbers in the pool
+    const int32_t* pages;  // page ids in the pool
   };
 
-  // The first batch from `page` of the path on, of this segment or else of those after it.
+  // The first batch from path page `page` on, in this segment or a later one.
   Batch batch_from(const Segment* segment, const Segment* segment_end, int page) const {
     for (; segment < segment_end; ++segment) {
       int first_token = first_visible(segment->query_begin), last_token = 0;
@@ -75,8 +74,8 @@ struct Chunk : ChunkSoftmax<kStorage> {
   }
 
   // Calls body(batch, operands, ahead) for all batches of the segments. words(page, thin, buffer) makes a
-  // page's operands, packed(page) says where it lies. While a batch is multiplied the next one is fetched, in
-  // the end `after`, of which packed_after says where it lies.
+  // page's operands; packed(page) is its address. While a batch is multiplied the next one is prefetched;
+  // after the last batch, `after`, at the addresses from packed_after.
   template <class MakeWords, class Packed, class PackedAfter, class Body>
   void for_each_batch(const Segment* begin, const Segment* end, const MakeWords& words, const Packed& packed,
                       const Batch& after, const PackedAfter& packed_after, const Body& body) const {
@@ -112,7 +111,7 @@ struct Chunk : ChunkSoftmax<kStorage> {
                    });
   }
 
-  // Calls body with the product by which a segment's operands are multiplied.
+  // Calls body with the product for a segment's operands.
   template <class Body>
   static void with_product(bool is_thin, const Body& body) {
     if constexpr (Words::kWidens && Words::kThinRows > 0) {
@@ -121,8 +120,8 @@ struct Chunk : ChunkSoftmax<kStorage> {
     body(ProductTag<Words::kProduct>{});
   }
 
-  // Rows [row, row_end) of whole queries: S = Q K^T of `count` pages from `page` of the path on, whose
-  // numbers in the pool are `pages`.
+  // Rows [row, row_end) of whole queries: S = Q K^T for `count` pages from path page `page` on, with ids
+  // `pages`.
   template <Product kBy>
   void set_scores(int row, int row_end, int page, const int32_t* pages, const uint32_t* const* k, int count,
                   Ahead ahead = {}) const {
@@ -150,7 +149,7 @@ struct Chunk : ChunkSoftmax<kStorage> {
     }
   }
 
-  // What the i-th block of `rows` rows fetches, pages from `column` on.
+  // Share of block i in the prefetching for `rows` rows, for pages from `column` on.
   static Ahead share(Ahead ahead, int i, int rows, int column) {
     if (ahead.pages == nullptr) return {};
     return {ahead.pages + column, ahead.shift, i, (rows + Vec::kRows - 1) / Vec::kRows};
@@ -165,8 +164,8 @@ struct Chunk : ChunkSoftmax<kStorage> {
     }
   }
 
-  // Rows [row, row_end): acc += P V over `steps` words of P for each of `count` pages; p_word is the first
-  // one's index in a row of probabilities.
+  // Rows [row, row_end): acc += P V over `steps` words of P for each of `count` pages; p_word is the index of
+  // the first in a row of probabilities.
   template <Product kBy>
   void add_values(int row, int row_end, int p_word, const uint32_t* const* v, int count, int steps,
                   Ahead ahead = {}) const {
@@ -193,14 +192,14 @@ struct Chunk : ChunkSoftmax<kStorage> {
     }
   }
 
-  // V's operands of a page, of which v are those of a thin or other segment, as others multiply it.
+  // V operands of a page in the form for wide segments; v are its operands in the segment's own form.
   const uint32_t* whole_operands(const uint32_t* v, bool is_thin) const {
     if (!is_thin) return v;
     Words::widen(v, kPageSize / 2, head_dim, spare_page());
     return spare_page();
   }
 
-  // The tokens [begin, end) of one page for one query, `v` being the page's operands.
+  // Adds tokens [begin, end) of one page for one query; `v` has the page's operands.
   void add_partial_page(int query, int page, const uint32_t* v, int begin, int end) const {
     const int row = row_of(query), row_end = row + task.group;
     const int p_word = page % kTilePages * kWordsPerPage;
@@ -210,7 +209,7 @@ struct Chunk : ChunkSoftmax<kStorage> {
     if constexpr (!Words::kPairs) {
       add(begin, v + begin * head_dim, end - begin);
     } else {
-      // A pair of which one token is visible is multiplied as a copy with the other zeroed.
+      // If one token of a pair is visible, a copy with the other token zeroed is multiplied.
       uint32_t* masked = spare_row();
       const auto add_half = [&](int pair, uint32_t mask) {
         for (int c = 0; c < head_dim; ++c) masked[c] = v[pair * head_dim + c] & mask;
@@ -222,7 +221,7 @@ struct Chunk : ChunkSoftmax<kStorage> {
     }
   }
 
-  // At last the first keys of the segments [end, next_end) are fetched.
+  // Finally prefetches the first keys of segments [end, next_end).
   void values(const Segment* begin, const Segment* end, const Segment* next_end) const {
     const auto words = [&](int page, bool is_thin, uint32_t* wide) { return v_words(page, is_thin, wide); };
     const auto k = [&](int page) { return packed_k(page); };
@@ -248,7 +247,7 @@ struct Chunk : ChunkSoftmax<kStorage> {
     }
   }
 
-  // For queries that see all of these pages.
+  // Adds pages for queries that see all of them.
   void add_pages(const Segment& segment, int query, int query_end, int page, const uint32_t* const* v,
                  int count, Ahead ahead = {}) const {
     with_product(thin(segment), [&](auto product) {
@@ -257,7 +256,7 @@ struct Chunk : ChunkSoftmax<kStorage> {
     });
   }
 
-  // For queries some of which see a page in part, or not at all.
+  // Adds a page for queries of which some see it only in part, or not at all.
   void add_page(const Segment& segment, int query, int query_end, int page, const uint32_t* v) const {
     for (int end; query < query_end; query = end) {
       for (end = query; end < query_end && sees_all(end, page, page + 1);) ++end;
@@ -269,7 +268,7 @@ struct Chunk : ChunkSoftmax<kStorage> {
     }
   }
 
-  // The tokens of a page that a query sees.
+  // Adds the tokens of a page that a query sees.
   void add_part(const Segment& segment, int query, int page, const uint32_t* v) const {
     const int begin = max_of(first_visible(query) - page * kPageSize, 0);
     const int end = min_of(task.position[query] + 1 - page * kPageSize, kPageSize);

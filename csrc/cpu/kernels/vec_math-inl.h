@@ -1,5 +1,4 @@
-// Functions of vectors that several kernels share. Included after the `Vec` of a level, inside its anonymous
-// namespace.
+// Vector functions shared by several kernels. Included after a level's `Vec`, inside its anonymous namespace.
 #pragma once
 
 using F = Vec::F;
@@ -37,7 +36,8 @@ inline F tanh_of(F x) {
   return Vec::copy_sign(Vec::div(Vec::sub(one, e), Vec::add(one, e)), x);
 }
 
-// Of n floats, n a multiple of Vec::kLanes; in chains, as one would wait for each maximum.
+// Largest of n floats, n a multiple of Vec::kLanes. Uses several chains, because one would wait for each
+// maximum.
 inline F largest_of(const uint32_t* s, int n) {
   constexpr int kChains = 4;
   F largest[kChains];

@@ -1,4 +1,4 @@
-// All kernels of a level, after its `Vec`.
+// All kernels of a level; included after its `Vec`.
 #pragma once
 
 #include "cpu/kernels/packed_linear-inl.h"

@@ -1,7 +1,6 @@
-// bfloat16 on AMX tiles: products with weights, and pages, of bfloat16 or of int8 made into it, that rows see
-// as a whole. Pages that a row
-// sees in part, and scores where head_dim is no multiple of 32, take the dot product of avx512_bf16. Which of
-// the two multiplies a row and page is decided by these alone, so a row's bits do not depend on the rows
+// bfloat16 on AMX tiles: products with weights, and with pages that rows see entirely, bfloat16 or converted
+// from int8. Pages that a row sees in part, and scores if head_dim is no multiple of 32, use the dot product
+// of avx512_bf16. The choice depends only on the row and page, so a row's bits do not depend on the rows
 // beside it.
 #include <immintrin.h>
 

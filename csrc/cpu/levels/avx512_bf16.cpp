@@ -1,6 +1,6 @@
-// bfloat16 storage, and int8 pages under bfloat16 queries, through the dot product of bfloat16 pairs:
-// probabilities are rounded to bfloat16 before P V, where the other levels keep them in float. Float32 is
-// served by the avx512 level.
+// bfloat16 storage, and int8 pages with bfloat16 queries, using the dot product of bfloat16 pairs.
+// Probabilities are rounded to bfloat16 before P V; other levels keep them in float. The avx512 level handles
+// float32.
 #include <immintrin.h>
 
 #include "cpu/levels/level_kernels.h"

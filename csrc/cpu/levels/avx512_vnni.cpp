@@ -1,4 +1,4 @@
-// Quantised weights through the dot product of bytes; all else is served by the avx512 level.
+// Quantised weights, using the dot product of bytes; the avx512 level handles everything else.
 #include <immintrin.h>
 
 #include "cpu/levels/level_kernels.h"

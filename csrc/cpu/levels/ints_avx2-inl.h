@@ -1,10 +1,10 @@
-// Integers in 256-bit vectors, beside `Vec`.
+// Integers in 256-bit vectors, for use beside `Vec`.
 #pragma once
 
 struct Ints {
   using I = __m256i;
   static constexpr bool kBySize = true;
-  // Some sums of floats spill; yet 4 and 8 rows in 4 bits take 0.95 of the time of blocks of three (Zen 3).
+  // Some float sums spill; yet 4 and 8 rows in 4 bits take 0.95 of the time of blocks of three (Zen 3).
   static constexpr int kRows = 4;
 
   static I set1(int x) { return _mm256_set1_epi32(x); }
@@ -27,17 +27,17 @@ struct Ints {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
   }
 
-  // Sums of products of bytes u of weights and whole numbers of x, four in each lane: exact. See Dot in
+  // Exact sums of products of weight bytes u and integers of x, four per lane. See Dot in
   // quantised_linear-inl.h.
   using Sum = I;
   static uint32_t start_word(float start) { return static_cast<uint32_t>(static_cast<int32_t>(start)); }
   static Sum start(const uint32_t* word) { return set1(static_cast<int>(*word)); }
   static Vec::F floats(Sum sum) { return _mm256_cvtepi32_ps(sum); }
 
-  static constexpr int kXWords = 1;  // of four inputs of x: four int8
-  // PMADDUBSW adds two products of a byte and an int8 in 16 bits. Those of kTogether words fit there one
-  // after the other, as bytes are up to kMost and |x| <= 127. Beside products of int16, a step of a model of
-  // 0.54B in Q4_0 takes 0.87, 0.70 and 0.65 of the time with 1, 8 and 64 branches (Zen 3, two threads).
+  static constexpr int kXWords = 1;  // per four inputs of x: four int8
+  // PMADDUBSW adds two products of a byte and an int8 in 16 bits, which hold the sum over kTogether words, as
+  // bytes are at most kMost and |x| <= 127. Compared with int16 products, a step of a 0.54B model in Q4_0
+  // takes 0.87, 0.70 and 0.65 of the time with 1, 8 and 64 branches (Zen 3, two threads).
   template <int kMost>
   struct Dot {
     static constexpr bool kSigned = false;
@@ -54,7 +54,7 @@ struct Ints {
       return _mm256_add_epi32(sum, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
     }
   };
-  // 8 whole numbers of x from the i-th of the group on.
+  // Stores 8 integers of x, from index i of the group on.
   static void store_x(Vec::F x, int i, uint32_t* out) {
     const I whole = _mm256_cvtps_epi32(x);
     const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
@@ -62,7 +62,7 @@ struct Ints {
   }
 };
 
-// Of any byte u: the size of u - 128 times x with its sign, as 2 * 128 * 127 fits 16 bits and 2 * 255 * 127
+// For any byte u: |u - 128| times x with the sign of u - 128, as 2 * 128 * 127 fits 16 bits and 2 * 255 * 127
 // does not.
 template <>
 struct Ints::Dot<255> : Ints::Dot<128> {

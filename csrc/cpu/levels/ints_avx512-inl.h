@@ -1,10 +1,10 @@
-// Integers in 512-bit vectors, beside `Vec`. Levels whose CPUs multiply bytes in fours define TTS_DOT_BYTES
-// before including this.
+// Integers in 512-bit vectors, for use beside `Vec`. Levels whose CPUs multiply bytes in fours define
+// TTS_DOT_BYTES before including this.
 #pragma once
 
 struct Ints {
   using I = __m512i;
-  static constexpr int kRows = 6;  // 6 x 2 sums of integers, as many of floats, 2 operands, 1 of x
+  static constexpr int kRows = 6;  // 6 x 2 integer sums, as many float sums, 2 operands, 1 of x
 
   static I set1(int x) { return _mm512_set1_epi32(x); }
   static I load(const void* p) { return _mm512_loadu_si512(p); }
@@ -26,15 +26,15 @@ struct Ints {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
   }
 
-  // Sums of products of bytes u of weights and whole numbers of x, four in each lane: exact. See Dot in
+  // Exact sums of products of weight bytes u and integers of x, four per lane. See Dot in
   // quantised_linear-inl.h.
   using Sum = I;
   static uint32_t start_word(float start) { return static_cast<uint32_t>(static_cast<int32_t>(start)); }
   static Sum start(const uint32_t* word) { return set1(static_cast<int>(*word)); }
   static Vec::F floats(Sum sum) { return _mm512_cvtepi32_ps(sum); }
 
-  static constexpr int kXWords = 1;  // of four inputs of x: four int8
-  // 16 whole numbers of x from the i-th of the group on.
+  static constexpr int kXWords = 1;  // per four inputs of x: four int8
+  // Stores 16 integers of x, from index i of the group on.
   static void store_x(Vec::F x, int i, uint32_t* out) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i / 4), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
   }
@@ -51,7 +51,7 @@ struct Ints {
     static Part begin(Sum sum) { return sum; }
     static Sum end(Sum, Part part) { return part; }
 #ifdef TTS_EMULATE_BF16_DOT
-    // Only in the C++ tests, as Vec::dot_pairs.
+    // Only in the C++ tests, like Vec::dot_pairs.
     static Part add(Part part, Operand u, const uint32_t* x) {
       const I word = set1(static_cast<int>(*x)), low = set1(0x00ff00ff);
       const I even = _mm512_srai_epi16(_mm512_slli_epi16(word, 8), 8), odd = _mm512_srai_epi16(word, 8);
@@ -66,9 +66,9 @@ struct Ints {
   };
 #else
   static constexpr bool kBySize = true;
-  // Sums in 16 bits, as at the level avx2. Beside products of int16, 1 to 64 rows take 0.85 to 0.63 of the
-  // time in 4 bits, 0.85 to 0.60 in 5, 0.87 to 0.55 in 6, and 0.92 to 1.13 in 8 bits and tables (a Xeon with
-  // AMX at this level, one thread, other work beside it).
+  // Sums in 16 bits, as in the avx2 level. Compared with int16 products, 1 to 64 rows take 0.85 to 0.63 of
+  // the time in 4 bits, 0.85 to 0.60 in 5, 0.87 to 0.55 in 6, and 0.92 to 1.13 in 8 bits and tables (a Xeon
+  // with AMX at this level, one thread, other load on the machine).
   template <int kMost>
   struct Dot {
     static constexpr bool kSigned = false;
@@ -89,7 +89,7 @@ struct Ints {
 };
 
 #ifndef TTS_DOT_BYTES
-// Of any byte u: the size of u - 128 times x with its sign, as at the level avx2.
+// For any byte u: |u - 128| times x with the sign of u - 128, as in the avx2 level.
 template <>
 struct Ints::Dot<255> : Ints::Dot<128> {
   static constexpr bool kSigned = true;

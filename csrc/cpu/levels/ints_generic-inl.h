@@ -1,5 +1,5 @@
-// Integers in 128-bit vectors of the compiler's own notation, beside a `Vec` of four floats: any CPU. Whole
-// numbers below 2^24 are exact as floats, so products and sums of integers are taken as floats.
+// Integers in 128-bit compiler vectors, for use beside a `Vec` of four floats; runs on any CPU. Integers
+// below 2^24 are exact as floats, so products and sums of integers use floats.
 #pragma once
 
 struct Ints {
@@ -30,11 +30,11 @@ struct Ints {
     return (I)found;
   }
 
-  // Bits of a float16 as those of a float, 2^112 times as large.
+  // Moves the bits of a float16 into a float, which is 2^112 times as large.
   static Vec::F widen_float16(const void* p) {
     const I halves = widen(p), magnitude = (halves & 0x7fffu) << 13;
     const I scaled = (I)((Floats)magnitude * Floats{0x1p112f, 0x1p112f, 0x1p112f, 0x1p112f});
-    const I special = (I)(magnitude >= 0x0f800000u) & 0x7f800000u;  // infinite or no number
+    const I special = (I)(magnitude >= 0x0f800000u) & 0x7f800000u;  // infinity or NaN
     return (Vec::F)(scaled | special | (halves & 0x8000u) << 16);
   }
   static Vec::F widen_bfloat16(const void* p) { return (Vec::F)(widen(p) << 16); }
@@ -48,7 +48,7 @@ struct Ints {
   static Sum start(const uint32_t* word) { return Vec::broadcast(word); }
   static Vec::F floats(Sum sum) { return sum; }
 
-  static constexpr int kXWords = 4;  // of four inputs of x: floats
+  static constexpr int kXWords = 4;  // per four inputs of x: floats
   template <int kMost>
   struct Dot {
     static constexpr bool kSigned = false;
@@ -65,7 +65,7 @@ struct Ints {
     }
     static Sum end(Sum, Part part) { return part; }
   };
-  // 4 whole numbers of x from the i-th of the group on.
+  // Stores 4 integers of x, from index i of the group on.
   static void store_x(Vec::F x, int i, uint32_t* out) { Vec::store(out + i, x); }
 
  private:

@@ -1,9 +1,9 @@
-// What one instruction-set level provides to the operators.
+// Kernels that an instruction-set level provides to the operators.
 //
-// A level is a translation unit of its own, compiled for its instruction set: levels/<level>.cpp includes the
+// Each level is its own translation unit, compiled for its instruction set: levels/<level>.cpp includes the
 // level's `Vec` and then the kernels (kernels/*-inl.h), all inside an anonymous namespace. Neither may use
-// the standard library, and what they share with other units is plain data: an inline function compiled with
-// a level's flags could be the copy that the linker keeps for all.
+// the standard library, and they share only plain data with other units: the linker could otherwise keep, for
+// all units, an inline function compiled with a level's flags.
 #pragma once
 
 #include "cpu/kernels/packed_linear_kernels.h"
@@ -17,7 +17,7 @@ namespace tts {
 
 struct LevelKernels {
   AttentionKernels attention_float32, attention_bfloat16;  // by dtype of queries and pages
-  // int8 pages under queries of float32, and of bfloat16.
+  // For int8 pages, with float32 and with bfloat16 queries.
   AttentionKernels attention_int8, attention_int8_bfloat16;
   PageScoreKernels page_scores;
   SampleKernels sampling;
@@ -26,7 +26,7 @@ struct LevelKernels {
   RowKernels rows;
 };
 
-// What a level provides whose instructions multiply bfloat16; all else is another level's.
+// Kernels of a level that adds bfloat16 instructions; another level provides the rest.
 struct BFloat16Kernels {
   AttentionKernels attention, attention_int8;  // by dtype of the pages
   LinearKernels linear;

@@ -1,6 +1,6 @@
-// bfloat16 storage, and int8 pages under bfloat16 queries, through BFDOT, the dot product of bfloat16 pairs;
-// all else is served by the neon level. Probabilities are rounded to bfloat16 before P V, as at avx512_bf16.
-// BFMMLA would need four channels of a token side by side, which packed pages do not have.
+// bfloat16 storage, and int8 pages with bfloat16 queries, using BFDOT, the dot product of bfloat16 pairs; the
+// neon level handles everything else. Probabilities are rounded to bfloat16 before P V, as in avx512_bf16.
+// BFMMLA would need four adjacent channels of a token, which packed pages do not have.
 #include <arm_neon.h>
 
 #include "cpu/levels/level_kernels.h"

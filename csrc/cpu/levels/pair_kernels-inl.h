@@ -1,4 +1,4 @@
-// The kernels of a level whose instructions multiply pairs of bfloat16, after its `Vec`.
+// The kernels of a level that multiplies bfloat16 pairs; included after its `Vec`.
 #pragma once
 
 #include "cpu/kernels/packed_linear-inl.h"

@@ -24,7 +24,7 @@ struct Vec : VecBase {
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
-  static F max(F a, F b) { return _mm256_max_ps(a, b); }  // b where one is NaN
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }  // b if either is NaN
   static float sum(F x) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -43,7 +43,7 @@ struct Vec : VecBase {
   static F bits_shifted_left(F x, int n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), n));
   }
-  // x where not (test < bound), else 0; a NaN passes.
+  // x where not (test < bound), else 0; keeps x where test is NaN.
   static F zero_below(F test, F bound, F x) {
     return _mm256_and_ps(_mm256_cmp_ps(test, bound, _CMP_NLT_UQ), x);
   }

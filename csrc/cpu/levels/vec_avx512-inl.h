@@ -22,7 +22,7 @@ struct Vec {
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static F max(F a, F b) { return _mm512_max_ps(a, b); }  // b where one is NaN
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }  // b if either is NaN
   static float sum(F x) { return _mm512_reduce_add_ps(x); }
   static float max_of(F x) { return _mm512_reduce_max_ps(x); }
 
@@ -33,7 +33,7 @@ struct Vec {
   static F bits_shifted_left(F x, int n) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), static_cast<unsigned>(n)));
   }
-  // x where not (test < bound), else 0; a NaN passes.
+  // x where not (test < bound), else 0; keeps x where test is NaN.
   static F zero_below(F test, F bound, F x) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, bound, _CMP_NLT_UQ), x);
   }
@@ -81,13 +81,13 @@ struct Vec {
   }
 
 #ifdef TTS_DOT_PAIRS
-  // Pairs of two vectors that are bfloat16 exactly.
+  // Pairs from two vectors whose floats are exact in bfloat16.
   static F pairs_of(F low, F high) {
     return _mm512_castsi512_ps(
         _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low), 16), _mm512_castps_si512(high)));
   }
 #ifdef TTS_EMULATE_BF16_DOT
-  // Only in the C++ tests: lets the level's layout and blocking run on a machine without the instructions.
+  // Only in the C++ tests: runs the level's layout and blocking on machines without the instructions.
   static F dot_pairs(F a, F b, F sum) {
     return fma(low_half(a), low_half(b), fma(high_half(a), high_half(b), sum));
   }

@@ -1,4 +1,4 @@
-// What a `Vec` has unless it brings a faster one of its own.
+// Default operations of a `Vec`, unless it has a faster one.
 #pragma once
 
 struct VecBase {

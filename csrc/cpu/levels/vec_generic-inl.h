@@ -1,5 +1,5 @@
-// 128-bit vectors in the compiler's own notation: any CPU. Multiply and add round separately
-// (-ffp-contract=off), so every machine gives the same bits.
+// 128-bit compiler vectors, for any CPU. Multiply and add round separately (-ffp-contract=off), so every
+// machine gives the same bits.
 #pragma once
 
 #include "cpu/levels/vec_base-inl.h"
@@ -30,7 +30,7 @@ struct Vec : VecBase {
   static F mul(F a, F b) { return a * b; }
   static F div(F a, F b) { return a / b; }
   static F fma(F a, F b, F c) { return a * b + c; }
-  static F max(F a, F b) { return select((U)(a > b), a, b); }  // b where one is NaN
+  static F max(F a, F b) { return select((U)(a > b), a, b); }  // b if either is NaN
   static float sum(F x) { return (x[0] + x[2]) + (x[1] + x[3]); }
   static float max_of(F x) {
     const float a = x[0] > x[1] ? x[0] : x[1], b = x[2] > x[3] ? x[2] : x[3];
@@ -40,7 +40,7 @@ struct Vec : VecBase {
   static F abs(F x) { return (F)((U)x & 0x7fffffffu); }
   static F copy_sign(F magnitude, F sign) { return (F)((U)magnitude | ((U)sign & 0x80000000u)); }
   static F bits_shifted_left(F x, int n) { return (F)((U)x << n); }
-  // x where not (test < bound), else 0; a NaN passes.
+  // x where not (test < bound), else 0; keeps x where test is NaN.
   static F zero_below(F test, F bound, F x) { return (F)((U)x & ~(U)(test < bound)); }
 
   // The two bfloat16 of each word as floats: bits 0..15, bits 16..31.

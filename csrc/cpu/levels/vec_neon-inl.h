@@ -1,5 +1,5 @@
-// 128-bit vectors of floats with fused multiply-add: any AArch64. The neon_bf16 level defines TTS_DOT_PAIRS
-// before including this.
+// 128-bit vectors of floats with fused multiply-add, for any AArch64. The neon_bf16 level defines
+// TTS_DOT_PAIRS before including this.
 #pragma once
 
 #include "cpu/levels/vec_base-inl.h"
@@ -26,7 +26,7 @@ struct Vec : VecBase {
   static F mul(F a, F b) { return vmulq_f32(a, b); }
   static F div(F a, F b) { return vdivq_f32(a, b); }
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
-  static F max(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }  // b where one is NaN
+  static F max(F a, F b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }  // b if either is NaN
   static float sum(F x) { return vaddvq_f32(x); }
   static float max_of(F x) { return vmaxvq_f32(x); }
 
@@ -35,7 +35,7 @@ struct Vec : VecBase {
   static F bits_shifted_left(F x, int n) {
     return vreinterpretq_f32_u32(vshlq_u32(vreinterpretq_u32_f32(x), vdupq_n_s32(n)));
   }
-  // x where not (test < bound), else 0; a NaN passes.
+  // x where not (test < bound), else 0; keeps x where test is NaN.
   static F zero_below(F test, F bound, F x) {
     return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x), vcltq_f32(test, bound)));
   }
@@ -47,7 +47,7 @@ struct Vec : VecBase {
   }
 
 #ifdef TTS_DOT_PAIRS
-  // Pairs of two vectors that are bfloat16 exactly.
+  // Pairs from two vectors whose floats are exact in bfloat16.
   static F pairs_of(F low, F high) {
     return vreinterpretq_f32_u32(vsriq_n_u32(vreinterpretq_u32_f32(high), vreinterpretq_u32_f32(low), 16));
   }

@@ -13,7 +13,7 @@ static inline float widen_bfloat16(uint16_t bits) {
   return x;
 }
 
-// To nearest, ties to even; a NaN becomes a quiet NaN.
+// Rounds to nearest, ties to even; a NaN becomes a quiet NaN.
 static inline uint16_t round_to_bfloat16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));

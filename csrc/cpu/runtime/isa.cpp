@@ -39,8 +39,8 @@ bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx
 #if defined(TTS_AMX) && defined(TTS_EMULATE_BF16_DOT)
 bool has_amx() { return has_avx512(); }
 #elif defined(TTS_AMX)
-// Linux keeps the tiles of a process, of all its threads, once it has asked for that. Refused where the
-// kernel does not know them, or where a thread's signal stack is too small for them.
+// Asks Linux for permission to use tiles, for all threads of the process. Refused if the kernel does not
+// support tiles, or if a thread's signal stack is too small for them.
 bool may_use_tiles() {
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -139,7 +139,7 @@ const std::vector<CpuIsa>& cpu_isa_levels() {
 
 const CpuIsa& cpu_isa() {
   if (const CpuIsa* level = forced.load(std::memory_order_acquire)) return *level;
-  // Retried at each call until it succeeds: a bad name stays an error, it never becomes a silent default.
+  // Retried on each call until it succeeds: a bad name stays an error and never silently becomes a default.
   static const CpuIsa& level = default_level();
   return level;
 }

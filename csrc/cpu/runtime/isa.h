@@ -1,4 +1,4 @@
-// Instruction-set levels of the CPU kernels: which one runs is decided at run time.
+// Instruction-set levels of the CPU kernels, selected at run time.
 #pragma once
 
 #include <string>
@@ -17,9 +17,9 @@ struct CpuIsa {
 // All levels compiled in, best first.
 const std::vector<CpuIsa>& cpu_isa_levels();
 
-// The level that kernels use: the one forced by set_cpu_isa, else the one named by the environment variable
-// TTS_KERNELS_FORCE_CPU_ISA, else the best that this machine supports. Throws ArgumentError where the forced
-// one is unknown or unsupported.
+// The level in use: the one forced by set_cpu_isa, else the one named by the environment variable
+// TTS_KERNELS_FORCE_CPU_ISA, else the best that this machine supports. Throws ArgumentError if a forced level
+// is unknown or unsupported.
 const CpuIsa& cpu_isa();
 
 // Forces a level for this process; an empty name returns to the default choice.

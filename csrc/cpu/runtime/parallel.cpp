@@ -58,8 +58,8 @@ const Backend& backend() {
   return found;
 }
 
-// The threads of an OpenMP runtime stay behind in the parent of a fork, and the runtime in the child waits
-// for them for good. The child starts threads of its own.
+// After a fork, an OpenMP runtime's threads stay in the parent, and the runtime in the child would wait for
+// them forever. The child starts its own threads.
 std::atomic<bool> forked{false};
 
 bool on_openmp_threads() { return backend().gomp_parallel != nullptr && !forked; }
@@ -78,7 +78,7 @@ struct Job {
   std::exception_ptr error;  // written by the thread that set `failed`, read after all have finished
 };
 
-// Runs on every thread. No exception may leave it: an OpenMP runtime has no frame to catch one.
+// Runs on every thread. No exception may escape, as an OpenMP runtime has no frame to catch it.
 void work(void* data) {
   Job& job = *static_cast<Job*>(data);
   try {
@@ -95,7 +95,7 @@ void run_on_own_threads(Job& job, int num_threads) {
   try {
     for (int i = 1; i < num_threads; ++i) threads.emplace_back(work, &job);
   } catch (const std::system_error&) {
-    // The system grants no more threads: those that exist do all the work.
+    // The system grants no more threads: the existing ones do all the work.
   }
   work(&job);
   for (std::thread& thread : threads) thread.join();

@@ -1,4 +1,4 @@
-// Work sharing on the threads that the process already has.
+// Shares work among the threads that the process already has.
 #pragma once
 
 #include <cstdint>
@@ -6,13 +6,13 @@
 
 namespace tts {
 
-// Calls body(i) once for each i in [0, n), taking the next i whenever a thread is free, on at most
-// num_threads threads. Which thread runs what is not defined. The first exception of a body stops the handing
-// out of further work and is rethrown here.
+// Calls body(i) once for each i in [0, n) on at most num_threads threads; a free thread takes the next i. The
+// assignment to threads is unspecified. The first exception from a body stops further work and is rethrown
+// here.
 //
-// After a torch op its OpenMP threads spin for a while; a second pool would fight them for the cores. So
-// where an OpenMP runtime is loaded its threads do the work, and only elsewhere threads are started for the
-// call, as in the child of a fork.
+// After a torch op, its OpenMP threads spin for a while, and a second pool would compete with them for cores.
+// So if an OpenMP runtime is loaded, its threads do the work. Otherwise, and in the child of a fork, threads
+// are started for the call.
 void parallel_for(int num_threads, int64_t n, const std::function<void(int64_t)>& body);
 
 // "libgomp.so.1", "libiomp5.so", ... or "std::thread".

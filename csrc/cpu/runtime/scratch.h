@@ -1,4 +1,4 @@
-// Memory for what a thread computes on the way.
+// Memory for a thread's intermediate results.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace tts {
 
-// 64-byte aligned memory that only grows; a thread keeps its own from call to call.
+// 64-byte-aligned memory that only grows; each thread keeps its own between calls.
 class Scratch {
  public:
   uint32_t* reserve(size_t words) {

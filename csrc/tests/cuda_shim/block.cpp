@@ -38,14 +38,14 @@ struct Warp {
                                                                    // ahead of the others
   const char* instruction = nullptr;
   int arrived = 0;
-  uint64_t meetings = 0;  // that are over
+  uint64_t meetings = 0;  // completed so far
 };
 
 struct Fiber {
   std::unique_ptr<unsigned char[]> stack{new unsigned char[kStackBytes]};
   ucontext_t context;
   void* fake_stack = nullptr;  // AddressSanitizer's
-  uint64_t meeting = 0;        // what it waits for, or was in last
+  uint64_t meeting = 0;        // the one it waits for, or was in last
   uint64_t barrier = 0;
   bool done = false;
   std::vector<std::vector<Copy>> copies;  // by group; the last one is not committed
@@ -55,8 +55,8 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   Fiber* running = nullptr;
-  size_t arrived = 0;     // at the barrier
-  uint64_t barriers = 0;  // that are over
+  size_t arrived = 0;     // number at the barrier
+  uint64_t barriers = 0;  // completed so far
   unsigned char* shared = nullptr;
   size_t shared_bytes = 0;
   const std::function<void()>* kernel = nullptr;
@@ -66,7 +66,7 @@ struct Block {
   size_t scheduler_stack_bytes = 0;
 } block;
 
-// AddressSanitizer must hear of each change of stacks. `keep` is null where a stack is left for good.
+// Tells AddressSanitizer about a stack switch, as it requires. `keep` is null if the stack is left for good.
 void leave_stack([[maybe_unused]] void** keep, [[maybe_unused]] const void* to,
                  [[maybe_unused]] size_t bytes) {
 #ifdef __SANITIZE_ADDRESS__
@@ -105,20 +105,19 @@ void resume(Fiber& fiber, unsigned thread) {
 
 void start(Fiber& fiber) {
 #ifdef __SANITIZE_ADDRESS__
-  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);  // of the frames of the thread before
+  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);  // frames of the previous thread
 #endif
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
   fiber.context.uc_stack.ss_size = kStackBytes;
   makecontext(&fiber.context, run_thread, 0);
-  fiber.context
-      .uc_stack = {};  // else AddressSanitizer forgets the whole stack's state, slowly, at each switch
+  fiber.context.uc_stack = {};  // else AddressSanitizer slowly clears the whole stack's state at each switch
   fiber.meeting = fiber.barrier = 0;
   fiber.done = false;
   fiber.copies.assign(1, {});
 }
 
-// Runs the lanes of a warp until each has ended or waits for another warp; false if none could run.
+// Runs a warp's lanes until each has ended or waits for another warp; false if none could run.
 bool run_warp(size_t warp) {
   bool ran = false;
   for (bool again = true; again;) {

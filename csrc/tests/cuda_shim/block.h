@@ -1,11 +1,11 @@
-// Runs CUDA kernels on the CPU, so that their sources can be tested, and sanitized, without a GPU: the
-// threads of a block are fibers, blocks run one after the other. What the kernels use of CUDA C++ is defined
-// here; the files in cuda/ beside it take the place of those of csrc/cuda that speak to a GPU.
+// Runs CUDA kernels on the CPU, so that their sources can be tested, and sanitized, without a GPU. The
+// threads of a block are fibers; blocks run one at a time. This file defines the CUDA C++ that the kernels
+// use; the files in cuda/ replace the files of csrc/cuda that need a GPU.
 //
-// It is a strict device, not a fast one. A warp runs ahead of the others until it waits for them, and shared
-// memory is poisoned before a block starts and where an asynchronous copy is under way, so that a barrier or
-// a wait that is missing shows in the results. Lanes that meet in different instructions, and blocks that
-// wait for threads that never come, end the process with a message.
+// The device is strict, not fast. A warp runs ahead of the others until it waits for them, and shared memory
+// is poisoned before a block starts and while an asynchronous copy is in flight, so a missing barrier or wait
+// shows in the results. Lanes that meet in different instructions, and blocks that wait for threads that
+// never arrive, end the process with a message.
 #pragma once
 
 #include <cmath>
@@ -37,13 +37,13 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 
-extern dim3 threadIdx, blockIdx;  // of the fiber that runs
+extern dim3 threadIdx, blockIdx;  // of the running fiber
 
 void __syncthreads();
 
 namespace tts::shim {
 
-// Whether blocks, and the warps of a block, run last to first. Results must not depend on it.
+// Whether blocks, and the warps of a block, run last to first. Results must not depend on this order.
 extern bool reverse_order;
 
 void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::function<void()>& kernel);
@@ -53,13 +53,13 @@ void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, const std::funct
 unsigned char* shared_memory();
 bool in_shared_memory(const void* address, size_t bytes);
 
-// Asynchronous copies of the thread that runs, performed as late as is allowed.
+// Asynchronous copies of the running thread, performed as late as allowed.
 void copy_async(void* to, const void* from, bool valid);
 void commit_copies();
 void wait_for_copies(int pending_groups);
 
-// All lanes of the warp meet in `instruction`, each with up to kSlotBytes; returns those of lane 0, and lane
-// i's lie i * kSlotBytes behind. They stay until the lane's next meeting.
+// All lanes of the warp meet in `instruction`, each with up to kSlotBytes. Returns lane 0's bytes; lane i's
+// are i * kSlotBytes further. They stay valid until the lane's next meeting.
 inline constexpr size_t kSlotBytes = 64;
 const unsigned char* meet(const char* instruction, const void* mine, size_t bytes);
 

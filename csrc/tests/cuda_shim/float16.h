@@ -30,7 +30,7 @@ inline float decode(cuda::DType type, uint16_t x) {
 
 inline float to_float(cuda::DType type, uint16_t x) {
   static const std::vector<float> values =
-      [] {  // of all numbers of both formats: tests take most of their time here
+      [] {  // all numbers of both formats: tests spend most of their time here
         std::vector<float> table(2 << 16);
         for (size_t i = 0; i < table.size(); ++i) {
           table[i] = decode(static_cast<cuda::DType>(i >> 16), static_cast<uint16_t>(i));
@@ -40,7 +40,7 @@ inline float to_float(cuda::DType type, uint16_t x) {
   return values[static_cast<size_t>(type) << 16 | x];
 }
 
-// To nearest, ties to even.
+// Rounds to nearest, ties to even.
 inline uint16_t from_float(cuda::DType type, float x) {
   if (std::isnan(x)) return type == cuda::DType::kBFloat16 ? 0x7fc0 : 0x7e00;
   uint32_t bits;

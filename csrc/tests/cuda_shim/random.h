@@ -1,4 +1,4 @@
-// Random numbers of the tests of CUDA kernels.
+// Random numbers for the tests of CUDA kernels.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Stands in for csrc/cuda/launch.cuh: runs kernels on the CPU before it returns.
+// Replaces csrc/cuda/launch.cuh: runs kernels on the CPU before it returns.
 #pragma once
 
 #include "tests/cuda_shim/block.h"

@@ -1,4 +1,4 @@
-// Stands in for csrc/cuda/ptx.cuh: the same functions, with the fragments as described there.
+// Replaces csrc/cuda/ptx.cuh: the same functions, with the fragments described in that file.
 #pragma once
 
 #include <cfloat>

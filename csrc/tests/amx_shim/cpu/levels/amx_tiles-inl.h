@@ -1,6 +1,6 @@
-// csrc/cpu/levels/amx_tiles-inl.h for machines without AMX: tiles in memory, their arithmetic as the
-// instruction set manual gives it (but for denormals), and an end of the program where the processor would
-// raise a fault. Included after vec_avx512-inl.h.
+// csrc/cpu/levels/amx_tiles-inl.h for machines without AMX: tiles in memory, with the arithmetic of the
+// instruction set manual (except for denormals). The program ends where the processor would raise a fault.
+// Included after vec_avx512-inl.h.
 #pragma once
 
 constexpr int kTileRows = 16, kTileWords = 16;
@@ -29,7 +29,7 @@ struct Tiles {
 
 inline thread_local Tiles tiles;
 
-// Nothing else here uses tiles, so what is configured already was not released.
+// Nothing else here uses tiles, so tiles that are already configured were not released.
 inline void configure_tiles(const TileShapes& shapes) {
   Tiles::expect(!tiles.configured && shapes.palette == 1);
   for (int tile = 0; tile < 16; ++tile) {
