@@ -1,4 +1,4 @@
-"""`tts-decode bench`: what this machine does with attention, decoding and searches, beside its limits."""
+"""`tts-decode bench`: measures attention, decoding and searches on this machine, compared with its limits."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def _watch(session: Session, name: str, tasks: int, done: int) -> None:
 
 
 def _check(plot: Path | None, threads: int | None) -> None:
-    """Refuses before anything is measured; sets the threads."""
+    """Refuses bad options before anything is measured, and sets the threads."""
     at_least(1, threads=threads)
     if plot is not None:
         if plot.suffix not in (".svg", ".png"):
@@ -335,7 +335,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _spread(times: Quartiles) -> str:
-    """Milliseconds: median and half the distance of the quartiles."""
+    """Returns milliseconds: the median and half the interquartile range."""
     return f"{short(times.median * 1e3)} ± {(times.high - times.low) / 2 * 1e3:.2g}"
 
 

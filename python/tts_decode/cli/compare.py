@@ -78,7 +78,7 @@ def compare(
                 about = run_settings(
                     session.describe(), strategy.name, options, compared.scorer, config, problems, settings
                 )
-                # A decoder of its own, so that its counters and its peak are its own.
+                # Each run has a new decoder, so that counters and peak are its own.
                 with nullcontext() if save is None else Saved(save, name, about, len(problems)) as saved:
                     outcomes, stats = run_problems(
                         session.decoder(config),

@@ -12,7 +12,7 @@ from ..default_model import DEFAULT_MODEL
 from . import completion
 from .errors import UsageError
 
-# By what the settings of sparse attention are called inside.
+# By the internal names of the settings of sparse attention.
 SPARSE_OPTIONS = {
     "share": "--sparse-share",
     "summaries": "--sparse-summaries",
@@ -21,7 +21,7 @@ SPARSE_OPTIONS = {
     "sparse.dense_layers": "--sparse-dense-layers",
 }
 
-# An option in its group of the help.
+# Options in their groups of the help.
 _model_option = partial(typer.Option, rich_help_panel="Model")
 _sparse_option = partial(typer.Option, rich_help_panel="Sparse attention")
 
@@ -121,7 +121,7 @@ SparseMinPages = Annotated[int, _sparse_option(help="Fewest pages that a share s
 
 
 def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:
-    """Refuses a prompt after which the model's positions do not hold `tokens` tokens of a branch."""
+    """Refuses a prompt that leaves fewer than `tokens` of the model's positions for a branch."""
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if positions is not None and prompt + tokens > positions:
         raise UsageError(

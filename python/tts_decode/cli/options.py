@@ -1,5 +1,7 @@
-"""Options of searches that several subcommands share: strategy, limits, cluster and output. Those of the
-model, the problems and sampling have modules of their own."""
+"""Options of searches that several subcommands share: strategy, limits, cluster and output.
+
+Options of the model, the problems and sampling have their own modules.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import typer
 
 from . import completion
 
-# An option in its group of the help.
+# Options in their groups of the help.
 search_option = partial(typer.Option, rich_help_panel="Search")
 _limit_option = partial(typer.Option, rich_help_panel="Limits")
 _output_option = partial(typer.Option, rich_help_panel="Output")

@@ -1,4 +1,4 @@
-"""`tts-decode plot`: figures of saved runs."""
+"""`tts-decode plot`: draws figures of saved runs."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def plot(
 
 
 def _without_failed(runs: list[SavedRun]) -> tuple[list[SavedRun], list[str]]:
-    """The runs without settings of which every search failed, and what the figure says of those."""
+    """Returns the runs without settings whose searches all failed, and the figure's notes about those."""
     failed = all_failed(runs)
     if not failed:
         return runs, []
@@ -249,7 +249,7 @@ def _chosen(runs: list[SavedRun], strategies: Sequence[str]) -> list[SavedRun]:
 
 
 def _require_same(runs: Sequence[SavedRun]) -> None:
-    """One figure is of one model on one set of problems."""
+    """Requires one model and one set of problems, as a figure shows only one of each."""
     for what, keys in (("models", ("model",)), ("problems", ("problems", "problems_crc32"))):
         found: dict[tuple[str, ...], list[SavedRun]] = {}
         for run in runs:
@@ -268,7 +268,7 @@ def _paths(runs: Sequence[SavedRun]) -> str:
 
 
 def _files(file: Path, theme: ThemeName) -> list[tuple[str, Path]]:
-    """Theme and file of each figure."""
+    """Returns theme and file of each figure."""
     if theme is ThemeName.both:
         return [(name, file.with_stem(f"{file.stem}-{name}")) for name in ("light", "dark")]
     return [(theme.value, file)]

@@ -1,4 +1,4 @@
-"""Options of problems and of what judges the answers."""
+"""Options of problems and of the judging of answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tasks import FORMATS
 from . import completion
 from .errors import UsageError
 
-# An option in its group of the help.
+# Options in their group of the help.
 _problem_option = partial(typer.Option, rich_help_panel="Problems")
 
 Tasks = Annotated[
@@ -69,7 +69,7 @@ UnsafeTools = Annotated[
 
 
 def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
-    """Of --field: PART=FIELD, several with commas between."""
+    """Parses --field: PART=FIELD, several separated by commas."""
     fields = {}
     for pair in (part for given in pairs for part in given.split(",")):
         part, equals, name = pair.partition("=")

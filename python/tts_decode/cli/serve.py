@@ -1,4 +1,4 @@
-"""`tts-decode serve`: an HTTP server of OpenAI's protocol on one decoder."""
+"""`tts-decode serve`: runs an HTTP server of OpenAI's protocol on one decoder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .session import Session
 
 _NETWORK, _LIMITS = "Network", "Limits of a request"
 _LAST_PORT = 65535
-# By what limits are called inside.
+# By the internal names of limits.
 _LIMIT_OPTIONS = {
     "choices": "--max-choices",
     "request_tokens": "--max-request-tokens",
@@ -59,7 +59,7 @@ Scorers = Annotated[
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options of the command say."""
+    """The values of the command's options."""
 
     name: Name = None
     scorer: Scorers = field(default_factory=list)
@@ -111,7 +111,7 @@ class Settings:
     ] = 256
 
     def __post_init__(self) -> None:
-        """Raises UsageError for what is looked at by nobody else."""
+        """Raises UsageError for values that nothing else checks."""
         if not (0 <= self.grace <= _LONGEST_GRACE or self.grace == math.inf):
             raise UsageError(
                 f"--grace: got {self.grace}, expected seconds from 0 to {_LONGEST_GRACE}, or inf"
@@ -128,7 +128,7 @@ class Settings:
                 raise UsageError(f"{flag}: got {text!r}, expected a text that is not empty")
 
     def limits(self) -> dict[str, Any]:
-        """Those of `tts_decode.serve.config.Limits` that an option sets, by their names there."""
+        """Returns the fields of `tts_decode.serve.config.Limits` that options set."""
         return {
             "max_tokens": self.max_tokens,
             "choices": self.max_choices,
@@ -198,7 +198,7 @@ def serve(model: ModelOptions, settings: Settings) -> None:
 
 
 def _check_room(decoder: TreeDecoder, kv_mib: int | None, least: int, size: int) -> None:
-    """Refuses pages that hold fewer tokens than the least, whose pages have a size in bytes."""
+    """Refuses a pool that holds fewer than `least` tokens. size: of a page, in bytes."""
     if decoder.max_kv_tokens < least:
         got = "too little memory" if kv_mib is None else kv_mib
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`tts-decode strategies`: the strategies by family, or all about one of them."""
+"""`tts-decode strategies`: lists the strategies by family, or describes one of them."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def strategies(
 
 
 def _as_wide_as(width: int, docstring: str) -> Iterator[str]:
-    """A docstring's lines, broken where the terminal ends.
+    """Yields a docstring's lines, wrapped at `width`.
 
-    The lines of a paragraph are joined first, and so are those of an entry below "Args:", which stand deeper
-    than its first one. Items of lists stay lines of their own.
+    The lines of a paragraph are joined first, and so are those of an entry below "Args:", whose later lines
+    are indented deeper. List items stay on separate lines.
     """
     blocks: list[list[str]] = []
     for line in docstring.splitlines():

@@ -1,4 +1,4 @@
-"""`tts-decode sweep`: strategies x widths x seeds on the same problems, resumable, and what that tells."""
+"""`tts-decode sweep`: runs strategies x widths x seeds on the same problems, resumably, and reports."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _engine(
     model: ModelOptions, scorer: str | None, parallel: int, cluster: ClusterOptions, display: Display
 ) -> Iterator[Engine]:
     if cluster.ray is not None:
-        from .remote import remote_engine  # imports what actors need
+        from .remote import remote_engine  # imports the actors' dependencies
 
         with remote_engine(model, scorer, parallel, cluster, display) as remote:
             yield remote
@@ -181,7 +181,7 @@ def _engine(
 
 
 def _about(engine: Engine, problems: int) -> dict[str, Any]:
-    """What sweep.json says beside the grid."""
+    """Returns the contents of sweep.json other than the grid."""
     machine = collect()
     told = ("devices", "threads", "kernel_isa")
     return {

@@ -1,4 +1,4 @@
-"""`tts-decode view`: saved searches as one HTML page, written to a file or served."""
+"""`tts-decode view`: shows saved searches as one HTML page, written to a file or served."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _read(run: Path) -> list[Shown]:
 
 
 def _chosen(searches: list[Shown], problems: list[int], strategies: list[str]) -> list[Shown]:
-    """Those of the problems and strategies; of all where none is given."""
+    """Returns the searches of the given problems and strategies; none given means all."""
     known = {search.strategy: None for search in searches}
     for name in strategies:
         if name not in known:
@@ -172,5 +172,5 @@ def _open(address: str) -> None:
 
 
 def _has_display() -> bool:
-    """Whether a browser would be a window, rather than a program in this terminal."""
+    """Whether a browser would open a window, rather than run in this terminal."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
