@@ -83,7 +83,7 @@ COMMANDS = {
     "info": _Command(
         "info",
         _MACHINE,
-        "Show versions, instruction sets, threads and devices; of a model, whether it is served.",
+        "Show versions, instruction sets, threads and devices, and whether a model is supported.",
     ),
     "plan-budget": _Command(
         "plan_budget",
@@ -93,7 +93,7 @@ COMMANDS = {
     "bench": _Command(
         "bench",
         _MACHINE,
-        "Measure attention, decoding and searches on this machine (CPU), beside its own limits.",
+        "Measure attention, decoding and searches on this machine (CPU), compared with its limits.",
     ),
 }
 

@@ -55,8 +55,8 @@ def compare(
     Every strategy is compared with the first one given. A problem whose search fails counts as not solved,
     and the others continue.
 
-    With --sparse each strategy runs twice, dense and sparse. If prompts have few pages, of 16 tokens each, it
-    changes little.
+    With --sparse each strategy runs twice, dense and sparse. This changes little if prompts have few pages,
+    of 16 tokens each.
     """
     at_least(1, parallel=parallel)
     config = sparse.config()

@@ -28,7 +28,7 @@ class ComparedOptions:
             "--strategy",
             "-s",
             metavar="NAME",
-            help="A strategy to run, a name of the list below or FILE.py:NAME; may be repeated.",
+            help="A strategy to run: a name from the list below, or FILE.py:NAME; may be repeated.",
             autocompletion=completion.strategies,
         ),
     ] = field(default_factory=lambda: list(_DEFAULT_STRATEGIES))

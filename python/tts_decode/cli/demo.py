@@ -45,16 +45,16 @@ class _Shown:
 
 @filled
 def demo(
-    n: Annotated[int, typer.Option("-n", help="Branches of the one prompt.")] = 64,
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File of the tree's page.")] = Path(
+    n: Annotated[int, typer.Option("-n", help="Number of branches.")] = 64,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File for the tree's page.")] = Path(
         "demo.html"
     ),
     json_output: opt.Json = False,
 ) -> None:
     """Show what a shared tree gains: one search, its tree, memory and speed.
 
-    The default model solves a puzzle: reach a number with three others. Its most likely answer is wrong. Of
-    64 answers sampled from the same prompt some are right, and a checker tells which. The tree stores the
+    The default model solves a puzzle: reach a number with three others. Its most likely answer is wrong, but
+    some of 64 answers sampled from the same prompt are right, and a checker finds them. The tree stores the
     prompt's KV once and reads it once per step for all branches. For comparison, transformers decodes the
     same number of branches from a cache that holds a copy of the prompt for each.
 

@@ -39,7 +39,7 @@ def info(
         typer.Option(
             "--model",
             "-m",
-            help="Loads a model too and compares the decoder with its own forward.",
+            help="Also load a model and compare the decoder with the model's own forward.",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def info(
     device: Device = "cpu",
     json_output: Json = False,
 ) -> None:
-    """Show versions, instruction sets, threads and devices; of a model, whether it is served.
+    """Show versions, instruction sets, threads and devices, and whether a model is supported.
 
     Examples:
 

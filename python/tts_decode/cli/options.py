@@ -83,7 +83,7 @@ Ray = Annotated[
 RayActors = Annotated[
     int | None,
     _cluster_option(
-        help="Number of actors. Default: one a GPU with --device cuda, else one a node.", show_default=False
+        help="Number of actors. Default: one per GPU with --device cuda, else per node.", show_default=False
     ),
 ]
 RayCpus = Annotated[
@@ -96,7 +96,7 @@ Save = Annotated[
 ]
 Resume = Annotated[
     bool,
-    _output_option("--resume", help="Go on with what --save holds after a crash."),
+    _output_option("--resume", help="Continue an interrupted run from its --save FOLDER."),
 ]
 Json = Annotated[
     bool,

@@ -40,7 +40,7 @@ def search(
             "--strategy",
             "-s",
             metavar="NAME",
-            help="How to search: a name of the list below, or FILE.py:NAME.",
+            help="How to search: a name from the list below, or FILE.py:NAME.",
             autocompletion=completion.strategies,
         ),
     ] = "ets",

@@ -38,15 +38,15 @@ _MOST_BODY_KIB = 1 << 20  # 1 GiB
 _LONGEST_GRACE = 86400  # seconds; or inf
 
 Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)]
-Port = Annotated[int, typer.Option(help="Port to listen on; 0: one that is free.", rich_help_panel=_NETWORK)]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0: any free one.", rich_help_panel=_NETWORK)]
 Keys = Annotated[
     Path | None,
     typer.Option(
-        help="File of API keys, one a line, beside those of TTS_DECODE_API_KEYS, which have commas.",
+        help="File of API keys, one per line, in addition to TTS_DECODE_API_KEYS=KEY,KEY.",
         rich_help_panel=_NETWORK,
     ),
 ]
-Name = Annotated[str | None, typer.Option(help="The model's name for clients. Default: that of --model.")]
+Name = Annotated[str | None, typer.Option(help="The model's name for clients. Default: as in --model.")]
 Scorers = Annotated[
     list[str],
     typer.Option(
@@ -69,7 +69,7 @@ class Settings:
     grace: Annotated[
         float,
         typer.Option(
-            help="Seconds that requests have to end after a signal; inf: no limit.",
+            help="Seconds for requests to finish after a signal; inf: no limit.",
             rich_help_panel=_NETWORK,
         ),
     ] = 10.0
@@ -101,13 +101,13 @@ class Settings:
     max_client_sequences: Annotated[
         int | None,
         typer.Option(
-            help="Most of them for one API key, or without keys for one address. Default: all.",
+            help="The same for one API key, or for one address if there are no keys. Default: all.",
             rich_help_panel=_LIMITS,
         ),
     ] = None
     retain: Annotated[
         int,
-        typer.Option(help="Finished texts kept for requests that go on with them.", rich_help_panel=_LIMITS),
+        typer.Option(help="Finished texts kept for requests that continue them.", rich_help_panel=_LIMITS),
     ] = 256
 
     def __post_init__(self) -> None:
@@ -146,8 +146,8 @@ class Settings:
 def serve(model: ModelOptions, settings: Settings) -> None:
     """Serve OpenAI's protocol: completions and chats, whole or streamed, and searches.
 
-    All requests share one KV tree: what two of them have in common, and what a finished one left behind, is
-    computed once. A request that goes on with an earlier answer computes only what is new.
+    All requests share one KV tree: a common prefix is computed once, even after its first request has
+    finished. A request that continues an earlier answer computes only the new tokens.
 
     Examples:
 

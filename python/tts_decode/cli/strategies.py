@@ -23,7 +23,7 @@ from .strategy_options import families, get_strategy, shown_options
 def strategies(
     name: Annotated[
         str | None,
-        typer.Argument(help="One of them.", show_default=False, autocompletion=completion.strategies),
+        typer.Argument(help="Name of a strategy.", show_default=False, autocompletion=completion.strategies),
     ] = None,
     json_output: opt.Json = False,
 ) -> None:
@@ -35,7 +35,7 @@ def strategies(
 
       tts-decode strategies ets
 
-    A strategy of your own is named FILE.py:NAME; docs/own-strategy.md says how to write one.
+    Name your own strategy as FILE.py:NAME; docs/own-strategy.md says how to write one.
     """
     chosen = [strategy for members in families().values() for strategy in members]
     if name is not None:
