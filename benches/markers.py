@@ -1,4 +1,4 @@
-"""Parts of a page that are written from what was measured, between markers that readers do not see."""
+"""Fills the parts of a page that are generated from measurements, between markers that readers do not see."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _MARKER = re.compile(r"^<!-- (?:measured: .*|end) -->$", re.MULTILINE)
 
 
 class PageError(ValueError):
-    """The markers of a page are not those of its tables."""
+    """The markers of a page do not match its tables."""
 
 
 def fill(page: str, texts: Mapping[str, str]) -> str:
-    """The page with what lies between `<!-- measured: NAME -->` and `<!-- end -->` replaced by `texts[NAME]`.
+    """Returns the page with `texts[NAME]` between each `<!-- measured: NAME -->` and `<!-- end -->`.
 
-    Raises PageError, which names the marker: one is missing, not closed, twice in the page, or of a name that
-    is not in `texts`.
+    Raises PageError, naming the marker, if one is missing, not closed, duplicated, or has a name that is not
+    in `texts`.
     """
     parts = list(_PART.finditer(page))
     names = [part[1] for part in parts]

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md that come from the plan."""
+"""The tables of docs/scaling.md that are generated from the plan."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TERMS = {
 
 
 def filled(text: str, record: Record) -> str:
-    """The page; a record without a check fills one that has no marker for it."""
+    """Returns the filled page. Without a check in the record, the page must have no marker for it."""
     plan = record["plan"]
     texts = {
         "cluster": cluster_table(plan["clusters"]),
@@ -83,14 +83,14 @@ def kv_text(kv: Record, searches: int) -> str:
         return f"{kv[name] / 1e9:.1f} GB"
 
     return (
-        f"A problem holds {gigabytes('mean')} of KV, averaged over its time, and {gigabytes('peak')} at its "
-        f"peak, {gigabytes('most')} in the largest of {searches} searches. If each branch held its own path, "
-        f"the peak would be {gigabytes('unshared')}."
+        f"A problem holds {gigabytes('mean')} of KV, averaged over its run, and {gigabytes('peak')} at its "
+        f"peak; the largest of {searches} searches peaks at {gigabytes('most')}. If each branch held its own "
+        f"path, the peak would be {gigabytes('unshared')}."
     )
 
 
 def host_table(record: Record) -> str:
-    heads = ["rows", "the host's part, ms"]
+    heads = ["rows", "host's part, ms"]
     rows = [[f"{row['rows']:,}", figures(1e3 * row["host"])] for row in record["host"]]
     planned = [
         "weights",
@@ -118,10 +118,10 @@ def dispatch_text(record: Record) -> str:
     most = max(record["plan"]["clusters"], key=lambda row: float(row["per_hour"]))
     found = dispatched(record["trees"], most["per_hour"])
     return (
-        f"A problem is sent as {found.sent / 1e3:.1f} kB and comes back, with the text of every branch, as "
+        f"Sending a problem takes {found.sent / 1e3:.1f} kB; its result, with the text of every branch, "
         f"{found.returned / 1e3:.0f} kB. {most['gpus']:,} GPUs finish {found.per_second:.1f} problems a "
-        f"second: {found.bytes_per_second / 1e6:.1f} MB/s in all, and "
-        f"{percent(found.per_second / RAY_TASKS, 1)} of the tasks that Ray starts in a second."
+        f"second: {found.bytes_per_second / 1e6:.1f} MB/s in total, and "
+        f"{percent(found.per_second / RAY_TASKS, 1)} of the tasks that Ray can start in a second."
     )
 
 
@@ -156,13 +156,13 @@ def check_table(record: Record) -> str:
     rates = f"{check['flops'] / 1e9:.0f} GFLOP/s and {check['bandwidth'] / 1e9:.1f} GB/s"
     return (
         f"{table}\n\n{record['machine']}, one thread, {check['dtype']}; rates in the same rounds: "
-        f"{rates}. Geometric mean of law / measured: {mean:.2f}; the entry farthest from it is "
-        f"{worst:.2f} times off."
+        f"{rates}. The geometric mean of law / measured is {mean:.2f}; the entry farthest from it is "
+        f"off by a factor of {worst:.2f}."
     )
 
 
 def figures(value: float) -> str:
-    """Three of them."""
+    """Formats a number with three significant figures, or all digits before the point."""
     if value == 0:
         return "0"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""The tables of docs/ets.md, made of the figures."""
+"""The tables of docs/ets.md, generated from the figures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COLUMNS = ((16, "recorded"), (64, "0.75"), (64, "0.85"), (256, "0.75"), (256, "
 
 
 def _claims(found: Record) -> str:
-    """ETS with a price per node over REBASE: measured, foreseen by the law, and printed by the paper."""
+    """Compares ETS with a price per node with REBASE: measured, predicted by the law, and from the paper."""
 
     def of(part: str) -> dict[tuple[int, str], Record]:
         return {(row["width"], row["scores"]): row for row in found[part] if row.get("longer", 1) == 1}
@@ -104,8 +104,8 @@ def _record(found: Record) -> str:
     return " ".join(
         [
             f"{found['problems']} problems were recorded, with {found['rolled_out']:,} tokens of rollouts.",
-            f"Steps have, from the first to the last and in the middle 80 % of them, {lengths} tokens.",
-            f"Problems have values of {share:.2f} on average; s is {spreads} from the first step on;",
+            f"The middle 80 % of the steps, from the first to the last, have {lengths} tokens.",
+            f"Problems have a mean value of {share:.2f}; s is {spreads} from the first step on;",
             f"{told['early']:.1%} of the steps before the last end a branch. Cosines of embeddings are",
             f"{told['alike'][0]:.3f} between siblings, {told['alike'][1]:.3f} between others of a depth.",
         ]
@@ -134,7 +134,7 @@ def _largest(found: Record) -> str:
         "width",
         "scores",
         "problems",
-        "largest price up to which the loss is under 2 points",
+        "largest price with a loss under 2 points",
         "KV by sum, less",
     ]
     return _table(head, cells)

@@ -21,12 +21,12 @@ from benches.tables import line
 Record = dict[str, Any]
 
 SPREADS = (0.5, 1.0, 2.0)
-_KEPT = 0.9  # of the hazards, where sparse attention loses something
+_KEPT = 0.9  # share of the hazards, if sparse attention loses something
 _SHOWN = {"chains": (4096, 16384, 32768), "samples": (4096, 16384, 65536)}  # dense tokens
 
 
 def scripted_record() -> list[Record]:
-    """A row for each shape, kind of search and dense size that is shown."""
+    """Returns a row for each shape, kind of search and dense size in the table."""
     rows = []
     for name in SHAPES:
         for kind, dense, sparse in (
@@ -81,7 +81,7 @@ def measured_table(kinds: Record) -> str:
 
 
 def filled(text: str, record: Record) -> str:
-    """The page with its tables written anew."""
+    """Returns the page with its tables regenerated."""
     return fill(
         text,
         {

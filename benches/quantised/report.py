@@ -1,4 +1,4 @@
-"""What is told of a quantised model: Markdown tables of memory, prefill and ratios."""
+"""The report on a quantised model: Markdown tables of memory and prefill, and ratios."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def memory_table(about: Mapping[str, Record], file_bytes: int) -> str:
-    """Resident memory after loading: all of it, with the pages of mapped files, and what is beyond that
-    before loading, as a share of the file."""
+    """Returns the table of resident memory after loading, and its growth as a share of the file.
+
+    The total includes the pages of mapped files.
+    """
     rows = []
     for name, told in about.items():
         memory = told["memory"]
@@ -29,7 +31,7 @@ def memory_table(about: Mapping[str, Record], file_bytes: int) -> str:
 
 
 def prefill_table(prefills: Sequence[Record], length: int) -> str:
-    """Seconds of each setting, the median of its rounds."""
+    """Returns the table of each setting's seconds, medians over its rounds."""
     mine = [r for r in prefills if r["prompt"] == length]
     return _rows(
         ["setting", f"prefill of {length:,} tokens, s"],
@@ -38,7 +40,7 @@ def prefill_table(prefills: Sequence[Record], length: int) -> str:
 
 
 def ratios(records: Sequence[Record], prompt: int) -> dict[int, float]:
-    """Our tokens/s beside the best other engine's, by the number of branches."""
+    """Returns our tokens/s divided by the best other engine's, by the number of branches."""
     found = {}
     for branches in sorted({r["branches"] for r in records if r["prompt"] == prompt}):
         speeds = {
@@ -54,7 +56,7 @@ def ratios(records: Sequence[Record], prompt: int) -> dict[int, float]:
 def stream_shares(
     records: Sequence[Record], prompt: int, step_bytes: int, stream: Sequence[float]
 ) -> dict[str, float]:
-    """Bytes of weights that each engine's one branch reads in a second, beside the read stream."""
+    """Returns the weight bytes per second read by each engine's single branch, as a share of the stream."""
     rate = statistics.median(stream)
     return {
         r["engine"]: r["tokens_per_second"] * step_bytes / rate

@@ -1,4 +1,4 @@
-"""The rows of strategies in docs/strategies.md, from what `benches.all_strategies` measured."""
+"""The rows of strategies in docs/strategies.md, from the measurements of `benches.all_strategies`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from benches.tables import line as line_of
 Record = dict[str, Any]
 
 HEADS = ("measured with", "solved", "tokens", "KV MiB")
-_KEPT = 4  # columns of a table that are not measured
+_KEPT = 4  # columns of a table that are written by hand
 
 
 def cells(kept: Record) -> tuple[str, str, str]:
-    """As the last `HEADS`: problems solved of all, tokens generated for a problem, KV of a search."""
+    """Returns the last `HEADS`: problems solved, tokens generated per problem, KV of a search."""
     tokens, kv = f"{kept['generated_tokens']:,.0f}", f"{kept['mean_kv_bytes'] / 2**20:.1f}"
     return f"{kept['solved']}/{kept['problems']}", tokens, kv
 
 
 def setup_note(setup: Record) -> str:
-    """What a row was measured with, beside the settings of all rows."""
+    """Returns a row's own settings, in addition to those of all rows."""
     told = [] if setup["problems"] == "default" else [f"own problems ({setup['problems']})"]
     told += [setup["scorer"]] if setup["scorer"] else []
     sizes = []
@@ -36,7 +36,7 @@ def setup_note(setup: Record) -> str:
 
 
 def fill_rows(page: str, record: Record) -> str:
-    """The page with the measured columns of its tables of strategies replaced, or added."""
+    """Returns the page with the measured columns of its tables of strategies replaced or added."""
     rows = {
         f"[`{name}`]": (setup_note(kept["setup"]), *cells(kept))
         for name, kept in record["strategies"].items()
@@ -59,7 +59,7 @@ def fill_rows(page: str, record: Record) -> str:
 
 
 def settings(record: Record) -> str:
-    """When the rows were measured, and what holds for all of them, in a line."""
+    """Returns the date of the measurements and the common settings, in one sentence."""
     when = period(kept["date"] for kept in record["strategies"].values())
     return (
         f"Measured {when} ({named(record['versions'])}): {record['model']} in {record['dtype']}, "
@@ -69,7 +69,7 @@ def settings(record: Record) -> str:
 
 
 def period(dates: Iterable[str]) -> str:
-    """The first and the last of ISO dates."""
+    """Returns the first and the last of ISO dates."""
     ordered = sorted(set(dates)) or ["never"]
     return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
 

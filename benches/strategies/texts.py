@@ -1,6 +1,6 @@
-"""What docs/strategies.md says of each measured table, written from its record: date, settings, figures.
+"""Text of docs/strategies.md for each measured table, generated from its record: date, settings, figures.
 
-A record is that of `strategies/measured.py`. Each function returns Markdown; sentences that quote figures
+Records come from `strategies/measured.py`. Each function returns Markdown; sentences that quote figures
 compute them.
 """
 
@@ -19,7 +19,7 @@ from benches.tables import Table, percent
 
 Record = dict[str, Any]
 
-BINS = 5  # of the policy that is fitted
+BINS = 5  # of the fitted policy
 _KINDS = {
     "rebase": "REBASE",
     "ets, per node": "ETS, a price per step",
@@ -28,14 +28,14 @@ _KINDS = {
 
 
 def measured(record: Record) -> str:
-    """The beginning of a sentence: when, with what and where."""
+    """Returns the beginning of a sentence: date, versions and machine."""
     return (
         f"Measured {record['date']} ({'; '.join(filter(None, (named(record['versions']), record['cpu'])))})"
     )
 
 
 def section(*parts: str) -> str:
-    """Paragraphs, wrapped, and tables."""
+    """Joins paragraphs, wrapped, and tables."""
     return "\n\n".join(
         part if part.startswith("|") else fill(part, 120, break_long_words=False, break_on_hyphens=False)
         for part in parts
@@ -58,7 +58,7 @@ def search_comparison(record: Record) -> str:
         f"problems, answers of up to {settings['max_tokens']} tokens in steps of up to "
         f"{settings['max_step_tokens']}, lambda_b = {settings['lambda_b']:g}, lambda_d = "
         f"{settings['lambda_d'][str(width)]:g}, a cluster threshold of {settings['cluster_threshold']:g}, "
-        f"`{settings['scorer']}` as scorer. Intervals are of 95 %, Student's t of the logarithms.",
+        f"`{settings['scorer']}` as scorer. Intervals are 95 %, Student's t of the logarithms.",
         Table(heads, [_row(row) for row in rows]).markdown(),
         _found(rows, searches),
     )
@@ -81,7 +81,7 @@ def _row(row: Record) -> list[str]:
 
 
 def _found(rows: list[Record], searches: list[Record]) -> str:
-    """What the table says: savings against the published REBASE, its KV beside the exact one's, accuracy."""
+    """States the findings: savings over published REBASE, its KV compared with exact REBASE, accuracy."""
     compared = [row for row in rows if row["variant"] != base_of(row["variant"])]
     published = [row for row in compared if row["variant"].startswith("published")]
     gains = [row[name]["value"] for row in published for name in ("ets_kv_tokens_gain", "mean_bytes_gain")]
@@ -95,18 +95,18 @@ def _found(rows: list[Record], searches: list[Record]) -> str:
     differences = [row[name] for row in compared for name in ("solved_difference", "vote_solved_difference")]
     apart = sum(not _holds(difference, 0) for difference in differences)
     return (
-        f"Against the REBASE of its authors ETS saves {percent(min(saved))} to {percent(max(saved))} of the "
-        f"KV here, where its paper reports 1.8x less; by its own count {none_saved or 'none'} of the "
+        f"Compared with its authors' REBASE, ETS saves {percent(min(saved))} to {percent(max(saved))} of the "
+        f"KV here, while its paper reports 1.8x less; by its own count {none_saved or 'none'} of the "
         f"{len(published)} intervals include no saving at all. The allocation alone makes a difference too: "
-        "by the same count REBASE with exact shares takes "
+        "by the same count, REBASE with exact shares takes "
         f"{times(heavier.to_dict())} the KV of the published REBASE. In "
         f"{apart or 'none'} of {len(differences)} comparisons, by the best score and by vote, the "
-        "problems suffice to tell the accuracy from REBASE's."
+        "problems suffice to distinguish the accuracy from REBASE's."
     )
 
 
 def _holds(interval: Record, value: float) -> bool:
-    """Whether the value is inside; a single pair of problems makes no interval."""
+    """Whether the interval contains the value; a single pair of problems gives no interval."""
     return interval["low"] is None or bool(interval["low"] <= value <= interval["high"])
 
 
@@ -114,8 +114,8 @@ def search_cost(record: Record) -> str:
     settings, shares = record["settings"], record["figures"]["outside"]
     return section(
         f"{measured(record)}: {settings['limit']} of the default problems, size {settings['n']}, "
-        f"{settings['model']} in {settings['dtype']}. The share of the time outside the model and the "
-        "draw of tokens, that is plan, pages and requests, selection, scores and records:",
+        f"{settings['model']} in {settings['dtype']}. The table gives the share of time outside the model "
+        "and the draw of tokens: plan, pages and requests, selection, scores and records.",
         Table(["strategy", "share"], [[f"`{name}`", percent(s, 1)] for name, s in shares.items()]).markdown(),
     )
 
@@ -124,7 +124,7 @@ def st_bon(record: Record) -> str:
     settings = record["settings"]
     return section(
         f"{measured(record)}: {settings['model']} in {settings['dtype']}, {settings['n']} samples, "
-        f"medians over {settings['problems']} problems; less than best-of-n by",
+        f"medians over {settings['problems']} problems. Savings over best-of-n:",
         st_bon_kv.table(record["figures"]).markdown(),
     )
 
@@ -136,7 +136,7 @@ def atts(record: Record) -> str:
         f"{measured(record)}: {settings['draft']} drafts, {target} is the target, both in "
         f"{settings['dtype']}; {settings['problems']} default problems, n = {settings['n']}, answers of up "
         f"to {settings['max_tokens']} tokens in steps of up to {settings['max_step_tokens']}, "
-        f"{settings['num_calibration']} calibration steps, which the draft's count holds; tokens of a "
+        f"{settings['num_calibration']} calibration steps, which the draft's count includes. Tokens per "
         "problem:",
         atts_pair.table(record["figures"]).markdown(),
     )
@@ -149,11 +149,11 @@ def policy(record: Record) -> str:
     return section(
         f"{measured(record)}: {settings['model']} in {settings['dtype']}, {settings['problems']} default "
         f"problems in {BINS} bins, size {settings['n']}, {settings['num_probes']} probes. Mean scores lay "
-        f"between {min(scores):.2f} and {max(scores):.2f}. Problems solved, by bin and setting; last by "
-        "the settings on all problems, and by policies on problems that they were not fitted on:",
+        f"between {min(scores):.2f} and {max(scores):.2f}. The rows give the problems solved, by bin and "
+        "setting; the last one, on all problems, by setting and by policies fitted on other problems:",
         fit_policy.table(fitted).markdown(),
-        f"The smallest bin has {min(fitted.about['questions'])} questions; what so few say of a setting is "
-        "mostly chance, and the last column of the last row shows what the choice is worth.",
+        f"The smallest bin has {min(fitted.about['questions'])} questions, too few to judge a setting: the "
+        "result is mostly chance. The last column of the last row shows the value of the choice.",
     )
 
 
@@ -167,9 +167,9 @@ def coverage(record: Record) -> str:
         f"samples of each, temperature {settings['temperature']:g}, answers of up to "
         f"{settings['max_tokens']} tokens:",
         Table(heads, [row]).markdown(),
-        f"Over the problems, the last one is {percent(solved.value, 1)} ({percent(solved.low, 1)} to "
+        f"Over the problems, the last coverage is {percent(solved.value, 1)} ({percent(solved.low, 1)} to "
         f"{percent(solved.high, 1)}, 95 %). A majority vote over the same {n} samples solves "
-        f"{sum(figures['votes'])} of the {problems}; what lies between is for a verifier to find.",
+        f"{sum(figures['votes'])} of the {problems}; a verifier can gain the difference.",
     )
 
 
@@ -179,7 +179,7 @@ def problems(record: Record) -> str:
         f"{measured(record)}: {settings['model']} in {settings['dtype']}, {settings['n']} samples of each "
         f"problem at temperature {settings['temperature']:g}, at most {settings['max_tokens']} tokens each:",
         default_problems.families(figures).markdown(),
-        "What scorers make of those samples: how often a right answer is ranked above a wrong one of the "
-        "same problem (by chance 50 %), and how many problems the sample of the best score solves.",
+        "The next table rates scorers on those samples: how often they rank a right answer above a wrong one "
+        "of the same problem (by chance 50 %), and how many problems the sample with the best score solves.",
         default_problems.scorers(figures).markdown(),
     )

@@ -21,14 +21,14 @@ def main() -> None:
 
     Exit code 2 for a wrong invocation, 1 for a failure, 130 after SIGINT, 143 after SIGTERM.
     """
-    # How often libgomp's threads look for work before they sleep: its own number where threads are more than
-    # cores. By default they look for milliseconds, and beside a busy process a step took 2 to 8 times as long
-    # (2 cores); alone it took as long as with the default.
+    # How often libgomp's threads poll for work before they sleep: its own setting for more threads than
+    # cores. By default they poll for milliseconds, and alongside a busy process a step took 2 to 8 times as
+    # long (2 cores); without one, this setting made no difference.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     signals = Signals()
     signals.install()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a result is not lost for a terminal's encoding
+        sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding must not lose a result
     sys.excepthook = _report
     on_terminal = sys.stderr.isatty() and VARIABLE not in os.environ
     if on_terminal:  # importing torch and transformers takes seconds
@@ -65,5 +65,5 @@ def main() -> None:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The traceback of an error that should not be; its message may quote texts from outside."""
+    """Prints the traceback of an unexpected error, whose message may quote foreign text."""
     print(visible("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The subcommands.
 
-Only the subcommand that is called is imported, so that `--help` and `--version` answer at once.
+Only the called subcommand is imported, so that `--help` and `--version` answer immediately.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _HELP = (
 
 
 class _Command(NamedTuple):
-    """module: of `tts_decode.cli`; holds a function or a `typer.Typer` of the same name.
+    """A subcommand.
 
-    panel: under which `tts-decode --help` lists it. summary: what it says of it there, the first line of the
-    command's own help.
+    module: of `tts_decode.cli`; defines a function or a `typer.Typer` of the same name. panel: where
+    `tts-decode --help` lists it. summary: its text there, the first line of the command's own help.
     """
 
     module: str
@@ -83,7 +83,7 @@ COMMANDS = {
     "info": _Command(
         "info",
         _MACHINE,
-        "Show versions, instruction sets, threads and devices; of a model, whether it is served.",
+        "Show versions, instruction sets, threads and devices, and whether a model is supported.",
     ),
     "plan-budget": _Command(
         "plan_budget",
@@ -93,7 +93,7 @@ COMMANDS = {
     "bench": _Command(
         "bench",
         _MACHINE,
-        "Measure attention, decoding and searches on this machine (CPU), beside its own limits.",
+        "Measure attention, decoding and searches on this machine (CPU), compared with its limits.",
     ),
 }
 
@@ -101,7 +101,7 @@ COMMANDS = {
 def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> int:
     """Runs the command on `arguments` and returns its exit code.
 
-    imported: called once when everything is imported and the command begins.
+    imported: called once, after all imports, before the command begins.
     """
     completing = VARIABLE in os.environ
     typed = command_line(os.environ) if completing else arguments
@@ -124,7 +124,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
 
 
 def _with_values(arguments: list[str]) -> list[str]:
-    """The arguments, with the value of an option that may stand without one."""
+    """Returns the arguments, with a value added to an option that may lack one."""
     found: list[str] = []
     for argument, after in zip_longest(arguments, arguments[1:], fillvalue="-"):
         found.append(argument)
@@ -134,9 +134,9 @@ def _with_values(arguments: list[str]) -> list[str]:
 
 
 def _app(called: str | None, *, completing: bool = False) -> typer.Typer:
-    """The command with all its subcommands, of which only `called` can do more than be listed.
+    """Returns the command with all its subcommands; those other than `called` are only listed.
 
-    completing: for the shell, which asks for options and their values only.
+    completing: for the shell, which only asks for options and their values.
     """
     app = typer.Typer(
         name="tts-decode",
@@ -176,7 +176,7 @@ def load_command(module: str) -> Any:
 
 
 def _listed() -> None:
-    """Stands for a subcommand that is not called."""
+    """Stands in for a subcommand that is not called."""
 
 
 def _show_version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""`tts-decode bench`: what this machine does with attention, decoding and searches, beside its limits."""
+"""`tts-decode bench`: measures attention, decoding and searches on this machine, compared with its limits."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from .strategy_options import get_strategy
 
 bench = typer.Typer(
     no_args_is_help=True,
-    help="Measure attention, decoding and searches on this machine (CPU), beside its own limits.\n\n"
-    "Medians of rounds in which everything is timed in turn; run it while nothing else does.",
+    help="Measure attention, decoding and searches on this machine (CPU), compared with its limits.\n\n"
+    "Figures are medians over rounds, each of which times everything; run it on an idle machine.",
 )
 
-Threads = Annotated[int | None, typer.Option(help="Number of threads. Default: torch's, one a core.")]
-Rounds = Annotated[int, typer.Option(help="How often everything is measured.")]
+Threads = Annotated[int | None, typer.Option(help="Number of threads. Default: torch's, one per core.")]
+Rounds = Annotated[int, typer.Option(help="How many times to measure everything.")]
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE", help="Draw it: a .svg or .png file.", rich_help_panel="Output"),
+    typer.Option("--plot", metavar="FILE", help="Draw a plot: .svg or .png file.", rich_help_panel="Output"),
 ]
 
 
@@ -70,7 +70,7 @@ def attention(
     json_output: opt.Json = False,
     plot: Plot = None,
 ) -> None:
-    """One layer's attention over trees of branches, a query for each leaf.
+    """Measure one layer's attention over trees of branches, with one query per leaf.
 
     The roofline is max(bytes / bandwidth, flops / peak), with both rates measured in the same rounds: each
     key and value is read once, however many branches share it. KV that fits into the cache may exceed it. The
@@ -127,7 +127,7 @@ def attention(
 @filled
 def decode(
     prompt: Annotated[int, typer.Option("--prompt", "-p", help="Tokens of the prompt.")] = 2048,
-    branches: Annotated[str, typer.Option("--branches", "-n", help="How many, with commas.")] = "1,8,32,64",
+    branches: Annotated[str, typer.Option("--branches", "-n", help="Numbers of branches.")] = "1,8,32,64",
     tokens: Annotated[int, typer.Option(help="Tokens that each branch generates.")] = 32,
     temperature: sampling_opt.Temperature = 0.8,
     model: model_opt.Model = DEFAULT_MODEL,
@@ -140,7 +140,7 @@ def decode(
     json_output: opt.Json = False,
     plot: Plot = None,
 ) -> None:
-    """Prefill of a prompt, then decode steps of branches that share it.
+    """Measure the prefill of a prompt, then decode steps of branches that share it.
 
     The roofline of a step reads all weights and each shared page once, at rates measured in the same rounds;
     in each part of the step reading and computing overlap. torch's profiler, in a separate run, tells where
@@ -224,8 +224,8 @@ def search(
             metavar="[STRATEGY]...", help="Names of strategies. Default: four of them.", show_default=False
         ),
     ] = ["best_of_n", "beam_search", "rebase", "ets"],  # noqa: B006
-    n: Annotated[int, typer.Option("--branches", "-n", help="Width of a search: its first option.")] = 64,
-    limit: Annotated[int, typer.Option(help="Problems, one after the other.")] = 3,
+    n: Annotated[int, typer.Option("--branches", "-n", help="Width: a strategy's first option.")] = 64,
+    limit: Annotated[int, typer.Option(help="Number of problems, one at a time.")] = 3,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
     max_step_tokens: Annotated[int, typer.Option(help="Longest step, in tokens.")] = 32,
     temperature: sampling_opt.Temperature = 0.8,
@@ -238,7 +238,7 @@ def search(
     json_output: opt.Json = False,
     plot: Plot = None,
 ) -> None:
-    """Whole searches, and where their time goes.
+    """Measure whole searches and show where their time goes.
 
     "model" is the forward, "sampling" the draw of the next tokens, "engine" the decoder's other work (plan,
     pages, requests), "strategy" everything else: selection, scores, records.
@@ -293,7 +293,7 @@ def _watch(session: Session, name: str, tasks: int, done: int) -> None:
 
 
 def _check(plot: Path | None, threads: int | None) -> None:
-    """Refuses before anything is measured; sets the threads."""
+    """Refuses bad options before anything is measured, and sets the threads."""
     at_least(1, threads=threads)
     if plot is not None:
         if plot.suffix not in (".svg", ".png"):
@@ -335,7 +335,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _spread(times: Quartiles) -> str:
-    """Milliseconds: median and half the distance of the quartiles."""
+    """Returns milliseconds: the median and half the interquartile range."""
     return f"{short(times.median * 1e3)} ± {(times.high - times.low) / 2 * 1e3:.2g}"
 
 

@@ -55,8 +55,8 @@ def compare(
     Every strategy is compared with the first one given. A problem whose search fails counts as not solved,
     and the others continue.
 
-    With --sparse each strategy runs twice, dense and sparse. If prompts have few pages, of 16 tokens each, it
-    changes little.
+    With --sparse each strategy runs twice, dense and sparse. This changes little if prompts have few pages,
+    of 16 tokens each.
     """
     at_least(1, parallel=parallel)
     config = sparse.config()
@@ -78,7 +78,7 @@ def compare(
                 about = run_settings(
                     session.describe(), strategy.name, options, compared.scorer, config, problems, settings
                 )
-                # A decoder of its own, so that its counters and its peak are its own.
+                # Each run has a new decoder, so that counters and peak are its own.
                 with nullcontext() if save is None else Saved(save, name, about, len(problems)) as saved:
                     outcomes, stats = run_problems(
                         session.decoder(config),

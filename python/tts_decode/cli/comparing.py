@@ -1,4 +1,4 @@
-"""What `compare` and `sweep` have in common: strategies on problems whose answers are known."""
+"""Shared by `compare` and `sweep`: strategies on problems whose answers are known."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_LIMIT = 8  # problems of the default set: a few minutes on two cores
 
 @dataclass(frozen=True)
 class ComparedOptions:
-    """Raises UsageError for what is looked at by nobody else."""
+    """Options of the comparison. Raises UsageError for values that nothing else checks."""
 
     strategy: Annotated[
         list[str],
@@ -28,7 +28,7 @@ class ComparedOptions:
             "--strategy",
             "-s",
             metavar="NAME",
-            help="A strategy to run, a name of the list below or FILE.py:NAME; may be repeated.",
+            help="A strategy to run: a name from the list below, or FILE.py:NAME; may be repeated.",
             autocompletion=completion.strategies,
         ),
     ] = field(default_factory=lambda: list(_DEFAULT_STRATEGIES))
@@ -51,14 +51,14 @@ class ComparedOptions:
         check_scorer(self.scorer)
 
     def strategies(self, *, unsafe_tools: bool) -> list[tuple[Strategy[...], dict[str, Any]]]:
-        """Each with its options."""
+        """Returns each strategy with its options."""
         chosen = [get_strategy(name) for name in self.strategy]
         if len({strategy.name for strategy in chosen}) < len(chosen):
             raise UsageError("--strategy: the same strategy is given twice")
         return list(zip(chosen, parse_options(chosen, self.option, unsafe_tools=unsafe_tools), strict=True))
 
     def problems(self, given: ProblemOptions, seed: int) -> list[Task]:
-        """Those of --tasks or the default ones. seed: as of `ProblemOptions.read`."""
+        """Returns the problems of --tasks or the default ones. seed: as in `ProblemOptions.read`."""
         if self.shots and given.tasks is not None:
             raise UsageError(
                 "--shots: only for the default problems; put examples into the prompts of --tasks"

@@ -1,7 +1,7 @@
-"""What the shell completes after an option: strategies and their options, models that are here, choices.
+"""Completions that the shell offers for options: strategies and their options, local models, choices.
 
 Typer calls these functions while the user types. They read names from `completions.json`
-(`completion_table.py`): the import of torch, which strategies need, would keep the user waiting for seconds.
+(`completion_table.py`): importing torch, which strategies need, would take seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TABLE = Path(__file__).with_name("completions.json")
 
 @cache
 def table() -> dict[str, Any]:
-    """What `completion_table` wrote."""
+    """Returns the table that `completion_table` wrote."""
     found: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     return found
 
@@ -42,13 +42,13 @@ sparse_summaries = _one_of("mean", "minmax", "quarters")
 
 
 def strategies(incomplete: str) -> list[tuple[str, str]]:
-    """Names, each with what it does."""
+    """Returns names and descriptions."""
     known = table()["strategies"]
     return [(name, about["summary"]) for name, about in known.items() if name.startswith(incomplete)]
 
 
 def strategy_options(ctx: typer.Context, incomplete: str) -> list[str]:
-    """KEY= of the strategies that the line names, or that run by default."""
+    """Returns KEY= for each option of the strategies on the command line, or of the default ones."""
     known = table()["strategies"]
     given = ctx.params.get("strategy") or "ets"
     names = [given] if isinstance(given, str) else given
@@ -69,7 +69,7 @@ def stop_when(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """The default model, those of the hub's cache, and .gguf files and folders that begin so."""
+    """Returns the default model, models in the hub's cache, and .gguf files and folders that match."""
     from ..default_model import DEFAULT_MODEL
 
     found = [DEFAULT_MODEL, *_cached_models(), *_model_files(incomplete)]
@@ -77,8 +77,8 @@ def models(incomplete: str) -> list[str]:
 
 
 def _cached_models() -> Iterator[str]:
-    """Hub ids in the hub's cache; the variables are those of huggingface_hub, whose import takes longer."""
-    with suppress(OSError, RuntimeError):  # no such folder, and no home folder
+    """Yields ids in the hub's cache; reads huggingface_hub's variables, as importing it takes longer."""
+    with suppress(OSError, RuntimeError):  # no such folder, or no home folder
         home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
         cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
         for folder in sorted(cache.glob("models--*")):

@@ -1,8 +1,8 @@
-"""What `completions.json` holds: the options of all commands, and the names that they take.
+"""Generates `completions.json`: the options of all commands, and the names that they take.
 
     python -m tts_decode.cli.completion_table
 
-writes it again after a command, an option or a strategy has changed.
+updates it after a command, an option or a strategy has changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .strategy_options import families
 
 
 def completion_table() -> dict[str, Any]:
-    """The table of the commands as they are."""
+    """Returns the table for the current commands."""
     return {
         "commands": {name: _described(command.module) for name, command in COMMANDS.items()},
         "strategies": {
@@ -51,7 +51,7 @@ def _described(module: str) -> list[dict[str, Any]] | dict[str, list[dict[str, A
 
 
 def _parameters(command: Callable[..., Any]) -> list[dict[str, Any]]:
-    """As `stand_ins` reads them."""
+    """Returns a command's parameters in the form that `stand_ins` reads."""
     found = []
     for name, parameter in inspect.signature(command).parameters.items():
         kind, info = get_args(parameter.annotation)
@@ -65,8 +65,10 @@ def _parameters(command: Callable[..., Any]) -> list[dict[str, Any]]:
 
 
 def _flags(info: OptionInfo) -> list[str]:
-    """Those that are given: typer makes one of the name where there are none. Inside Annotated it keeps the
-    first one as the default until it reads the signature."""
+    """Returns the explicit flags; without any, typer derives one from the name.
+
+    Inside Annotated, typer keeps the first flag as the default until it reads the signature.
+    """
     first: list[Any] = [] if info.default is ... else [info.default]
     return [*first, *(info.param_decls or ())]
 

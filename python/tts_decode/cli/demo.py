@@ -1,4 +1,4 @@
-"""`tts-decode demo`: what a shared tree gains, on the default model: a search, its tree, memory and speed."""
+"""`tts-decode demo`: shows what a shared tree gains: a search, its tree, memory and speed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .errors import CommandError, UsageError, usage_errors
 from .filled import filled
 from .session import Session, open_session
 
-_REPLICATED_STEPS = 3  # of 1.5 s each on 2 cores; the fastest one counts
+_REPLICATED_STEPS = 3  # each takes 1.5 s on 2 cores; the fastest one counts
 _TREE_LINES = 10
-_MOST_BRANCHES = 256  # whose caches take 5 GB in float32
+_MOST_BRANCHES = 256  # their caches take 5 GB in float32
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class _Shown:
 
 @filled
 def demo(
-    n: Annotated[int, typer.Option("-n", help="Branches of the one prompt.")] = 64,
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File of the tree's page.")] = Path(
+    n: Annotated[int, typer.Option("-n", help="Number of branches.")] = 64,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="File for the tree's page.")] = Path(
         "demo.html"
     ),
     json_output: opt.Json = False,
 ) -> None:
     """Show what a shared tree gains: one search, its tree, memory and speed.
 
-    The default model solves a puzzle: reach a number with three others. Its most likely answer is wrong. Of
-    64 answers sampled from the same prompt some are right, and a checker tells which. The tree stores the
+    The default model solves a puzzle: reach a number with three others. Its most likely answer is wrong, but
+    some of 64 answers sampled from the same prompt are right, and a checker finds them. The tree stores the
     prompt's KV once and reads it once per step for all branches. For comparison, transformers decodes the
     same number of branches from a cache that holds a copy of the prompt for each.
 
@@ -84,7 +84,7 @@ def demo(
 
 
 def _search(session: Session, n: int) -> _Shown:
-    """Greedy decoding, then best-of-n with the puzzle's own checker."""
+    """Runs greedy decoding, then best-of-n with the puzzle's own checker."""
     decoder = session.decoder()
     prompt = puzzle(NUMBERS, TARGET)
     sampling = SamplingParams(0.8, top_p=0.95, seed=0, stop_when=_ends, max_tokens=24)
@@ -108,7 +108,7 @@ def _ends(text: str) -> bool:
 
 
 def _check_memory(shown: _Shown, n: int) -> None:
-    """UsageError where a cache of each branch's own would not leave half of the memory free."""
+    """Raises UsageError if a cache per branch would leave less than half of the memory free."""
     stats = shown.result.stats
     needed = n * shown.prompt_tokens * stats.page_bytes // stats.page_size
     if needed > (total := memory_bytes()) // 2:
@@ -118,7 +118,7 @@ def _check_memory(shown: _Shown, n: int) -> None:
 
 
 def _replicated(session: Session, n: int) -> Replicated:
-    """transformers' decode steps of n branches, in the same dtype as the search."""
+    """Measures transformers' decode steps of n branches, in the same dtype as the search."""
     dtype = str(session.model.dtype).removeprefix("torch.")
     with usage_errors():
         model, tokenizer = load_model(DEFAULT_MODEL, dtype, weights=dtype)

@@ -23,14 +23,14 @@ NUMBERS, TARGET = (6, 2, 4), 26
 
 
 def puzzle(numbers: Sequence[int], target: int) -> str:
-    """The prompt: solved puzzles, and one to solve."""
+    """Returns the prompt: solved puzzles, then one to solve."""
     return "\n\n".join(
         ["Use each number once to reach the target.", *map(_solved, SOLVED), _asked(numbers, target)]
     )
 
 
 def solves(text: str, numbers: Sequence[int], target: int) -> bool:
-    """Whether a text begins with an expression that uses each number once and has the target's value."""
+    """Whether a text begins with an expression that uses each number once and equals the target."""
     expression = text.partition("=")[0].strip()
     used = re.fullmatch(r"\d{1,3}(?: [-+*] \d{1,3})*", expression)
     return (
@@ -46,7 +46,7 @@ def _asked(numbers: Sequence[int], target: int) -> str:
 
 
 def _value(expression: str) -> int:
-    """Of numbers with +, - and * between them, products first."""
+    """Evaluates numbers joined by +, - and *, products first."""
     total, sign = 0, 1
     for part in re.split(r" ([-+]) ", expression):
         if part in ("+", "-"):

@@ -1,4 +1,4 @@
-"""What the user sees: `Screen` for all that is printed, and one line on stderr that is redrawn meanwhile."""
+"""Terminal output: `Screen` prints everything, `Display` redraws a progress line on stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from ..core.visible import one_line, visible
 from ..records.strict_json import finite
 
-if TYPE_CHECKING:  # it imports torch, without which `doctor` has something to tell
+if TYPE_CHECKING:  # it imports torch, and `doctor` must work without
     from ..core.stats import DecoderStats
 
 _MIB = 1 << 20
@@ -26,17 +26,17 @@ _NOTE_COLUMNS = 80
 
 
 class Screen(Console):
-    """Where everything is printed. Texts are shown as they are: none is markup, and what a terminal would
-    obey is escaped (`visible`). Styles come from `Text` objects and styles of tables.
+    """Prints everything. Texts are shown verbatim: none is markup, and terminal controls are escaped.
 
-    The cursor stays where it can be seen: a process that is killed could not bring it back.
+    `visible` does the escaping. Styles come from `Text` objects and table styles. The cursor is never hidden:
+    a killed process could not restore it.
     """
 
     def __init__(self, file: IO[str] | None = None, **options: Any) -> None:
         super().__init__(file=file, markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        # Escaped here already, so that columns are as wide as what is shown.
+        # Escaped here, so that columns fit the escaped text.
         return super().render_str(visible(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -44,7 +44,7 @@ class Screen(Console):
             yield Segment(text if control else visible(text), style, control)
 
     def note(self, text: str) -> None:
-        """Prose beside a table: lines of 80 columns at most, fewer where the terminal has fewer."""
+        """Prints prose next to a table, in lines of at most 80 columns or the terminal's width."""
         self.print(text, width=min(self.width, _NOTE_COLUMNS))
 
     def show_cursor(self, show: bool = True) -> bool:
@@ -52,19 +52,19 @@ class Screen(Console):
 
 
 def print_json(value: Any) -> None:
-    """In ASCII without control characters; numbers that JSON does not have are null."""
+    """Prints JSON in ASCII without control characters; numbers that JSON lacks are null."""
     print(json.dumps(finite(value), indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 class Display:
-    """`with Display() as display`: `stage` says what begins, `update` how it goes.
+    """`with Display() as display`: `stage` announces a stage, `update` reports its progress.
 
     On a terminal both redraw one line, which disappears at the end. Elsewhere stages are printed and updates
     are not, so that a log stays short.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        # The stream itself, not whatever sys.stderr is later: the loader redirects that for a while.
+        # The current stream, not a later sys.stderr, which the loader redirects for a while.
         self._console = console or Screen(sys.stderr)
         self._spinner = Spinner("dots", Text(""))
         self._live = Live(self._spinner, console=self._console, transient=True, refresh_per_second=8)
@@ -89,19 +89,19 @@ class Display:
 
     def update(self, text: str) -> None:
         if self._on_terminal:
-            shown = one_line(text)[: self._console.width - 3]  # 2 columns are the spinner's
+            shown = one_line(text)[: self._console.width - 3]  # the spinner takes 2 columns
             self._spinner.update(text=Text(shown))
 
 
 class Rate:
-    """Tokens per second over the last few seconds, for a live figure that follows what happens now."""
+    """Tokens per second over the last few seconds, for a live display of the current rate."""
 
     def __init__(self, window: float = 3.0) -> None:
         self._window = window
         self._samples: list[tuple[float, int]] = []
 
     def __call__(self, total: int) -> float:
-        """The rate, given the total so far."""
+        """Returns the rate, given the total so far."""
         now = time.monotonic()
         self._samples.append((now, total))
         while now - self._samples[0][0] > self._window and len(self._samples) > 2:
@@ -111,17 +111,17 @@ class Rate:
 
 
 def mib(count: float) -> str:
-    """Bytes as MiB with a sensible number of digits."""
+    """Returns bytes as MiB, with a sensible number of digits."""
     value = count / _MIB
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def kv_held(stats: DecoderStats) -> str:
-    """KV in the pool and, if there is any, beside it."""
+    """Returns the KV in the pool and, if any, outside it."""
     beside = f" + {mib(stats.offloaded_bytes)} offloaded" if stats.offloaded_bytes else ""
     return f"{mib(stats.resident_bytes)} MiB{beside}"
 
 
 def short(value: float) -> str:
-    """A figure with three digits, or all in front of the point."""
+    """Returns a number with three digits, or with all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

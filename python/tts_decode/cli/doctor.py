@@ -1,4 +1,4 @@
-"""`tts-decode doctor`: what works here, what is missing, and the command for it."""
+"""`tts-decode doctor`: says what works here, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def doctor(json_output: Json = False) -> None:
 
 
 def verdict(found: list[Finding]) -> str:
-    """What all findings come to, in a line."""
+    """Returns all findings summed up in one line."""
     broken = [finding.name for finding in found if finding.state == "broken"]
     warned = [finding.name for finding in found if finding.state == "warning"]
     look = f" Look at: {', '.join(warned)}." if warned else ""

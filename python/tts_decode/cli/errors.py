@@ -1,4 +1,4 @@
-"""Which errors are the user's, and are told in one line instead of a traceback."""
+"""Errors that the user caused, which are reported in one line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..core.naming import renamed_in_ranges
 from ..errors import TTSError
 
 MIB = 1 << 20
-# Arguments inside, by which errors begin, and the options that they come from.
+# Names of internal arguments at the beginning of errors, and the options they come from.
 _SAME = (
     *("model", "dtype", "weights", "device", "kv_dtype", "api_keys", "scorer_timeout", "tool_timeout"),
     *(
@@ -25,7 +25,7 @@ _SAME = (
     *("logit_bias", "stop", "max_tokens", "max_step_tokens", "top_logprobs"),
 )
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
-_ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # as Python has it
+_ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # in Python's syntax
 _OPTIONS |= {"kv_bytes": "--kv-mib", "KVOffload.bytes": "--kv-offload-mib", "reward model": "--scorer"}
 _OPTIONS |= {"address": "--ray", "actors": "--ray-actors", "replicas": "--replicas"}
 _OPTIONS |= {"stop_token_ids": "--stop-token", "suppress_token_ids": "--suppress", "options": "--choice"}
@@ -36,14 +36,14 @@ class UsageError(TTSError):
 
 
 class CommandError(TTSError):
-    """The command was right but cannot be carried out; exit code 1."""
+    """The command is valid but cannot be carried out; exit code 1."""
 
 
 @contextmanager
 def usage_errors(options: Mapping[str, str] = {}) -> Iterator[None]:
-    """Turns ValueError into UsageError: for calls whose arguments are the user's own. Subtypes go through.
+    """Converts ValueError into UsageError, for calls whose arguments come from the user.
 
-    options: as of `named`.
+    Subtypes pass through. options: as in `named`.
     """
     try:
         yield
@@ -54,10 +54,10 @@ def usage_errors(options: Mapping[str, str] = {}) -> Iterator[None]:
 
 
 def named(text: str, options: Mapping[str, str] = {}) -> str:
-    """An error's text with the user's options in place of arguments inside.
+    """Returns an error's text with the user's options in place of internal arguments.
 
-    options: by the argument that the error begins with, beside those that have the same name everywhere. One
-        that says "--option: got VALUE" has the user's own value, where another one went inside.
+    options: by the argument that the error begins with, in addition to those with the same name everywhere.
+        An option of the form "--option: got VALUE" also puts the user's value in place of the internal one.
     """
     argument, _, rest = text.partition(": ")
     option = (_OPTIONS | dict(options)).get(argument.partition("[")[0])
@@ -73,7 +73,10 @@ def named(text: str, options: Mapping[str, str] = {}) -> str:
 
 
 def at_least(least: int, **values: int | None) -> None:
-    """UsageError unless each value is so much or None; named as its option is, with underscores."""
+    """Raises UsageError unless each value is at least `least` or None.
+
+    values: by the name of their option, with underscores.
+    """
     for name, value in values.items():
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")

@@ -1,4 +1,4 @@
-"""Errors as a line on stderr, what to do as a second one, and the exit code."""
+"""Reports errors: one line on stderr, a second one with the remedy, and the exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BASE = ("torch", "numpy", "httpx")  # packages without which no command can sta
 _MODEL_HINT = (
     "tts-decode info -m NAME tells whether a model is served; tts-decode doctor, whether one is here"
 )
-# What to do about an option that a command's own help does not explain.
+# Hints for options that a command's own help does not explain.
 _BY_OPTION = {
     "--option": "tts-decode strategies NAME tells a strategy's options and their defaults",
     "--strategy": "tts-decode strategies lists them, with what each does",
@@ -26,7 +26,7 @@ _BY_OPTION = {
     "--resume": "a run continues with the settings that it began with",
     "--scorer": "docs/rewards.md tells of reward models, docs/own-strategy.md of functions of your own",
 }
-# What pydantic wanted, by the type of its error.
+# What pydantic expected, by its error type.
 _EXPECTED = {"int_parsing": "an integer", "float_parsing": "a number"}
 
 
@@ -39,9 +39,9 @@ class Failure(NamedTuple):
 
 
 def of_typer(error: typer.TyperException, command: str | None, commands: Sequence[str]) -> Failure:
-    """Of an argument that typer refuses. command: the subcommand that was called; commands: all of them."""
+    """Describes typer's refusal of an argument. command: the called subcommand; commands: all of them."""
     message = error.format_message()
-    # Of a value that pydantic read: typer quotes its sentence and leaves the value out.
+    # If pydantic read the value, typer quotes its message and omits the value.
     problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if problems:
         got, expected = f"got {problems[0]['input']!r:.80}", _EXPECTED.get(problems[0]["type"])
@@ -54,9 +54,9 @@ def of_typer(error: typer.TyperException, command: str | None, commands: Sequenc
 
 
 def of(error: Exception, command: str | None) -> Failure | None:
-    """Of an error that is told in a line; None of any other, which is a fault of this package.
+    """Describes an error that is reported in one line; None for any other, which is a bug of this package.
 
-    The modules that define them are imported here: they import torch, which `--help` does without.
+    The modules that define the errors are imported here: they import torch, which `--help` does not need.
     """
     if isinstance(error, ImportError) and (error.name in _BASE or "compiled module" in str(error)):
         return Failure(str(error), "tts-decode doctor tells what is missing and the command for it", FAILURE)
@@ -64,7 +64,7 @@ def of(error: Exception, command: str | None) -> Failure | None:
     from ..tasks import TaskFileError
     from .errors import CommandError, UsageError, named
 
-    # By class: what to do, None: the command's help.
+    # By class: the hint; None means the command's help.
     hints: dict[type[Exception], str | None] = {
         UsageError: None,
         TaskFileError: 'a line is {"prompt": "What is 1 + 1?", "answer": 2}; other formats: docs/grading.md',
@@ -93,7 +93,7 @@ def of(error: Exception, command: str | None) -> Failure | None:
 
 
 def tell(failure: Failure, *, as_json: bool) -> int:
-    """Prints it and returns the exit code. as_json: one line of JSON."""
+    """Prints a failure and returns the exit code. as_json: one line of JSON."""
     message, hint = one_line(failure.message), one_line(failure.hint)
     if as_json:
         told = {"error": message, "hint": hint, "exit_code": failure.code}

@@ -1,4 +1,4 @@
-"""Commands whose options fill dataclasses, which several commands share. Each option says what it takes."""
+"""Commands whose options fill dataclasses, which several commands share; each option shows its type."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from typer.models import OptionInfo
 
-# What the help shows beside an option: what is to be typed, and nothing for a flag.
+# Placeholders next to an option in the help; none for a flag.
 _METAVARS = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
 
 def filled(function: Callable[..., None]) -> Callable[..., None]:
-    """Makes a command for typer of a function.
+    """Turns a function into a command for typer.
 
-    Each field of a parameter that is a dataclass becomes an option, annotated as a parameter would be. Other
-    parameters stay as they are. An option without a metavar gets its type's. The function's docstring
-    is the help.
+    If a parameter is a dataclass, each of its fields becomes an option, annotated as a parameter would be.
+    Other parameters stay unchanged. An option without a metavar gets its type's. The function's docstring is
+    the help.
     """
     hints = get_type_hints(function, include_extras=True)
     plain = list(inspect.signature(function).parameters.values())
@@ -51,7 +51,7 @@ def filled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(kind: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Name, default and annotation of each field."""
+    """Yields name, default and annotation of each field."""
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):
         yield field.name, _default(field), hints[field.name]
@@ -64,7 +64,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _with_metavar(annotation: Any) -> Any:
-    """An option's annotation with a metavar where it has none."""
+    """Returns an option's annotation, with a metavar added if it has none."""
     if get_origin(annotation) is not Annotated:
         return annotation
     kind, *notes = get_args(annotation)

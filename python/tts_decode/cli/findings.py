@@ -1,4 +1,4 @@
-"""What `doctor` finds: each thing by itself, with its state and what to do about it."""
+"""The findings of `doctor`, each with its state and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ installation needs it."""
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. value: for JSON where it says more than `found`."""
+    """One line of the report. value: for JSON, if it says more than `found`."""
 
     name: str
     found: str
@@ -27,7 +27,7 @@ class Finding:
 
 
 class Section(NamedTuple):
-    """base: whether the base installation needs what is looked at, so that an error there is a broken one."""
+    """A group of checks. base: whether the base installation needs them, so that an error breaks it."""
 
     title: str
     look: Callable[[], list[Finding]]
@@ -35,12 +35,12 @@ class Section(NamedTuple):
 
 
 def examine(section: Section) -> list[Finding]:
-    """What a section finds; an error of whatever kind is a finding too."""
+    """Returns a section's findings; an error of any kind is a finding too."""
     try:
         return section.look()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a broken extension module may raise even what is no Exception
+    except BaseException as error:  # a broken extension module may raise anything
         told = " ".join(f"{type(error).__name__}: {error}".split())
         state: State = "broken" if section.base else "warning"
         return [Finding(section.title.lower(), f"could not be looked at: {told}", state)]

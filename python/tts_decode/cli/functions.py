@@ -1,4 +1,4 @@
-"""Functions of the user's own files, as `my.py:name` names them."""
+"""Loads functions from the user's own files, named as in `my.py:name`."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def names_function(text: str) -> bool:
 
 
 def load_function(text: str, option: str, *arguments: str) -> Callable[..., Any]:
-    """The function that FILE.py:NAME names; the file runs once.
+    """Returns the function FILE.py:NAME; the file runs once.
 
-    arguments: what the function is called with, by position, for the message about its signature.
+    arguments: the positional arguments of its calls, for the message about its signature.
     Raises UsageError, which begins with the option.
     """
     found = _NAMED.fullmatch(text)
@@ -51,14 +51,14 @@ def load_function(text: str, option: str, *arguments: str) -> Callable[..., Any]
             f"{option}: got {found[2]}{inspect.signature(function)} in {found[1]}, expected it to take "
             f"{expected}: {error}"
         ) from None
-    except ValueError:  # built in, without a signature
+    except ValueError:  # a builtin without a signature
         pass
     made: Callable[..., Any] = function
     return made
 
 
 class UserFunction:
-    """A function with the text that names it, by which runs are told apart."""
+    """A function with the text that names it, which identifies runs."""
 
     def __init__(self, named: str, function: Callable[..., Any]) -> None:
         self.named, self._function = named, function
@@ -72,7 +72,7 @@ class UserFunction:
 
 
 def called(named: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of the user returns. Raises UsageError, which names it, for what it raises."""
+    """Calls a function of the user. Raises UsageError, naming the function, if it raises."""
     try:
         return function(*arguments)
     except TTSError:
@@ -82,7 +82,7 @@ def called(named: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def user_function(option: str, text: str, *, unsafe_tools: bool = False) -> UserFunction:
-    """What `--option KEY=FILE.py:NAME` names; for the key "tool" also "python", the sandbox."""
+    """Returns the function of `--option KEY=FILE.py:NAME`; "tool" also takes "python", the sandbox."""
     if option == "tool" and text == "python":
         if not unsafe_tools:
             check_sandbox()
@@ -92,7 +92,7 @@ def user_function(option: str, text: str, *, unsafe_tools: bool = False) -> User
 
 
 def _answering(named: str, function: Callable[..., Any]) -> Callable[[str], str | None]:
-    """A function that gives the answer of a text, or None, and nothing else."""
+    """Returns a checked function, which must return the answer of a text or None."""
 
     def extract(text: str) -> str | None:
         answer = function(text)
@@ -104,7 +104,7 @@ def _answering(named: str, function: Callable[..., Any]) -> Callable[[str], str 
 
 
 def attribute(text: str, option: str) -> Any:
-    """What FILE.py:NAME names, whatever it is. Raises UsageError."""
+    """Returns the object FILE.py:NAME, of any kind. Raises UsageError."""
     found = _NAMED.fullmatch(text)
     if found is None:
         raise UsageError(f"{option}: got {text!r}, expected FILE.py:NAME")
@@ -125,7 +125,7 @@ def _own(module: ModuleType, key: str, value: object) -> bool:
 
 
 def _module(path: Path, option: str) -> ModuleType:
-    """The file's module. Raises UsageError."""
+    """Returns the file's module. Raises UsageError."""
     try:
         return _loaded(path)
     except (Exception, SystemExit) as error:
@@ -134,8 +134,8 @@ def _module(path: Path, option: str) -> ModuleType:
 
 @cache
 def _loaded(path: Path) -> ModuleType:
-    """Runs the file once, whichever options name it. It finds the modules beside it, as a script does."""
-    # Not under its own name, which another module may have; but known, as dataclasses look their module up.
+    """Runs the file once, even if several options name it. It can import its neighbours, as a script can."""
+    # Not under its own name, which another module may have; but registered, as dataclasses look it up.
     name = f"{path.stem}_{zlib.crc32(str(path).encode(errors='surrogateescape')):08x}"
     spec = spec_from_file_location(name, path)
     assert spec is not None  # it ends in .py

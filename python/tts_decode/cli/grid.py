@@ -1,4 +1,4 @@
-"""The grid of a sweep, and sweep.json, which tells it of a folder."""
+"""The grid of a sweep, and sweep.json, which records it in the folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEMA, _VERSION = "tts-decode/sweep", 1
 
 @dataclass(frozen=True)
 class Setting:
-    """What runs in one batch, from every seed: a strategy at one width, dense or sparse."""
+    """A strategy at one width, dense or sparse; all seeds run in one batch."""
 
     strategy: Strategy[...]
     options: Mapping[str, Any]
@@ -31,7 +31,7 @@ class Setting:
         return f"{self.strategy.name} {self.width}{', sparse' * (self.sparse is not None)}"
 
     def cell(self, seed: int) -> str:
-        """The name of a cell: of its file and folder."""
+        """Returns the name of a cell's file and folder."""
         return saved_name(f"{self.strategy.name}-width{self.width}-seed{seed}", self.sparse)
 
 
@@ -41,7 +41,7 @@ def make_grid(
     widths: Sequence[int],
     sparse: Sequence[SparseConfig | None],
 ) -> list[Setting]:
-    """All settings, those of a strategy together. options: of each strategy, without its size.
+    """Returns all settings, grouped by strategy. options: of each strategy, without its size.
 
     Raises UsageError for a strategy that has no size, and for options that set it.
     """
@@ -64,8 +64,7 @@ def make_grid(
 
 
 def whole_numbers(flag: str, text: str, least: int, most: int | None = None) -> list[int]:
-    """Of a list such as 4,16. Raises UsageError for another one, for numbers out of bounds, and for a number
-    twice."""
+    """Parses a list such as 4,16. Raises UsageError for other text, numbers out of bounds, and duplicates."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in parts):
         raise UsageError(f"{flag}: got {text!r}, expected whole numbers with commas between, such as 4,16")
@@ -82,10 +81,10 @@ def whole_numbers(flag: str, text: str, least: int, most: int | None = None) -> 
 def write_grid(
     folder: Path, grid: Sequence[Setting], seeds: Sequence[int], about: Mapping[str, Any], *, resume: bool
 ) -> None:
-    """Writes sweep.json: what `about` says, and the cells. The grid of an earlier run may be extended.
+    """Writes sweep.json: the contents of `about`, and the cells. The grid of an earlier run may be extended.
 
-    Raises UsageError where a folder holds a sweep that is not to be resumed, or a cell that the grid lacks;
-    CommandError where sweep.json cannot be read or written.
+    Raises UsageError if the folder holds a sweep and `resume` is false, or a cell that the grid lacks;
+    CommandError if sweep.json cannot be read or written.
     """
     path = folder / "sweep.json"
     cells = [

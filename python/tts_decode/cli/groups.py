@@ -21,7 +21,7 @@ from .judging import judged_by, read_problems, refuse_task_options
 from .problems import Settings
 from .session import Session, open_session
 
-# Longest answer and step, in tokens. The default problems want a number, and 64 tokens hold it.
+# Longest answer and step, in tokens. The default problems need a number, which fits into 64 tokens.
 _LENGTHS = (256, 64)
 _SHORT_LENGTHS = (64, 32)
 
@@ -42,7 +42,7 @@ class ModelOptions:
     def open(
         self, *, shared: bool = False, display: Display | None = None
     ) -> AbstractContextManager[Session]:
-        """Loads it; shared, display: as of `open_session`."""
+        """Loads the model. shared, display: as in `open_session`."""
         return open_session(
             self.model,
             self.dtype,
@@ -76,7 +76,7 @@ class ClusterOptions:
         at_least(1, ray_actors=self.ray_actors, ray_cpus=self.ray_cpus)
 
     def refuse_without_ray(self) -> None:
-        """UsageError for what says something of a cluster, where there is none."""
+        """Raises UsageError for cluster options without --ray."""
         for flag, value in (("--ray-actors", self.ray_actors), ("--ray-cpus", self.ray_cpus)):
             if value is not None:
                 raise UsageError(f"{flag}: got {value} without --ray, of which it says something")
@@ -92,7 +92,7 @@ class SparseOptions:
     sparse_tail: model_opt.SparseTail = True
 
     def config(self) -> SparseConfig | None:
-        """None without --sparse; the others are checked anyway."""
+        """Returns None without --sparse; the other options are checked anyway."""
         try:
             budget = parse_budget("1" if self.sparse is None else self.sparse)
         except ValueError as error:
@@ -111,7 +111,7 @@ class SparseOptions:
 
 @dataclass(frozen=True)
 class ProblemOptions:
-    """Which problems there are, and what judges the answers."""
+    """The problems, and what judges the answers."""
 
     tasks: problem_opt.Tasks = None
     task_format: problem_opt.TaskFormat = None
@@ -121,7 +121,7 @@ class ProblemOptions:
     unsafe_tools: problem_opt.UnsafeTools = False
 
     def read(self, seed: int, otherwise: list[Task]) -> list[Task]:
-        """Those of --tasks, else `otherwise`, under --verifier. seed: orders the choices of `gpqa`."""
+        """Returns --tasks, or else `otherwise`, judged by --verifier. seed: orders the choices of `gpqa`."""
         fields = problem_opt.parse_fields(self.field)
         if self.tasks is None:
             refuse_task_options(format=self.task_format, field=self.field, split=self.split)
@@ -163,7 +163,7 @@ class SamplingOptions:
     max_step_tokens: sampling_opt.MaxStepTokens = None
 
     def params(self, seed: int, *, short: bool = False) -> SamplingParams:
-        """short: answers to the default problems. Raises UsageError."""
+        """Returns the parameters. short: for the default problems. Raises UsageError."""
         longest, longest_step = _SHORT_LENGTHS if short else _LENGTHS
         with usage_errors():
             return SamplingParams(

@@ -1,4 +1,4 @@
-"""How the help of a command looks: one column of flags, and nothing beside a flag that takes no value."""
+"""Layout of a command's help: one column of flags, and no placeholder for a flag without a value."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-_OWN = ("version", "help", "install_completion", "show_completion")  # whose type typer would show
+_OWN = ("version", "help", "install_completion", "show_completion")  # typer would show their types
 
 
 class Command(TyperCommand):
-    """A command whose help has more room for its words: the flag that switches off stands with the one that
-    switches on, as --[no-]tail, and not in a column of its own."""
+    """A command whose help leaves more room for text.
+
+    An off switch is shown with its on switch, as --[no-]tail, not in a separate column.
+    """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _tidy(self.get_params(ctx))
@@ -21,7 +23,7 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The same of a command with subcommands, which it lists in the order in which they were added."""
+    """The same for a command with subcommands, listed in the order in which they were added."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _tidy(self.get_params(ctx))
@@ -29,10 +31,10 @@ class Group(TyperGroup):
 
 
 def _tidy(params: list[Any]) -> None:
-    """For the help alone: nothing is parsed with the parameters afterwards."""
+    """Changes parameters for the help only: nothing is parsed with them afterwards."""
     for param in params:
         if param.param_type_name == "argument":
-            param.display_type_rich = lambda ctx: ""  # beside its name, which says as much
+            param.display_type_rich = lambda ctx: ""  # its name already says it
         if param.name in _OWN:
             param.metavar = ""
         if param.secondary_opts:
@@ -43,8 +45,10 @@ def _tidy(params: list[Any]) -> None:
 
 
 def join_lines(app: typer.Typer) -> None:
-    """Makes each paragraph of the commands' help one line, which breaks where the terminal ends: typer keeps
-    the lines of a docstring, and breaks those that are too long for the terminal a second time."""
+    """Joins each paragraph of the commands' help into one line, which wraps at the terminal's width.
+
+    typer keeps the lines of a docstring, and would wrap those that are too long for the terminal again.
+    """
     for command in app.registered_commands:
         told = command.help or inspect.getdoc(command.callback) or ""
         paragraphs = inspect.cleandoc(told).split("\n\n")

@@ -1,4 +1,4 @@
-"""`tts-decode info`: versions, what this machine offers, and whether a model is served."""
+"""`tts-decode info`: shows versions, the machine's features, and whether a model is supported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def info(
         typer.Option(
             "--model",
             "-m",
-            help="Loads a model too and compares the decoder with its own forward.",
+            help="Also load a model and compare the decoder with the model's own forward.",
             show_default=False,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def info(
     device: Device = "cpu",
     json_output: Json = False,
 ) -> None:
-    """Show versions, instruction sets, threads and devices; of a model, whether it is served.
+    """Show versions, instruction sets, threads and devices, and whether a model is supported.
 
     Examples:
 
@@ -77,7 +77,7 @@ def info(
 
 
 def collect() -> dict[str, Any]:
-    """The facts, JSON-ready."""
+    """Returns the facts, JSON-ready."""
     devices = [f"cpu ({device_name('cpu')})"]
     devices += [f"cuda:{i} ({device_name(f'cuda:{i}')})" for i in range(torch.cuda.device_count())]
     return {
@@ -93,7 +93,7 @@ def collect() -> dict[str, Any]:
 
 
 def describe_model(name: str, dtype: str, weights: str, device: str) -> dict[str, Any]:
-    """A model's weights, its path, and what its self-check found, JSON-ready."""
+    """Returns a model's weights, its path and the result of its self-check, JSON-ready."""
     with open_session(name, dtype, device, _KV_MIB, "auto", weights=weights) as session:
         decoder = session.decoder()
     check, packed = decoder.self_check, decoder.runtime.engine.packed

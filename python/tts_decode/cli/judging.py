@@ -1,4 +1,4 @@
-"""The problems of --tasks, what judges them, and what could not be judged."""
+"""Reads the problems of --tasks, chooses their judge, and reports what could not be judged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_problems(
     seed: int,
     unsafe_tools: bool,
 ) -> list[Task]:
-    """Of --tasks and the options beside it, by which errors begin: UsageError, and those of `read_tasks`."""
+    """Reads --tasks and its options. Errors begin with the option: UsageError, and those of `read_tasks`."""
     try:
         return read_tasks(
             source, format=format, fields=fields, split=split, seed=seed, unsafe_tools=unsafe_tools
@@ -35,16 +35,16 @@ def read_problems(
 
 
 def refuse_task_options(**given: object) -> None:
-    """UsageError for an option that says something of --tasks, where there is none."""
+    """Raises UsageError for options of --tasks without --tasks."""
     for name, value in given.items():
         if value:
             raise UsageError(f"--{name}: got {value!r} without --tasks, of which it says something")
 
 
 def judged_by(verifier: str | None, tasks: list[Task]) -> list[Task]:
-    """The tasks under the function that --verifier names, in place of their own check.
+    """Returns the tasks with the function of --verifier instead of their own check.
 
-    It gets the text, and the expected answer if it takes a second argument; it is asked once for each text.
+    It gets the text, and the expected answer if it takes a second argument; it is called once per text.
     """
     if verifier is None:
         return tasks
@@ -76,7 +76,7 @@ def judged_by(verifier: str | None, tasks: list[Task]) -> list[Task]:
 
 
 def unjudged_note() -> str | None:
-    """What the user has to know of answers that limits of time or memory left without a verdict."""
+    """Returns a note about answers that have no verdict because of time or memory limits, or None."""
     counts = unjudged()
     if not counts:
         return None

@@ -1,4 +1,4 @@
-"""What a run ran on, in words."""
+"""Describes the device of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def device_name(device: str) -> str:
-    """Of "cpu", or "cuda" with or without a number: the processor's name and its cores, or the GPU's name."""
+    """Returns the processor's name and cores for "cpu", or the GPU's name for "cuda" or "cuda:N"."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_name()}, {os.cpu_count()} cores"

@@ -12,7 +12,7 @@ from ..default_model import DEFAULT_MODEL
 from . import completion
 from .errors import UsageError
 
-# By what the settings of sparse attention are called inside.
+# By the internal names of the settings of sparse attention.
 SPARSE_OPTIONS = {
     "share": "--sparse-share",
     "summaries": "--sparse-summaries",
@@ -21,7 +21,7 @@ SPARSE_OPTIONS = {
     "sparse.dense_layers": "--sparse-dense-layers",
 }
 
-# An option in its group of the help.
+# Options in their groups of the help.
 _model_option = partial(typer.Option, rich_help_panel="Model")
 _sparse_option = partial(typer.Option, rich_help_panel="Sparse attention")
 
@@ -47,9 +47,9 @@ Weights = Annotated[
     str,
     _model_option(
         metavar="FORM",
-        help="Form of the weights. GGUF files and quantised checkpoints: file (they stay quantised; on a "
-        "CPU), float32, bfloat16 or float16 (dequantised), or auto: file on a CPU unless --dtype is "
-        "given. Float checkpoints: int8 or int4 (rounded while they are loaded).",
+        help="Form of the weights. GGUF files and quantised checkpoints: file (stay quantised; CPU only), "
+        "float32, bfloat16 or float16 (dequantised), or auto: file on a CPU unless --dtype is given. Float "
+        "checkpoints: int8 or int4 (rounded during loading).",
         autocompletion=completion.weights,
     ),
 ]
@@ -83,7 +83,7 @@ KvOffloadMib = Annotated[
 ]
 KvOffloadFolder = Annotated[
     Path | None,
-    _model_option(metavar="FOLDER", help="Folder of that file. Default: where temporary files are."),
+    _model_option(metavar="FOLDER", help="Folder of that file. Default: the system's temporary folder."),
 ]
 Sparse = Annotated[
     str | None,
@@ -97,7 +97,7 @@ SparseShare = Annotated[
     str,
     _sparse_option(
         metavar="WHO",
-        help="Who chooses together: branch (each alone), siblings (the leaves of a fork) or tree (all).",
+        help="Who chooses pages together: branch (each alone), siblings (leaves of a fork) or tree (all).",
         autocompletion=completion.sparse_shares,
     ),
 ]
@@ -105,7 +105,7 @@ SparseSummaries = Annotated[
     str,
     _sparse_option(
         metavar="KIND",
-        help="Summary by which a page is judged: mean, minmax or quarters.",
+        help="Summary that pages are chosen by: mean, minmax or quarters.",
         autocompletion=completion.sparse_summaries,
     ),
 ]
@@ -114,14 +114,14 @@ SparseTail = Annotated[
     bool,
     _sparse_option(
         "--sparse-tail/--no-sparse-tail",
-        help="Always read what the branch added since its last fork, or, for long chains, judge it too.",
+        help="Always read pages since the branch's last fork, or (for long chains) choose among them too.",
     ),
 ]
 SparseMinPages = Annotated[int, _sparse_option(help="Fewest pages that a share stands for.")]
 
 
 def check_positions(flag: str, prompt: int, tokens: int, config: Any) -> None:
-    """Refuses a prompt after which the model's positions do not hold `tokens` tokens of a branch."""
+    """Refuses a prompt that leaves fewer than `tokens` of the model's positions for a branch."""
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     if positions is not None and prompt + tokens > positions:
         raise UsageError(

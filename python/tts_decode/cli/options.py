@@ -1,5 +1,7 @@
-"""Options of searches that several subcommands share: strategy, limits, cluster and output. Those of the
-model, the problems and sampling have modules of their own."""
+"""Options of searches that several subcommands share: strategy, limits, cluster and output.
+
+Options of the model, the problems and sampling have their own modules.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import typer
 
 from . import completion
 
-# An option in its group of the help.
+# Options in their groups of the help.
 search_option = partial(typer.Option, rich_help_panel="Search")
 _limit_option = partial(typer.Option, rich_help_panel="Limits")
 _output_option = partial(typer.Option, rich_help_panel="Output")
@@ -81,7 +83,7 @@ Ray = Annotated[
 RayActors = Annotated[
     int | None,
     _cluster_option(
-        help="Number of actors. Default: one a GPU with --device cuda, else one a node.", show_default=False
+        help="Number of actors. Default: one per GPU with --device cuda, else per node.", show_default=False
     ),
 ]
 RayCpus = Annotated[
@@ -94,7 +96,7 @@ Save = Annotated[
 ]
 Resume = Annotated[
     bool,
-    _output_option("--resume", help="Go on with what --save holds after a crash."),
+    _output_option("--resume", help="Continue an interrupted run from its --save FOLDER."),
 ]
 Json = Annotated[
     bool,

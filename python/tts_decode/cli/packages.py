@@ -1,4 +1,4 @@
-"""Installed packages as `doctor` tells them: the base, the extras and the integrations."""
+"""Installed packages in the report of `doctor`: the base, the extras and the integrations."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from .versions import MISSING, version_of
 
 _OWN = "tts-kernels"
 _BASE = ("numpy", "torch", "httpx")
-_TOLD = ("transformers", "tokenizers", "triton")  # told among the versions; their extras say who needs them
+_TOLD = ("transformers", "tokenizers", "triton")  # listed with the versions; their extras say who needs them
 _FOR_DEVELOPERS = ("test", "bench", "package", "docs", "lint")
 _OLDEST_PYTHON = (3, 10)
 
 
 class Integration(NamedTuple):
-    """A project that this package works inside or with. projects: names of its distributions; tested: its
-    first and last minor version that was tested, None: any."""
+    """A project that this package works inside or with.
+
+    projects: names of its distributions. tested: the first and last minor version tested; None: any.
+    """
 
     name: str
     projects: tuple[str, ...]
@@ -57,7 +59,7 @@ INTEGRATIONS = (
 
 
 def versions() -> list[Finding]:
-    """Python, this package, what it requires, and what its models and GPU kernels are made with."""
+    """Reports Python, this package, its requirements, and the packages behind its models and GPU kernels."""
     python = platform.python_version()
     found = [Finding("python", python)]
     if sys.version_info < _OLDEST_PYTHON:
@@ -76,10 +78,10 @@ def versions() -> list[Finding]:
 
 
 def _base() -> list[Finding]:
-    """What no installation does without."""
+    """Returns the requirements of every installation."""
     try:
         needed = _requirements()[""]
-    except ImportError:  # comes with transformers, and the base does without
+    except ImportError:  # comes with transformers; the base works without
         unknown = "not installed: versions are not compared"
         return [
             *(_there(name) for name in _BASE),
@@ -102,7 +104,7 @@ def _there(project: str) -> Finding:
 
 
 def extras() -> list[Finding]:
-    """Each extra for users: what of it is installed."""
+    """Reports which parts of each extra for users are installed."""
     every = _requirements()
     return [_extra(name, every) for name in every if name]
 
@@ -128,7 +130,7 @@ def _extra(name: str, every: dict[str, list[Any]]) -> Finding:
 
 
 def _with_inner(name: str, every: dict[str, list[Any]]) -> list[Any]:
-    """What an extra requires, with what the extras require that it holds."""
+    """Returns an extra's requirements, including those of the extras it contains."""
     found: dict[str, Any] = {}
     for one in every[name]:
         if one.name == _OWN:
@@ -154,14 +156,16 @@ def _integration(one: Integration) -> Finding:
 
 
 def _looked_up(requirement: Any) -> tuple[str, bool]:
-    """The version of what is required, and whether it will do."""
+    """Returns the installed version, and whether it satisfies the requirement."""
     number = version_of(requirement.name)
     return number, number != MISSING and requirement.specifier.contains(number, prereleases=True)
 
 
 def _requirements() -> dict[str, list[Any]]:
-    """What the installed package says that it requires, under "", and what each of its extras for users does;
-    an extra that holds others requires this package with those."""
+    """Returns the installed package's requirements under "", and those of each of its extras for users.
+
+    An extra that contains others requires this package with those extras.
+    """
     from packaging.requirements import Requirement
 
     every = [Requirement(text) for text in requires(_OWN) or ()]

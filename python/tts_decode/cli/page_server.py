@@ -1,4 +1,4 @@
-"""One page over HTTP, to this machine alone."""
+"""Serves one page over HTTP, to this machine only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _HOST = "127.0.0.1"
 def serve_page(page: str, port: int, *, ready: Callable[[str], object] | None = None) -> None:
     """Serves the page at / until a signal ends the command.
 
-    port: 0: one that is free. ready: called with the address.
+    port: 0 chooses a free one. ready: called with the address.
 
-    Raises CommandError where the port is taken.
+    Raises CommandError if the port is taken.
     """
     try:
         server = ThreadingHTTPServer((_HOST, port), handler(page.encode()))
@@ -35,8 +35,10 @@ def serve_page(page: str, port: int, *, ready: Callable[[str], object] | None = 
 
 
 def handler(page: bytes) -> type[BaseHTTPRequestHandler]:
-    """Answers GET and HEAD of / with the page. A request in another host's name is refused: a site elsewhere
-    that has its name point here does not get to read the page."""
+    """Returns a handler that answers GET and HEAD of / with the page.
+
+    It refuses requests with another host's name, so that a site whose name points here cannot read the page.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -46,7 +48,7 @@ def handler(page: bytes) -> type[BaseHTTPRequestHandler]:
             self._answer(with_body=False)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing: the terminal is the user's."""
+            """Logs nothing: the terminal is the user's."""
 
         def _answer(self, *, with_body: bool) -> None:
             host = self.headers.get("Host", "").partition(":")[0]

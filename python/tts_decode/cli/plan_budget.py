@@ -1,4 +1,4 @@
-"""`tts-decode plan-budget`: what a search would cost, dense and at several sparse budgets."""
+"""`tts-decode plan-budget`: estimates the cost of a search, dense and at several sparse budgets."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .filled import filled
 
 _PAGE_SIZE = 16
 _FRACTIONS = (2, 4, 8, 16, 32)
-_LEAST_PAGES = SparseConfig().min_pages  # to which --sparse raises a share
-_AS_CHEAP = 1.01  # costs this close count as equal: then the plan that reads more pages is the better one
+_LEAST_PAGES = SparseConfig().min_pages  # --sparse raises a share to it
+_AS_CHEAP = 1.01  # costs within this factor count as equal: the plan that reads more pages then wins
 
 _MACHINE = "Machine"
 
@@ -78,7 +78,7 @@ def plan_budget(
       tts-decode plan-budget --flops 989e12 --bandwidth 3.35e12 --json
     """
     at_least(1, context=context, branches=branches)
-    at_least(2, tokens=tokens)  # the first comes from the prompt's own forward
+    at_least(2, tokens=tokens)  # the first comes from the prompt's forward
     for flag, rate in (("--flops", flops), ("--bandwidth", bandwidth)):
         if rate is not None and not 0 < rate < float("inf"):
             raise UsageError(f"{flag}: got {rate}, expected a positive number a second")
@@ -132,7 +132,7 @@ def plan_budget(
 def make_plans(
     shape: ModelShape, context: int, branches: int, tokens: int, prototype: SparseBudget
 ) -> list[Plan]:
-    """Dense, then sparse budgets of 1/2 to 1/32 of the prompt's pages, each number of pages once."""
+    """Returns dense, then sparse budgets of 1/2 to 1/32 of the prompt's pages, without duplicates."""
 
     def cost(budget: SparseBudget | None) -> SearchCost:
         return search_cost(
@@ -149,13 +149,13 @@ def make_plans(
 
 
 def cheapest(plans: list[Plan], machine: Machine) -> Plan:
-    """The plan of the least eFLOPs; of several that cost about as little, the one that reads most pages."""
+    """Returns the plan with the fewest eFLOPs; among about equal ones, the one that reads most pages."""
     costs = [plan.cost.decode.combined(machine.intensity) for plan in plans]
     return next(plan for plan, cost in zip(plans, costs, strict=True) if cost <= min(costs) * _AS_CHEAP)
 
 
 def in_words(plans: list[Plan], best: Plan, machine: Machine) -> str:
-    """What the table says."""
+    """Returns the table's conclusion."""
     if best.name == "dense":
         return "Dense costs least: choosing pages would cost more than not reading the others saves."
     dense, least = (plan.cost.decode.combined(machine.intensity) for plan in (plans[0], best))
@@ -166,7 +166,7 @@ def in_words(plans: list[Plan], best: Plan, machine: Machine) -> str:
 
 
 def _step_seconds(plan: Plan, machine: Machine) -> float:
-    """Mean over the steps, at full rates."""
+    """Returns the mean over the steps, at full rates."""
     return machine.seconds(plan.cost.decode) / plan.cost.steps
 
 

@@ -1,4 +1,4 @@
-"""`tts-decode plot`: figures of saved runs."""
+"""`tts-decode plot`: draws figures of saved runs."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def plot(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="What --save FOLDER of sweep, compare or search wrote: folders, searched with all folders "
-            "in them, or NAME.jsonl files.",
+            help="Output of --save FOLDER of sweep, compare or search: folders, searched recursively, or "
+            "NAME.jsonl files.",
             show_default=False,
         ),
     ],
@@ -66,8 +66,8 @@ def plot(
         typer.Option(
             "--x",
             metavar="AXIS",
-            help="What accuracy is drawn against: a search's tokens, seconds, eflops (docs/cost.md), mean-kv "
-            "or peak-kv; or time: not accuracy, but the KV that one problem's searches held.",
+            help="Draw accuracy against a search's tokens, seconds, eflops (docs/cost.md), mean-kv or "
+            "peak-kv; time: draw the KV that one problem's searches held.",
         ),
     ] = Axis.tokens,
     strategy: Annotated[
@@ -90,7 +90,7 @@ def plot(
         ThemeName,
         typer.Option(
             metavar="THEME",
-            help="light, dark, or both: two files, FILE-light and FILE-dark.",
+            help="light, dark, or both (two files, FILE-light and FILE-dark).",
         ),
     ] = ThemeName.light,
     out: Annotated[
@@ -104,9 +104,8 @@ def plot(
 ) -> None:
     """Draw saved runs: accuracy against tokens, time, eFLOPs or KV, and KV over a search's time.
 
-    A point is a strategy with its settings; a line joins one strategy's widths, of a sweep or from several
-    folders of the same problems. Runs that differ in their seed alone are one point. Bars are intervals of
-    95 %.
+    A point is a strategy with its settings; a line joins one strategy's widths, from a sweep or from several
+    folders of the same problems. Runs that differ only in their seed are one point. Bars are 95 % intervals.
 
     Examples:
 
@@ -124,8 +123,8 @@ def plot(
 
       tts-decode plot runs/n16 --x time --problem 3 --out held.png
 
-    Where a strategy ran dense and sparse, a second panel has their difference at equal cost. A run that is
-    still being written can be drawn: its points are hollow.
+    If a strategy ran dense and sparse, a second panel shows their difference at equal cost. A run that is
+    still being written can be drawn too: its points are hollow.
     """
     if out is not None and out.suffix not in _SUFFIXES:
         raise UsageError(f"--out: got {out}, expected a .svg or .png file")
@@ -156,7 +155,7 @@ def plot(
 
 
 def _without_failed(runs: list[SavedRun]) -> tuple[list[SavedRun], list[str]]:
-    """The runs without settings of which every search failed, and what the figure says of those."""
+    """Returns the runs without settings whose searches all failed, and the figure's notes about those."""
     failed = all_failed(runs)
     if not failed:
         return runs, []
@@ -249,7 +248,7 @@ def _chosen(runs: list[SavedRun], strategies: Sequence[str]) -> list[SavedRun]:
 
 
 def _require_same(runs: Sequence[SavedRun]) -> None:
-    """One figure is of one model on one set of problems."""
+    """Requires one model and one set of problems, as a figure shows only one of each."""
     for what, keys in (("models", ("model",)), ("problems", ("problems", "problems_crc32"))):
         found: dict[tuple[str, ...], list[SavedRun]] = {}
         for run in runs:
@@ -268,7 +267,7 @@ def _paths(runs: Sequence[SavedRun]) -> str:
 
 
 def _files(file: Path, theme: ThemeName) -> list[tuple[str, Path]]:
-    """Theme and file of each figure."""
+    """Returns theme and file of each figure."""
     if theme is ThemeName.both:
         return [(name, file.with_stem(f"{file.stem}-{name}")) for name in ("light", "dark")]
     return [(theme.value, file)]

@@ -1,4 +1,4 @@
-"""Options of problems and of what judges the answers."""
+"""Options of problems and of the judging of answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tasks import FORMATS
 from . import completion
 from .errors import UsageError
 
-# An option in its group of the help.
+# Options in their group of the help.
 _problem_option = partial(typer.Option, rich_help_panel="Problems")
 
 Tasks = Annotated[
@@ -21,7 +21,7 @@ Tasks = Annotated[
     _problem_option(
         "--tasks",
         metavar="FILE",
-        help='Problems: a .jsonl file, {"prompt": "...", "answer": "..."} a line; or .json, '
+        help='Problems: a .jsonl file, {"prompt": "...", "answer": "..."} per line; or .json, '
         ".csv, .parquet; or OWNER/NAME of a data set on the hub.",
     ),
 ]
@@ -30,7 +30,7 @@ TaskFormat = Annotated[
     _problem_option(
         "--format",
         metavar="FORMAT",
-        help=f"Format of --tasks: {', '.join(FORMATS)}. Default: what the hub's name says, else plain.",
+        help=f"Format of --tasks: {', '.join(FORMATS)}. Default: by the hub's name, else plain.",
         show_default=False,
         autocompletion=completion.task_formats,
     ),
@@ -40,21 +40,21 @@ Fields = Annotated[
     _problem_option(
         "--field",
         metavar="PART=FIELD",
-        help="What --tasks calls a part of a problem, as prompt=problem,answer=solution; may be repeated.",
+        help="Field of --tasks for a part of a problem: prompt=problem,answer=solution; may be repeated.",
     ),
 ]
 Split = Annotated[
     str | None,
     _problem_option(
-        metavar="NAME", help="Split of a data set of the hub. Default: the usual one.", show_default=False
+        metavar="NAME", help="Split of a hub data set. Default: the usual one.", show_default=False
     ),
 ]
 Verifier = Annotated[
     str | None,
     _problem_option(
         metavar="FILE.py:NAME",
-        help="Judges answers instead of the task's own check: a function of the text, or of the text and the "
-        "expected answer, to a number from 0 to 1.",
+        help="Function that judges answers, instead of the task's own check: it takes the text, or the text "
+        "and the expected answer, and returns a number from 0 to 1.",
         show_default=False,
     ),
 ]
@@ -62,14 +62,13 @@ UnsafeTools = Annotated[
     bool,
     _problem_option(
         "--unsafe-tools",
-        help="Run programs that the model wrote with all your rights where the system has no sandbox "
-        "for them.",
+        help="If the system has no sandbox, run the model's programs with all your rights.",
     ),
 ]
 
 
 def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
-    """Of --field: PART=FIELD, several with commas between."""
+    """Parses --field: PART=FIELD, several separated by commas."""
     fields = {}
     for pair in (part for given in pairs for part in given.split(",")):
         part, equals, name = pair.partition("=")

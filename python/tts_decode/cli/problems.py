@@ -1,4 +1,4 @@
-"""Runs a strategy on problems, several of them in one batch, and watches the decoder meanwhile."""
+"""Runs a strategy on problems, several in one batch, and monitors the decoder."""
 
 from __future__ import annotations
 
@@ -27,18 +27,20 @@ from .errors import UsageError, named, usage_errors
 from .saving import Saved
 from .scorers import ScorerOf
 
-_WATCH_SECONDS = 0.02  # between looks at the decoder; a forward takes about as long or longer
+_WATCH_SECONDS = 0.02  # between readings of the decoder; a forward takes about as long or longer
 _BUDGET_OPTIONS = {f"max_{unit}": f"--budget-{unit}" for unit in ("tokens", "seconds", "cost")}
-# What errors of a search begin with, beside options of its strategy.
+# Beginnings of a search's errors, in addition to options of its strategy.
 _SEARCH_OPTIONS = {"text": "prompt", "pattern": "--regex", "schema": "--json-schema", "grammar": "--grammar"}
 _SEARCH_OPTIONS |= {"constraint": "--json-schema, --regex or --grammar"}
-CORRECT = 0.99  # verifier scores from here on count as solved
+CORRECT = 0.99  # least verifier score that counts as solved
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How each search samples and what it may spend. scorer_timeout, tool_timeout: seconds for a call of
-    the scorer, and of a tool or a retriever."""
+    """How each search samples, and its limits.
+
+    scorer_timeout, tool_timeout: seconds for a call of the scorer, and of a tool or a retriever.
+    """
 
     sampling: SamplingParams
     budget_tokens: int | None = None
@@ -57,15 +59,15 @@ class Settings:
                     checked_positive(name, seconds, "a number of seconds")
 
     def budget(self) -> Budget:
-        """A new one, for one search."""
+        """Returns a new budget, for one search."""
         return Budget(self.budget_tokens, self.budget_seconds, self.budget_cost)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search came to on one task: a result, or the error that it ended with.
+    """The outcome of a search on one task: a result, or the error that ended it.
 
-    cost: eFLOPs of the search. scores: the verifier's of every candidate, in order, None without a verifier.
+    cost: eFLOPs of the search. scores: the verifier's, of every candidate in order; None without a verifier.
     """
 
     task: Task
@@ -94,11 +96,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunStats:
-    """What all searches of a run cost together, those taken from saved results apart.
+    """The total cost of a run's searches, without those taken from saved results.
 
-    searches: how many ran. generated_tokens: of those that came to a result.
-    peak: the decoder's state at the fullest moment seen; peak_bytes: the exact largest KV memory.
-    cost: flops and bytes read of all forwards, prompts and reward model included.
+    searches: how many ran. generated_tokens: of those with a result. peak: the decoder's state at the fullest
+    moment observed. peak_bytes: the exact maximum of KV memory. cost: flops and bytes read of all forwards,
+    including prompts and reward model.
     """
 
     searches: int
@@ -111,7 +113,7 @@ class RunStats:
 
     @property
     def unshared_bytes(self) -> int:
-        """KV memory of the same branches at that moment if each held its own copy of its tokens."""
+        """KV memory at the peak if each branch held its own copy of its tokens."""
         return self.peak.logical_tokens * self.peak.page_bytes // self.page_size
 
     @property
@@ -144,9 +146,9 @@ def run_settings(
     tasks: Sequence[Task],
     settings: Settings,
 ) -> dict[str, Any]:
-    """All that the results of a run hang on, JSON-ready: a saved run goes on only where it is the same.
+    """Returns everything that a run's results depend on, JSON-ready: a saved run resumes only if it is equal.
 
-    session: as `Session.describe` tells it.
+    session: from `Session.describe`.
     """
     told = "".join(f"{task.name}\n{task.prompt}\n{task.answer}\n" for task in tasks)
     return {
@@ -163,7 +165,7 @@ def run_settings(
 
 
 def summary(stats: RunStats) -> str:
-    """What a run cost, in a line."""
+    """Returns a run's cost in one line."""
     return (
         f"{stats.generated_tokens:,} tokens in {stats.seconds:.1f} s ({stats.tokens_per_second:.0f} tok/s), "
         f"KV peak {mib(stats.peak_bytes)} MiB ({mib(stats.unshared_bytes)} unshared), "
@@ -172,7 +174,7 @@ def summary(stats: RunStats) -> str:
 
 
 def describe(outcome: Outcome) -> dict[str, Any]:
-    """An outcome without the search's tree, JSON-ready."""
+    """Returns an outcome without the search's tree, JSON-ready."""
     task, result = outcome.task, outcome.result
     described = {
         "task": task.name,
@@ -199,22 +201,22 @@ def describe(outcome: Outcome) -> dict[str, Any]:
 
 
 def told(error: Exception) -> str:
-    """An error in a line."""
+    """Returns an error in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def require_one(outcomes: Sequence[Outcome], options: Iterable[str]) -> None:
-    """Raises the first error if no search came to a result (`raise_first`)."""
+    """Raises the first error if no search has a result (`raise_first`)."""
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     if errors and len(errors) == len(outcomes):
         raise_first(errors, options)
 
 
 def raise_first(errors: Sequence[Exception], options: Iterable[str]) -> NoReturn:
-    """Raises the first error of searches that all failed, as one of usage where an argument was refused.
+    """Raises the first error of searches that all failed, as UsageError if an argument was refused.
 
-    options: those of the strategies that ran.
+    options: of the strategies that ran.
     """
     if type(errors[0]) not in (ValueError, PromptTooLongError, ConstraintError):
         raise errors[0]
@@ -224,8 +226,7 @@ def raise_first(errors: Sequence[Exception], options: Iterable[str]) -> NoReturn
 
 @dataclass(frozen=True)
 class Job:
-    """One search of a batch. index: its number in `saved`, where outcomes are kept, and come from if they are
-    there."""
+    """One search of a batch. index: its number in `saved`, which keeps outcomes and supplies earlier ones."""
 
     index: int
     task: Task
@@ -234,7 +235,7 @@ class Job:
 
 
 class Found(NamedTuple):
-    """What a search came to, not yet judged: a result or an error, and its cost in eFLOPs."""
+    """The outcome of a search before it is judged: a result or an error, and its cost in eFLOPs."""
 
     result: SearchResult | None
     error: Exception | None
@@ -257,7 +258,7 @@ def run_problems(
     saved: Saved | None = None,
     on_stats: OnStats = lambda stats, done: None,
 ) -> tuple[list[Outcome], RunStats]:
-    """Solves the tasks as `run_jobs` does, all under the same settings."""
+    """Solves tasks as `run_jobs` does, all with the same settings."""
     jobs = [Job(index, task, settings, saved) for index, task in enumerate(tasks)]
     return run_jobs(decoder, jobs, strategy, options, scorer, parallel=parallel, on_stats=on_stats)
 
@@ -273,9 +274,9 @@ def run_jobs(
     on_stats: OnStats = lambda stats, done: None,
     on_end: OnEnd = lambda outcome, ran: None,
 ) -> tuple[list[Outcome], RunStats]:
-    """Searches, at most `parallel` at a time. One that fails has its error as outcome; others go on.
+    """Runs at most `parallel` searches at a time. A failed one has its error as outcome; the others continue.
 
-    scorer: the strategy's scorer for a task. on_stats, on_end: as of `solve_jobs`.
+    scorer: the strategy's scorer for a task. on_stats, on_end: as in `solve_jobs`.
     """
     before = decoder.stats()
     read_before = scorer.cost
@@ -300,7 +301,7 @@ def run_jobs(
     started = time.perf_counter()
     outcomes = decoder.run(solve_jobs(jobs, search, decoder.stats, parallel, seen, ended))
     seconds = time.perf_counter() - started
-    # Not the decoder's count, which leaves out tokens that a strategy chose itself (lm_beam_search).
+    # Not the decoder's count, which omits tokens that a strategy chose itself (lm_beam_search).
     generated = sum(outcome.result.stats.generated_tokens for outcome in ran if outcome.result)
     after = decoder.stats()
     cost = after.cost - before.cost + (scorer.cost - read_before)
@@ -316,7 +317,7 @@ async def search_task(
     scorer: ScorerOf,
     journal: Callable[[], Journal | None] | None,
 ) -> Found:
-    """One search, from a new root. journal: opens it."""
+    """Runs one search, from a new root. journal: opens its journal."""
     budget = settings.budget()
     try:
         root = await decoder.root(make_prompt(task.prompt, decoder, settings), settings.sampling, budget)
@@ -331,7 +332,7 @@ async def search_task(
             result = await strategy(run, **options, **scorer.argument(strategy, task, decoder))
         finally:
             root.release()
-    except Exception as error:  # of whatever kind: it is this problem's
+    except Exception as error:  # of any kind: it concerns only this problem
         return Found(None, error, budget.cost_used)
     return Found(result, None, budget.cost_used)
 
@@ -344,11 +345,11 @@ async def solve_jobs(
     on_stats: OnStats,
     on_end: OnEnd,
 ) -> list[Outcome]:
-    """Has each job searched, at most `parallel` at a time, unless its result was saved; judges and saves.
+    """Runs, judges and saves each job's search, at most `parallel` at a time, unless its result was saved.
 
-    stats: the state of what searches.
-    on_stats: called some 50 times a second with that and the number of searches done.
-    on_end: called with each outcome as it comes, and whether its search ran rather than was saved.
+    stats: returns the state of the decoders.
+    on_stats: called about 50 times a second with that and the number of finished searches.
+    on_end: called with each outcome, and whether its search ran now, rather than being saved earlier.
     """
     done = 0
     slots = asyncio.Semaphore(parallel)
@@ -371,9 +372,9 @@ async def solve_jobs(
     async def found(job: Job) -> Found:
         try:
             return await search(job)
-        except ClusterError:  # there is nobody left to search
+        except ClusterError:  # no actor is left to search
             raise
-        except Exception as error:  # its journal cannot be used
+        except Exception as error:  # its journal is unusable
             return Found(None, error, 0.0)
 
     async def watch() -> None:
@@ -391,7 +392,7 @@ async def solve_jobs(
 
 
 async def _judged(task: Task, found: Found) -> Outcome:
-    """A verifier that raises is this problem's error too; its search is not saved as one that ended."""
+    """Judges an outcome. If the verifier raises, the problem fails, and its search is not saved as ended."""
     result, error, cost = found
     if result is None:
         return Outcome(task, None, error, cost)
@@ -402,7 +403,7 @@ async def _judged(task: Task, found: Found) -> Outcome:
 
 
 def _verified(task: Task, result: SearchResult) -> tuple[float, ...] | None:
-    """The verifier's score of every candidate. Raises what it raises, of the answer too."""
+    """Returns the verifier's score of every candidate. Raises the verifier's errors, also for the answer."""
     if task.verify is None:
         return None
     scores = tuple(task.verify(candidate.text) for candidate in result.candidates)
@@ -412,7 +413,7 @@ def _verified(task: Task, result: SearchResult) -> tuple[float, ...] | None:
 
 
 def make_prompt(text: str, decoder: TreeDecoder, settings: Settings) -> str | list[dict[str, str]]:
-    """The prompt as the user's turn where the model has a chat template, else as it is."""
+    """Returns the prompt as the user's turn if the model has a chat template, otherwise unchanged."""
     if settings.chat and decoder.tokenizer.chat_template:
         return [{"role": "user", "content": text}]
     return text

@@ -1,4 +1,4 @@
-"""How a sweep goes: a line on the terminal, or JSON lines on stderr for machines."""
+"""The progress of a sweep: a line on the terminal, or JSON lines on stderr for machines."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .problems import Outcome
 class Progress:
     """Counts the searches of a sweep.
 
-    total: searches. work: the sum of their widths, in whose proportion time is foretold. as_json: tells each
-    search that ends in a line on stderr, unless that is a terminal.
+    total: searches. work: the sum of their widths, for the estimate of the time left. as_json: reports each
+    finished search in a line on stderr, unless that is a terminal.
     """
 
     def __init__(self, display: Display, total: int, work: int, *, as_json: bool) -> None:
@@ -28,31 +28,31 @@ class Progress:
         self._rate = Rate()
         self._tokens_per_second = 0.0
         self._stats: DecoderStats | None = None
-        self._seconds, self._began = 0.0, 0.0  # of the batches before; when this one began
+        self._seconds, self._began = 0.0, 0.0  # of earlier batches; when this one began
 
     def begin(self, label: str, width: int) -> None:
-        """A batch begins, with a decoder of its own."""
+        """Begins a batch, which has its own decoder."""
         self._label, self._width = label, width
         self._rate = Rate()
         self._began = time.monotonic()
 
     def end(self) -> None:
-        """The batch is over; what comes before the next one is not the searches' time."""
+        """Ends the batch; the time until the next one does not count."""
         self._seconds += time.monotonic() - self._began
 
     def skip(self, count: int) -> None:
-        """`count` searches of the batch's width will not be run."""
+        """Leaves out `count` searches of the batch's width."""
         self._done += count
         self._work_done += count * self._width
 
     def seen(self, stats: DecoderStats, done: int) -> None:
-        """The state of the batch's decoder."""
+        """Takes the state of the batch's decoder."""
         self._tokens_per_second = self._rate(stats.generated_tokens)
         self._stats = stats
         self._display.update(self.line())
 
     def ended(self, outcome: Outcome, ran: bool) -> None:
-        """A search ended. ran: it was not saved before."""
+        """Counts a search that ended. ran: it ran now, rather than being saved earlier."""
         self._done += 1
         self._solved += bool(outcome.solved)
         self._work_done += self._width
@@ -70,7 +70,7 @@ class Progress:
         )
 
     def told(self) -> dict[str, object]:
-        """The same, JSON-ready."""
+        """Returns the same as `line`, JSON-ready."""
         return {
             "done": self._done,
             "total": self._total,
@@ -83,7 +83,7 @@ class Progress:
         }
 
     def seconds_left(self) -> float | None:
-        """As if a search took time in proportion to its width; None until one has ended."""
+        """Estimates the time left, in proportion to the searches' widths; None until one has ended."""
         if not self._work_ran:
             return None
         elapsed = self._seconds + time.monotonic() - self._began

@@ -1,4 +1,4 @@
-"""Under torchrun: the ranks that hold one model together."""
+"""The ranks that hold one model together under torchrun."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import UsageError
 
 
 def mesh_of_torchrun(device: str) -> DeviceMesh | None:
-    """Of all processes that torchrun started, by its environment; None outside of it."""
+    """Returns the mesh of all processes that torchrun started, by its environment; None without torchrun."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or not dist.is_torchelastic_launched():
         return None
@@ -23,7 +23,7 @@ def mesh_of_torchrun(device: str) -> DeviceMesh | None:
 
 
 def refuse_torchrun() -> None:
-    """Raises UsageError where torchrun started several processes of a command that is not for ranks."""
+    """Raises UsageError if torchrun started several processes of a command that does not support ranks."""
     if dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             f"got {os.environ['WORLD_SIZE']} ranks of torchrun, expected one process: `search` alone splits "

@@ -1,7 +1,7 @@
-"""A sweep's searches on the actors of a cluster: what each actor loads, and what is sent to it.
+"""Runs a sweep's searches on the actors of a cluster: what each actor loads and receives.
 
-Judging, saving and progress stay in this process. An actor keeps its model from setting to setting and has a
-new decoder for each, as in one process.
+Judging, saving and progress stay in this process. An actor keeps its model for all settings and makes a new
+decoder for each, as a single process does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .sweep_run import most_in_flight, prompts_of
 
 @dataclass(frozen=True)
 class Loads:
-    """What an actor loads once. scorer: the name of a reward model, None for any other scorer."""
+    """Everything that an actor loads once. scorer: the name of a reward model, None for other scorers."""
 
     model: ModelOptions
     scorer: str | None
@@ -40,7 +40,7 @@ class Loads:
 
 @cache
 def opened(loads: Loads) -> tuple[Session, ScorerOf]:
-    """The model and what scores, in an actor's process, for as long as that lives."""
+    """Returns the model and the scorer in an actor's process, for its lifetime."""
     context = loads.model.open(shared=loads.scorer is not None)
     session = context.__enter__()
     return session, open_scorer(loads.scorer, device=loads.model.device, kv_bytes=session.kv_bytes)
@@ -58,7 +58,7 @@ def described(loads: Loads, decoder: TreeDecoder) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RemoteSearch:
-    """One search, as it is sent. scores: None: the reward model that the actor has loaded."""
+    """One search, as sent to an actor. scores: None for the reward model that the actor has loaded."""
 
     task: Task
     settings: Settings
@@ -86,7 +86,7 @@ class RemoteSearch:
 
 
 class RemoteEngine(Runner):
-    """Runs settings one at a time on a pool. parallel: searches in flight on each actor at most."""
+    """Runs settings one at a time on a pool. parallel: most searches in flight on each actor."""
 
     def __init__(self, pool: SearchPool, loads: Loads, scorer: str | None, parallel: int) -> None:
         self._pool, self._loads, self._parallel = pool, loads, parallel
@@ -121,9 +121,9 @@ class RemoteEngine(Runner):
 def remote_engine(
     model: ModelOptions, scorer: str | None, parallel: int, cluster: ClusterOptions, display: Display
 ) -> Iterator[RemoteEngine]:
-    """The actors of a cluster, with the model loaded, until the block ends.
+    """Starts the actors of a cluster and loads the model in each; they end with the block.
 
-    What is printed meanwhile goes to stderr: Ray tells there of each death, and the result is to be alone.
+    All output meanwhile goes to stderr, where Ray reports each death, to keep stdout for the result.
     """
     assert cluster.ray is not None
     loads = Loads(model, scorer if is_reward_model(scorer) else None)

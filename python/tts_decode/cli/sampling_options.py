@@ -1,4 +1,4 @@
-"""Options of sampling: a flag for each field of `SamplingParams`, and how their texts are read."""
+"""Options of sampling: a flag for each field of `SamplingParams`, and the parsing of their text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..core.stop_when import READY
 from . import completion
 from .errors import UsageError
 
-# An option in its group of the help.
+# Options in their groups of the help.
 _sampling_option = partial(typer.Option, rich_help_panel="Sampling")
 _limit_option = partial(typer.Option, rich_help_panel="Limits")
 
@@ -118,7 +118,7 @@ MaxStepTokens = Annotated[
 def constraint(
     json_schema: Path | None, regex: str | None, grammar: Path | None, choices: Sequence[str] = ()
 ) -> Constraint | None:
-    """What --json-schema, --regex, --grammar or --choice says."""
+    """Returns the constraint of --json-schema, --regex, --grammar or --choice."""
     given = {
         "--json-schema": json_schema,
         "--regex": regex,
@@ -143,7 +143,7 @@ def constraint(
 
 
 def parse_bias(pairs: Sequence[str]) -> dict[int, float]:
-    """Of --logit-bias: ID=BIAS."""
+    """Parses --logit-bias: ID=BIAS."""
     biases = {}
     for pair in pairs:
         token, _, bias = pair.partition("=")
@@ -155,5 +155,5 @@ def parse_bias(pairs: Sequence[str]) -> dict[int, float]:
 
 
 def unescape(text: str) -> str:
-    r"""Turns the two characters \n into a line break, and \t into a tab."""
+    r"""Replaces the two characters \n by a line break, and \t by a tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,10 +1,10 @@
-"""A folder with the results of `search` or `compare`, written while it runs; a crashed run goes on from it.
+"""Saves the results of `search` or `compare` in a folder during the run; a crashed run resumes from it.
 
-NAME.jsonl holds a header with the settings, then a line for each search as it ends (`record_file`): what
-`problems.describe` says, and under "search" the whole result (docs/results.md). Searches under way keep a
-journal in NAME/INDEX.journal, which goes when they come to a result. NAME is the strategy's, with "-sparse"
-after a sparse run's. Where pyarrow is installed, NAME/*.parquet has the results of all searches in the end.
-The process that writes locks FOLDER/.lock, which names it.
+NAME.jsonl holds a header with the settings, then a line for each finished search (`record_file`): the output
+of `problems.describe`, and under "search" the whole result (docs/results.md). Running searches keep a journal
+in NAME/INDEX.journal, which is deleted when they have a result. NAME is the strategy's, with "-sparse" added
+for a sparse run. If pyarrow is installed, NAME/*.parquet finally has the results of all searches. The writing
+process locks FOLDER/.lock, which names it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _SCHEMA, _VERSION = "tts-decode/saved", 2
 
 @contextlib.contextmanager
 def open_folder(folder: Path | None, names: Sequence[str], *, resume: bool) -> Iterator[None]:
-    """Makes the folder, where there is one to save into, and keeps other processes out of it.
+    """Creates the folder, if one is given, and locks out other processes.
 
     names: of the files to be written.
 
-    Raises UsageError where results would be overwritten, or there is nothing to resume; CommandError where
-    the folder cannot be used, or another process is at it.
+    Raises UsageError if results would be overwritten, or there is nothing to resume; CommandError if the
+    folder cannot be used, or another process uses it.
     """
     if folder is None:
         if resume:
@@ -99,11 +99,11 @@ def _file(folder: Path, name: str) -> Path:
 
 
 class Saved:
-    """The results of one strategy. `with Saved(...) as saved`: the file is open meanwhile.
+    """The results of one strategy. `with Saved(...) as saved` keeps the file open.
 
-    folder: as `open_folder` made it. count: how many problems there are.
-    results: those found in the file, with the searches' cost in eFLOPs, by the problem's index. Searches that
-    failed are not among them: they run again, from their journals.
+    folder: from `open_folder`. count: number of problems. results: those found in the file, with the
+    searches' cost in eFLOPs, by the problem's index. They exclude failed searches, which run again from their
+    journals.
 
     Raises CommandError: the file is damaged, of another version, or was written with other settings.
     """
@@ -143,7 +143,7 @@ class Saved:
         return Journal(self.journal_file(index), resume=True)
 
     def add(self, index: int, described: dict[str, Any], result: SearchResult | None) -> None:
-        """A search ended. The journal of one that failed stays, so that what it computed is not lost."""
+        """Saves a search that ended. A failed one keeps its journal, so that its work is not lost."""
         self._file.write(
             {"index": index} | described | {"search": None if result is None else result.to_dict()}
         )
@@ -179,7 +179,7 @@ class Saved:
 
 
 def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
-    """Name and values of the first setting that differs, inside of tables too: "sampling.max_tokens"."""
+    """Returns name and values of the first setting that differs, nested ones too: "sampling.max_tokens"."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
@@ -188,7 +188,7 @@ def _first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any]:
 
 
 def _made(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Where and when a run began, for whoever looks at its results: nothing hangs on it."""
+    """Returns where and when a run began, for readers of its results only."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "version": package_version(),
@@ -197,18 +197,18 @@ def _made(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def holds_saved(path: Path) -> bool:
-    """Whether the file is, or says to be, one of `Saved`: other files may lie in the folder."""
+    """Whether the file is, or claims to be, one of `Saved`: the folder may hold other files."""
     try:
         with open(path, "rb") as file:
             return file.read(100).removeprefix(BOM_UTF8).startswith(f'{{"schema":"{_SCHEMA}"'.encode())
     except OSError:
-        return True  # whoever reads it says what is wrong
+        return True  # reading it will report the fault
 
 
 def read_saved(path: Path) -> list[Shown]:
-    """The searches of a NAME.jsonl that ended, by index. The file is left as it is; a run may be writing it.
+    """Returns the finished searches of a NAME.jsonl, by index. Only reads: a run may be writing the file.
 
-    Raises CommandError: it cannot be read, is damaged, or of another version.
+    Raises CommandError: the file cannot be read, is damaged, or of another version.
     """
     header, records, damaged = read_records(path, _SCHEMA, _VERSION, error=CommandError)
     settings = header.get("settings")
@@ -227,9 +227,9 @@ def read_saved(path: Path) -> list[Shown]:
 
 
 def read_run(path: Path) -> SavedRun:
-    """A NAME.jsonl without the searches' trees, for a plot; a run may be writing it.
+    """Reads a NAME.jsonl without the searches' trees, for a plot; a run may be writing it.
 
-    Raises CommandError: as of `read_saved`.
+    Raises CommandError: as in `read_saved`.
     """
     header, records, damaged = read_records(path, _SCHEMA, _VERSION, error=CommandError)
     found: dict[int, Ended] = {}
@@ -254,7 +254,7 @@ def read_run(path: Path) -> SavedRun:
 
 
 class _SaveError(CommandError):
-    """What `RecordFile` says of the file, with the option that it came from."""
+    """An error of `RecordFile`, with the option that named the file."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"--save: {message}")

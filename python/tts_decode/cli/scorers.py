@@ -1,4 +1,4 @@
-"""What guides the searches, as `--scorer` names it."""
+"""The scorers that guide searches, by their names in `--scorer`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = ("mean_probability", "mean_logprob", "self_evaluation", "verifier")
 
 
 def check_scorer(name: str | None) -> None:
-    """UsageError for what is no scorer; reward models are looked at when they are loaded."""
+    """Raises UsageError if the name is no scorer; reward models are checked when they are loaded."""
     if name is None or name in NAMES:
         return
     if names_function(name):
@@ -51,28 +51,28 @@ def check_scorer(name: str | None) -> None:
 
 
 def is_reward_model(name: str | None) -> bool:
-    """Whether a scorer, checked, is a model of its own."""
+    """Whether a checked scorer is a separate model."""
     return name is not None and name not in NAMES and not names_function(name)
 
 
 def _reward_model(name: str) -> tuple[str | None, str]:
-    """The reader, None where the model has to tell it, and the folder or hub id."""
+    """Returns the reader, None if the model has to name it, and the folder or hub id."""
     reader, colon, place = name.partition(":")
     return (reader, place) if colon else (None, name)
 
 
 def check_reader(name: str) -> None:
-    """UsageError for what reads no reward model."""
+    """Raises UsageError if the name is no reader of reward models."""
     if name not in READERS:
         raise UsageError(f"--scorer: got the reader {name!r}, expected one of {', '.join(READERS)}")
 
 
 class ScorerOf:
-    """The scorer called `name` for each task; None: mean_probability, and only where a strategy needs one.
+    """Makes the scorer `name` for each task; None: mean_probability, only if a strategy needs a scorer.
 
-    Without a reward model it can be pickled, a function of the user's with its code.
+    Without a reward model it can be pickled, including the code of a user's function.
 
-    reward_model: what reads for the name "reader:folder".
+    reward_model: the model for a name such as "reader:folder".
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class ScorerOf:
         self._function = load_function(name, "--scorer", "branches or text") if name and named else None
 
     def argument(self, strategy: Strategy[...], task: Task, decoder: TreeDecoder) -> dict[str, Scorer]:
-        """The strategy's `scorer`, where it takes one: it has to, or the user named one."""
+        """Returns the strategy's `scorer`, if it needs one or the user named one that it can take."""
         if strategy.needs_scorer or (self.name is not None and "scorer" in strategy.parameters):
             return {"scorer": self._make(task, decoder.tokenizer)}
         return {}
 
     @property
     def cost(self) -> StepCost:
-        """Of all that the reward model read so far; what the policy itself reads is the decoder's."""
+        """Cost of everything the reward model has read; the decoder counts the policy's own reading."""
         return StepCost() if self._reward_model is None else self._reward_model.decoder.stats().cost
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class ScorerOf:
 def open_scorer(
     name: str | None, *, chat: bool = True, device: str = "cpu", kv_bytes: int | KVBudget | None = None
 ) -> ScorerOf:
-    """Loads the reward model where the name has one. kv_bytes: of its decoder."""
+    """Loads the reward model if the name has one. kv_bytes: of its decoder."""
     reward_model = None
     if name is not None and is_reward_model(name):
         reader, place = _reward_model(name)
@@ -128,6 +128,6 @@ def open_scorer(
 
 
 def _own(function: Callable[..., Any]) -> Scorer:
-    """An async function of branches as it is; any other judges texts, each in a thread."""
+    """Returns an async function of branches unchanged; any other judges texts, each in a thread."""
     called = function if inspect.isroutine(function) else type(function).__call__
     return function if inspect.iscoroutinefunction(called) else verifier(function, threaded=True)

@@ -40,7 +40,7 @@ def search(
             "--strategy",
             "-s",
             metavar="NAME",
-            help="How to search: a name of the list below, or FILE.py:NAME.",
+            help="How to search: a name from the list below, or FILE.py:NAME.",
             autocompletion=completion.strategies,
         ),
     ] = "ets",
@@ -90,7 +90,7 @@ def search(
     problems = chosen_problems.read(seed, [] if prompt is None else [Task("prompt", prompt)])
     mesh = mesh_of_torchrun(model.device)
     if mesh is not None and mesh.get_local_rank():
-        # Rank 0 alone shows how it goes.
+        # Only rank 0 shows progress.
         with Display(Screen(quiet=True)) as unseen, model.open(display=unseen) as session:
             session.decoder(sparse_config, mesh).follow()
         return

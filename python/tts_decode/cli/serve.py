@@ -1,4 +1,4 @@
-"""`tts-decode serve`: an HTTP server of OpenAI's protocol on one decoder."""
+"""`tts-decode serve`: runs an HTTP server of OpenAI's protocol on one decoder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # it imports FastAPI
 _CLUSTER = "Ray cluster"
 _NETWORK, _LIMITS = "Network", "Limits of a request"
 _LAST_PORT = 65535
-# By what limits are called inside.
+# By the internal names of limits.
 _LIMIT_OPTIONS = {
     "choices": "--max-choices",
     "request_tokens": "--max-request-tokens",
@@ -41,15 +41,15 @@ _MOST_BODY_KIB = 1 << 20  # 1 GiB
 _LONGEST_GRACE = 86400  # seconds; or inf
 
 Host = Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_NETWORK)]
-Port = Annotated[int, typer.Option(help="Port to listen on; 0: one that is free.", rich_help_panel=_NETWORK)]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0: any free one.", rich_help_panel=_NETWORK)]
 Keys = Annotated[
     Path | None,
     typer.Option(
-        help="File of API keys, one a line, beside those of TTS_DECODE_API_KEYS, which have commas.",
+        help="File of API keys, one per line, in addition to TTS_DECODE_API_KEYS=KEY,KEY.",
         rich_help_panel=_NETWORK,
     ),
 ]
-Name = Annotated[str | None, typer.Option(help="The model's name for clients. Default: that of --model.")]
+Name = Annotated[str | None, typer.Option(help="The model's name for clients. Default: as in --model.")]
 Scorers = Annotated[
     list[str],
     typer.Option(
@@ -62,7 +62,7 @@ Scorers = Annotated[
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options of the command say."""
+    """The values of the command's options."""
 
     name: Name = None
     scorer: Scorers = field(default_factory=list)
@@ -90,7 +90,7 @@ class Settings:
     grace: Annotated[
         float,
         typer.Option(
-            help="Seconds that requests have to end after a signal; inf: no limit.",
+            help="Seconds for requests to finish after a signal; inf: no limit.",
             rich_help_panel=_NETWORK,
         ),
     ] = 10.0
@@ -122,17 +122,17 @@ class Settings:
     max_client_sequences: Annotated[
         int | None,
         typer.Option(
-            help="Most of them for one API key, or without keys for one address. Default: all.",
+            help="The same for one API key, or for one address if there are no keys. Default: all.",
             rich_help_panel=_LIMITS,
         ),
     ] = None
     retain: Annotated[
         int,
-        typer.Option(help="Finished texts kept for requests that go on with them.", rich_help_panel=_LIMITS),
+        typer.Option(help="Finished texts kept for requests that continue them.", rich_help_panel=_LIMITS),
     ] = 256
 
     def __post_init__(self) -> None:
-        """Raises UsageError for what is looked at by nobody else."""
+        """Raises UsageError for values that nothing else checks."""
         if not (0 <= self.grace <= _LONGEST_GRACE or self.grace == math.inf):
             raise UsageError(
                 f"--grace: got {self.grace}, expected seconds from 0 to {_LONGEST_GRACE}, or inf"
@@ -158,7 +158,7 @@ class Settings:
         return self.replicas > 1 or self.ray is not None
 
     def limits(self) -> dict[str, Any]:
-        """Those of `tts_decode.serve.config.Limits` that an option sets, by their names there."""
+        """Returns the fields of `tts_decode.serve.config.Limits` that options set."""
         return {
             "max_tokens": self.max_tokens,
             "choices": self.max_choices,
@@ -176,8 +176,8 @@ class Settings:
 def serve(model: ModelOptions, settings: Settings) -> None:
     """Serve OpenAI's protocol: completions and chats, whole or streamed, and searches.
 
-    All requests share one KV tree: what two of them have in common, and what a finished one left behind, is
-    computed once. A request that goes on with an earlier answer computes only what is new.
+    All requests share one KV tree: a common prefix is computed once, even after its first request has
+    finished. A request that continues an earlier answer computes only the new tokens.
 
     Examples:
 
@@ -220,7 +220,7 @@ def serve(model: ModelOptions, settings: Settings) -> None:
 
 
 def _serve_replicas(served: ServedModel, settings: Settings, port: int) -> None:
-    """Until a signal comes."""
+    """Serves replicas until a signal arrives."""
     from ..replicas.run import Replicas, serving
     from .ranks import refuse_torchrun
 

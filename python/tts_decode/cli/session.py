@@ -1,4 +1,4 @@
-"""A loaded model and the line on the terminal, for as long as a subcommand runs."""
+"""A loaded model and the progress line on the terminal, for the duration of a subcommand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .display import Display, Rate, kv_held
 from .errors import MIB, UsageError, at_least, usage_errors
 from .ranks import refuse_torchrun
 
-_MOST_KV_MIB = (2**63 - 1) // MIB  # what a size in bytes holds; the decoder asks for no more than there is
+_MOST_KV_MIB = (2**63 - 1) // MIB  # the largest size in bytes; the decoder allocates no more than there is
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Session:
     offload: KVOffload | None = None
 
     def decoder(self, sparse: SparseConfig | None = None, mesh: DeviceMesh | None = None) -> TreeDecoder:
-        """A new decoder on the model, with an empty KV tree and counters at zero.
+        """Returns a new decoder on the model, with an empty KV tree and counters at zero.
 
-        mesh: of torchrun's ranks, `mesh_of_torchrun`; the model is then no longer whole.
+        mesh: of torchrun's ranks, from `mesh_of_torchrun`; the model is then no longer whole.
         """
         if mesh is None:
             refuse_torchrun()
-        gc.collect()  # the decoder before may still hold its pages in a cycle of references
+        gc.collect()  # a reference cycle may keep the previous decoder's pages
         total = self.kv_bytes.total if isinstance(self.kv_bytes, KVBudget) else self.kv_bytes
         given = {} if total is None else {"kv_bytes": f"--kv-mib: got {total // MIB}"}
         with usage_errors(given | model_opt.SPARSE_OPTIONS):
@@ -58,7 +58,7 @@ class Session:
             )
 
     def watcher(self, title: str, tasks: int) -> Callable[[DecoderStats, int], None]:
-        """Shows how a run of `title` goes; called with the decoder's state and the number of tasks done."""
+        """Returns a function that shows a run's progress, given the decoder's state and the tasks done."""
         rate = Rate()
         self.display.stage(title if tasks == 1 else f"{title}, {tasks} problems")
 
@@ -72,7 +72,7 @@ class Session:
         return show
 
     def describe(self) -> dict[str, Any]:
-        """What ran, JSON-ready."""
+        """Describes what ran, JSON-ready."""
         dtype = str(self.model.dtype).removeprefix("torch.")
         device = str(self.model.device)
         return {
@@ -99,8 +99,8 @@ def open_session(
 ) -> Iterator[Session]:
     """Loads the model and shows progress on stderr until the block ends.
 
-    weights: as of `load_model`. shared: `kv_mib` is for the decoder and others together; on the CPU, as
-    `KVBudget` is. display: one that is shown already.
+    weights: as in `load_model`. shared: several decoders share `kv_mib`; only on the CPU, like `KVBudget`.
+    display: one that is already shown.
     """
     at_least(1, kv_mib=kv_mib)
     if kv_mib is not None and kv_mib > _MOST_KV_MIB:
@@ -112,7 +112,7 @@ def open_session(
     for flag, value in (("--dtype", dtype), ("--weights", weights)):
         if value == "float16" and device.partition(":")[0] == "cpu":
             raise UsageError(f"{flag}: got float16 on the CPU, expected float32, bfloat16 or auto")
-    # Its warnings are for those who call it: what concerns the user here comes as our own errors.
+    # Its warnings address its callers: our own errors report what concerns the user.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with Display() if display is None else nullcontext(display) as display:
         display.stage(f"opening {name}")

@@ -1,4 +1,4 @@
-"""What the shell tells while the user presses Tab."""
+"""Reads the command line from the shell when the user presses Tab."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ VARIABLE = "_TTS_DECODE_COMPLETE"
 
 
 def command_line(environment: Mapping[str, str]) -> list[str]:
-    """The words after the command so far. bash tells them in another variable than zsh and fish."""
+    """Returns the words typed after the command. bash passes them in another variable than zsh and fish."""
     words = environment.get("COMP_WORDS", environment.get("_TYPER_COMPLETE_ARGS", ""))
     return words.split()[1:]

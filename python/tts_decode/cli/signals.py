@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM: the first ends the command in order, the second ends the process at once."""
+"""SIGINT (Ctrl-C) and SIGTERM: the first ends the command cleanly, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from types import FrameType
 from typing import NoReturn
 
 _TOLD = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_ERASE = "\r\x1b[2K"  # the line that progress is shown on
+_ERASE = "\r\x1b[2K"  # erases the progress line
 
 
 class Stopped(SystemExit):
-    """A signal came. The code is the one that shells give: 128 and the signal's number."""
+    """A signal arrived. The exit code is the shells' convention: 128 plus the signal's number."""
 
 
 class Signals:
-    """Takes both signals from `install` on.
+    """Handles both signals after `install`.
 
-    Until `started` the first ends the process too: nothing was computed yet, and imports are no place to
-    raise an exception in. After that it cancels the tasks of the event loop, so that searches close their
-    journals and release their branches, or raises `Stopped` where none runs. A second signal is seen by a
-    thread: Python calls handlers when C returns, which may take a whole forward.
+    Before `started`, the first signal also ends the process: nothing has been computed yet, and imports must
+    not be interrupted by an exception. After that it cancels the tasks of the event loop, so that searches
+    close their journals and release their branches, or raises `Stopped` if no loop runs. A thread catches the
+    second signal, as Python calls handlers only when C returns, possibly after a whole forward.
 
     Attributes:
         caught: the first signal.
@@ -35,7 +35,7 @@ class Signals:
         self._ending = threading.Lock()
 
     def install(self) -> None:
-        """For the main thread. A signal that is ignored, as in a shell's background, stays so."""
+        """Installs the handlers, from the main thread. Ignored signals, as in a background job, stay so."""
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -45,14 +45,14 @@ class Signals:
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
 
     def started(self) -> None:
-        """From now on the first signal ends the command in order."""
+        """Makes the first signal end the command cleanly from now on."""
         self._started = True
         if self.caught is not None:
             self.end()
 
     def end(self) -> NoReturn:
-        """Says in a line which signal came and ends the process: other threads may work on, unheard."""
-        self._ending.acquire()  # for good: one line
+        """Prints which signal arrived and ends the process, even if other threads are still working."""
+        self._ending.acquire()  # never released: only one line is printed
         number = signal.Signals(self.caught or signal.SIGINT)
         erase = _ERASE if sys.stderr.isatty() else ""
         os.write(2, f"{erase}tts-decode: {_TOLD[number]}\n".encode())
@@ -72,7 +72,7 @@ class Signals:
         first, self.caught = self.caught is None, self.caught or number
         if not (first and self._started):
             return  # the thread ends the process
-        import asyncio  # only here: it takes a while, in which a signal would end in a traceback
+        import asyncio  # only here: at startup, a signal during the import would cause a traceback
 
         try:
             loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""Commands as the shell's completion needs them: their options without what they do.
+"""Stand-ins for commands, for the shell's completion: their options without their code.
 
-The import of a command brings torch along, which takes seconds. A stand-in is made from `completions.json`
-instead, which `completion_table.py` writes and a test compares with the commands.
+Importing a command imports torch, which takes seconds. A stand-in is made from `completions.json` instead,
+which `completion_table.py` writes and a test compares with the commands.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TYPES: dict[str, Any] = {"flag": bool, "one": str | None, "several": list[str]}
 
 
 def stand_in(name: str) -> Callable[..., None] | typer.Typer:
-    """The command `name`, or for one with subcommands a `typer.Typer` of theirs."""
+    """Returns the command `name`, or a `typer.Typer` with its subcommands."""
     described = completion.table()["commands"][name]
     if isinstance(described, list):
         return _command(described)
@@ -40,7 +40,7 @@ def _command(parameters: list[dict[str, Any]]) -> Callable[..., None]:
 def _parameter(
     name: str, flags: list[str] | None, takes: str, help: str, completer: str | None
 ) -> inspect.Parameter:
-    """flags: None for an argument. completer: a function of `completion`."""
+    """Returns a parameter. flags: None for an argument. completer: a function of `completion`."""
     completes = None if completer is None else getattr(completion, completer)
     note = (
         typer.Argument(help=help, autocompletion=completes)

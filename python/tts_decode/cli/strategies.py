@@ -1,4 +1,4 @@
-"""`tts-decode strategies`: the strategies by family, or all about one of them."""
+"""`tts-decode strategies`: lists the strategies by family, or describes one of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .strategy_options import families, get_strategy, shown_options
 def strategies(
     name: Annotated[
         str | None,
-        typer.Argument(help="One of them.", show_default=False, autocompletion=completion.strategies),
+        typer.Argument(help="Name of a strategy.", show_default=False, autocompletion=completion.strategies),
     ] = None,
     json_output: opt.Json = False,
 ) -> None:
@@ -35,7 +35,7 @@ def strategies(
 
       tts-decode strategies ets
 
-    A strategy of your own is named FILE.py:NAME; docs/own-strategy.md says how to write one.
+    Name your own strategy as FILE.py:NAME; docs/own-strategy.md says how to write one.
     """
     chosen = [strategy for members in families().values() for strategy in members]
     if name is not None:
@@ -71,10 +71,10 @@ def strategies(
 
 
 def _as_wide_as(width: int, docstring: str) -> Iterator[str]:
-    """A docstring's lines, broken where the terminal ends.
+    """Yields a docstring's lines, wrapped at `width`.
 
-    The lines of a paragraph are joined first, and so are those of an entry below "Args:", which stand deeper
-    than its first one. Items of lists stay lines of their own.
+    The lines of a paragraph are joined first, and so are those of an entry below "Args:", whose later lines
+    are indented deeper. List items stay on separate lines.
     """
     blocks: list[list[str]] = []
     for line in docstring.splitlines():

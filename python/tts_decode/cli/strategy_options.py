@@ -1,4 +1,4 @@
-"""Strategies by their names, and their own options given as key=value."""
+"""Looks up strategies by name, and parses their options, given as key=value."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ MOST_WIDE = 100_000
 
 
 def get_strategy(name: str, given_as: str = "--strategy") -> Strategy[...]:
-    """A strategy by its name, or from a file, FILE.py:NAME. given_as: the option or argument that names
-    it."""
+    """Returns a strategy by its name, or from FILE.py:NAME. given_as: the option or argument naming it."""
     if names_function(name):
         return _own_strategy(name, given_as)
     if name not in STRATEGIES:
@@ -48,7 +47,7 @@ def _own_strategy(text: str, given_as: str) -> Strategy[...]:
 
 
 def _check_signature(text: str, given_as: str, body: Callable[..., Any]) -> None:
-    """UsageError unless a strategy can be called with a run, and what -o and --scorer may add."""
+    """Raises UsageError unless a strategy accepts a run and the arguments that -o and --scorer may add."""
     signature = inspect.signature(body)
     required = [
         name
@@ -71,8 +70,10 @@ def _check_signature(text: str, given_as: str, body: Callable[..., Any]) -> None
 def parse_options(
     strategies: Sequence[Strategy[...]], pairs: Sequence[str], *, unsafe_tools: bool = False
 ) -> list[dict[str, Any]]:
-    """The options of each strategy from "key=value", which goes to every strategy that has the key, and
-    "strategy.key=value", which goes to that one. A value may be FILE.py:NAME where the option is a function.
+    """Returns the options of each strategy.
+
+    "key=value" goes to every strategy that has the key, "strategy.key=value" to that one. If the option is a
+    function, its value may be FILE.py:NAME.
     """
     parsed: list[dict[str, Any]] = [{} for _ in strategies]
     for pair in pairs:
@@ -124,7 +125,7 @@ def _known(strategies: Sequence[Strategy[...]]) -> str:
 
 
 def shown_options(strategy: Strategy[...]) -> str:
-    """The options that fit into text with their defaults, in a line."""
+    """Returns the options that text can express, with their defaults, in one line."""
     shown = []
     for name, (kind, default) in strategy.plain_options.items():
         text = kind.__name__.upper() if default is None else str(default).replace("\n", "\\n")
@@ -134,7 +135,7 @@ def shown_options(strategy: Strategy[...]) -> str:
 
 
 def families() -> dict[str, list[Strategy[...]]]:
-    """The strategies by family, families and strategies in the order in which they are listed."""
+    """Returns the strategies by family, in the order in which both are listed."""
     found: dict[str, list[Strategy[...]]] = {}
     for strategy in STRATEGIES.values():
         found.setdefault(strategy.family, []).append(strategy)
@@ -142,7 +143,7 @@ def families() -> dict[str, list[Strategy[...]]]:
 
 
 def strategies_help() -> str:
-    """The names of the strategies, for the help text."""
+    """Returns the names of the strategies, for the help text."""
     lines = ["Strategies, by family; for what each does: [bold]tts-decode strategies[/bold]"]
     for family, members in families().items():
         lines.append(f"[bold]{family}[/bold]: {', '.join(strategy.name for strategy in members)}")

@@ -1,4 +1,4 @@
-"""The machine as `doctor` tells it: kernels and instruction sets, threads, memory, GPU, model and cache."""
+"""The machine in the report of `doctor`: kernels, instruction sets, threads, memory, GPU, model, cache."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .findings import Finding
 
 _GIB = 1 << 30
 _REINSTALL = "pip install --force-reinstall --no-deps tts-kernels (in a checkout: pip install -e .)"
-_LEAST_FREE = 2 * _GIB  # a dequantised copy of the default model is 0.5 GB
+_LEAST_FREE = 2 * _GIB  # a dequantised copy of the default model takes 0.5 GB
 _FLAGS = ("amx_tile", "amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
 
 
 def kernels() -> list[Finding]:
-    """The compiled module, and the level of instructions that it uses."""
+    """Reports the compiled module, and the instruction set that it uses."""
     try:
         from tts_kernels import _core
     except ImportError as error:
@@ -48,7 +48,7 @@ def _cpu_flags() -> set[str]:
 
 
 def smoke() -> list[Finding]:
-    """One attention call over a small tree, beside the reference in float64."""
+    """Compares one attention call over a small tree with the reference in float64."""
     import torch
 
     from tts_kernels import KVPool, KVTree, plan, tree_attention
@@ -113,7 +113,7 @@ def threads() -> list[Finding]:
 
 
 def _cpu_quota() -> float | None:
-    """Cores that the control group may use (Linux, version 2); None without a limit."""
+    """Returns the number of cores the control group may use (Linux, version 2); None without a limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return None if quota == "max" else int(quota) / int(period)
@@ -144,7 +144,7 @@ def _available() -> int | None:
 
 
 def gpu() -> list[Finding]:
-    """What torch finds, and which kernels serve it."""
+    """Reports the GPUs that torch finds, and the kernels that serve them."""
     import torch
 
     driver = _driver()
@@ -174,7 +174,7 @@ def _driver() -> str | None:
 
 
 def model_and_cache() -> list[Finding]:
-    """The default model, and the folder of converted copies."""
+    """Reports the default model, and the folder of converted copies."""
     from ..default_model import DEFAULT_MODEL, default_model_file
     from ..errors import ModelLoadError
     from ..model.gguf.cache import cache_folder

@@ -1,4 +1,4 @@
-"""`tts-decode sweep`: strategies x widths x seeds on the same problems, resumable, and what that tells."""
+"""`tts-decode sweep`: runs strategies x widths x seeds on the same problems, resumably, and reports."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def sweep(
             "--widths",
             "-n",
             metavar="N,N",
-            help="How wide the strategies search (n, or what they call it), with commas.",
+            help="Widths of the searches (n, or the strategy's name for it).",
         ),
     ] = "4,16",
     seeds: Annotated[
         str,
-        opt.search_option(metavar="N,N", help="Seeds that every width is searched from, with commas."),
+        opt.search_option(metavar="N,N", help="Seeds: every width is searched from each."),
     ] = "0",
     target: Annotated[
         list[float],
@@ -66,7 +66,7 @@ def sweep(
         int,
         opt.search_option(
             help="Searches in flight in one batch, of all problems and seeds of a strategy and width; fewer "
-            "where the KV memory would not hold them at full length. With --ray: of each actor."
+            "if the KV memory would not hold them at full length. With --ray: per actor."
         ),
     ] = 4,
     chosen_problems: ProblemOptions,
@@ -79,7 +79,7 @@ def sweep(
         Path,
         typer.Option(
             metavar="FOLDER",
-            help="Folder of the sweep: whole results, written as searches end, and the tables.",
+            help="Folder for the sweep: whole results, written as searches end, and the tables.",
             rich_help_panel="Output",
         ),
     ],
@@ -104,11 +104,11 @@ def sweep(
 
       tts-decode view runs/first -s ets-width16-seed0
 
-    The folder holds a file of each cell, such as ets-width16-seed0.jsonl, sweep.json with the grid, and the
+    The folder holds a file for each cell, such as ets-width16-seed0.jsonl, sweep.json with the grid, and the
     tables sweep-searches, -samples, -estimates and -budgets as Parquet. After Ctrl-C or a crash the same
-    command with --resume goes on; more strategies, widths or seeds extend the sweep.
+    command with --resume continues; more strategies, widths or seeds extend the sweep.
 
-    A cell that fails is told, and the others go on. pass@k, maj@k, weighted@k and naive@k: docs/sweeps.md.
+    A failed cell is reported, and the others continue. pass@k, maj@k, weighted@k and naive@k: docs/sweeps.md.
     """
     at_least(1, parallel=parallel)
     for share in target:
@@ -168,7 +168,7 @@ def _engine(
     model: ModelOptions, scorer: str | None, parallel: int, cluster: ClusterOptions, display: Display
 ) -> Iterator[Engine]:
     if cluster.ray is not None:
-        from .remote import remote_engine  # imports what actors need
+        from .remote import remote_engine  # imports the actors' dependencies
 
         with remote_engine(model, scorer, parallel, cluster, display) as remote:
             yield remote
@@ -181,7 +181,7 @@ def _engine(
 
 
 def _about(engine: Engine, problems: int) -> dict[str, Any]:
-    """What sweep.json says beside the grid."""
+    """Returns the contents of sweep.json other than the grid."""
     machine = collect()
     told = ("devices", "threads", "kernel_isa")
     return {

@@ -26,8 +26,11 @@ from .session import Session
 
 @dataclass(frozen=True)
 class Batch:
-    """What one setting came to. searches: in the order of seeds, then problems. failed: cells that could not
-    be run, and why. errors: of searches that failed."""
+    """The results of one setting.
+
+    searches: in the order of seeds, then problems. failed: cells that could not run, and why. errors: of
+    failed searches.
+    """
 
     setting: Setting
     searches: list[Search]
@@ -36,18 +39,18 @@ class Batch:
 
 
 class Engine(Protocol):
-    """What runs the searches of a sweep: this process, or actors of a cluster."""
+    """Runs the searches of a sweep: in this process, or on actors of a cluster."""
 
     def describe(self) -> dict[str, Any]:
-        """As `Session.describe`."""
+        """Describes what ran, as `Session.describe` does."""
 
     def outcomes(self, setting: Setting, jobs: Sequence[Job], progress: Progress) -> list[Outcome]:
-        """Of all jobs of a setting, in order; those with saved results do not run again."""
+        """Returns the outcomes of a setting's jobs, in order; those with saved results do not run again."""
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """parallel: searches in flight at most."""
+    """Runs searches in this process. parallel: most searches in flight."""
 
     session: Session
     scores: ScorerOf
@@ -76,7 +79,7 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """What all settings have in common. by_seed: how searches from each seed sample."""
+    """Everything that all settings share. by_seed: how searches from each seed sample."""
 
     folder: Path
     engine: Engine
@@ -86,8 +89,10 @@ class SweepRun:
     progress: Progress
 
     def run(self, setting: Setting) -> Batch:
-        """Searches all problems from all seeds, or reads what was saved of them. A cell whose file cannot be
-        used, and a decoder that cannot be made, fail alone."""
+        """Searches all problems from all seeds, or reads their saved results.
+
+        An unusable file fails only its cell; a decoder that cannot be made fails only its setting.
+        """
         failed: dict[str, Exception] = {}
         with ExitStack() as files:
             opened: dict[int, Saved] = {}
@@ -106,7 +111,7 @@ class SweepRun:
             try:
                 outcomes = self.engine.outcomes(setting, jobs, self.progress) if jobs else []
             except (UsageError, CommandError, ClusterError):
-                raise  # of options that all settings share, of the folder, or of all actors
+                raise  # it concerns options of all settings, the folder, or all actors
             except TTSError as error:
                 failed |= {setting.cell(seed): error for seed in opened}
                 self.progress.skip(len(jobs))
@@ -144,23 +149,25 @@ def prompts_of(jobs: Sequence[Job]) -> Prompts:
 
 
 def most_in_flight(decoder: TreeDecoder, width: int, prompts: Prompts) -> int:
-    """How many searches of a width the pool and the places beside it hold, if each has one prompt, the
-    longest, and its `width` branches are as long as they may be; at least 1."""
+    """Returns how many searches of a width fit into the pool and the offloaded pages; at least 1.
+
+    Each is assumed to have the longest prompt, and `width` branches of the greatest length.
+    """
     reader = PromptReader(decoder.tokenizer, decoder.vocab_size)
     try:
         made = [make_prompt(text, decoder, settings) for text, settings in prompts.items()]
         longest = max(len(reader.prompt(prompt)[1]) for prompt in made)
     except (ValueError, TypeError):
-        return max(1, len(prompts))  # the searches say what is wrong with a prompt
+        return max(1, len(prompts))  # the searches will report what is wrong with a prompt
     page = decoder.page_size
     answer = max(settings.sampling.max_tokens for settings in prompts.values())
-    branch = answer + page  # its copy of a page of the prompt
+    branch = answer + page  # plus its copy of one page of the prompt
     tokens = -(-longest // page) * page + width * -(-branch // page) * page
     return max(1, (decoder.max_kv_tokens + decoder.max_offloaded_tokens) // tokens)
 
 
 def measured(setting: Setting, seed: int, problem: int, outcome: Outcome) -> Search:
-    """An outcome without its tree and texts."""
+    """Returns an outcome without its tree and texts."""
     about = (
         setting.cell(seed),
         setting.strategy.name,

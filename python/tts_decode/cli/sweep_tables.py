@@ -1,4 +1,4 @@
-"""What `sweep` found, as tables and as JSON."""
+"""The results of `sweep`, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RULES = ("pass", "maj", "weighted", "naive")
 
 @dataclass(frozen=True)
 class Report:
-    """failed: cells that could not be run, and why."""
+    """The results of a sweep. failed: cells that could not run, and why."""
 
     searches: Sequence[Search]
     estimates: Sequence[Estimate]
@@ -34,7 +34,7 @@ class Report:
     failed: Mapping[str, Exception]
 
     def by_setting(self) -> dict[Setting, list[Search]]:
-        """In the order in which they ran."""
+        """Returns the searches by setting, in the order in which they ran."""
         found: dict[Setting, list[Search]] = {}
         for search in self.searches:
             found.setdefault(search.setting, []).append(search)
@@ -127,7 +127,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """JSON-ready; searches without their samples, which are in the tables."""
+    """Returns the report JSON-ready; searches lack their samples, which are in the tables."""
     searches = [asdict(search) | {"samples": len(search.samples)} for search in report.searches]
     return {
         "estimates": [

@@ -1,4 +1,4 @@
-"""What `compare` measured, as tables and as JSON."""
+"""The measurements of `compare`, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Row:
 
     @cached_property
     def solved(self) -> list[float]:
-        """1 or 0 a problem; one whose search failed is not solved."""
+        """1 or 0 per problem; a failed search counts as not solved."""
         return [float(bool(outcome.solved)) for outcome in self.outcomes]
 
     @property
@@ -56,12 +56,12 @@ class Row:
 
     @property
     def mean_bytes(self) -> float:
-        """KV bytes of one search, averaged over its time and over the searches."""
+        """KV bytes of one search, averaged over its run and over the searches."""
         return _mean([result.stats.mean_bytes for result in self.results])
 
     @property
     def peak_bytes(self) -> float:
-        """KV bytes of one search at its fullest, averaged over the searches."""
+        """Highest KV bytes of one search, averaged over the searches."""
         return _mean([result.stats.peak_bytes for result in self.results])
 
     @property
@@ -77,7 +77,7 @@ class Row:
 
     @property
     def stopped(self) -> list[str]:
-        """Why searches ended before their time."""
+        """Reasons why searches ended early."""
         return [result.stopped for result in self.results if result.stopped is not None]
 
 
@@ -87,10 +87,10 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """A strategy against another on the same problems, with paired intervals of 95 %.
+    """A strategy compared with another on the same problems, with paired 95 % intervals.
 
     accuracy: the difference (Bonett and Price). tokens, kv: geometric means of the ratios (t of their
-    logarithms), over the problems where both came to a result with some; None without such a problem.
+    logarithms), over the problems where both have a result with a positive count; None without such problems.
     """
 
     accuracy: Interval

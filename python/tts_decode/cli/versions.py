@@ -1,4 +1,4 @@
-"""Versions of packages, from their metadata alone: nothing is imported."""
+"""Reads versions of packages from their metadata; nothing is imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def version_of(project: str) -> str:
 
 
 def version_text() -> str:
-    """What --version prints: a line for the command, its kernels, and what they run on."""
+    """Returns the output of --version: a line each for the command, its kernels and their environment."""
     found = {name: version_of(name) for name in ("torch", "transformers")}
     own = package_version()
     lines = [

@@ -1,4 +1,4 @@
-"""`tts-decode view`: saved searches as one HTML page, written to a file or served."""
+"""`tts-decode view`: shows saved searches as one HTML page, written to a file or served."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def view(
         Path,
         typer.Argument(
             metavar="RUN",
-            help="What --save FOLDER of search, compare or sweep wrote: the folder, or a NAME.jsonl in it; "
-            "or one result of write_json, a .json.",
+            help="Output of --save FOLDER of search, compare or sweep: the folder, or a NAME.jsonl in it; "
+            "or a .json from write_json.",
             show_default=False,
         ),
     ],
@@ -45,7 +45,7 @@ def view(
         Path | None,
         typer.Option(
             metavar="FILE.html",
-            help="File of the page. Default: view.html in the folder, or beside the file with its name.",
+            help="File of the page. Default: view.html in the folder, or next to the file under its name.",
             show_default=False,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def view(
         bool | None,
         typer.Option(
             "--open/--no-open",
-            help="Open it in the browser. Default: where there is a display.",
+            help="Open the page in the browser. Default: if there is a display.",
             show_default=False,
         ),
     ] = None,
@@ -61,20 +61,20 @@ def view(
         int | None,
         typer.Option(
             metavar="PORT",
-            help="Serve the page to this machine at 127.0.0.1 instead of writing it, until Ctrl-C; 0: a port "
-            "that is free.",
+            help="Instead of writing the page, serve it to this machine at 127.0.0.1 until Ctrl-C; 0: any "
+            "free port.",
             show_default=False,
         ),
     ] = None,
     max_mib: Annotated[
         int,
-        typer.Option(help="Most JSON of trees that the page holds; the first trees that fit are in it."),
+        typer.Option(help="Most JSON of trees in the page; it holds the first trees that fit."),
     ] = MOST_BYTES >> 20,
 ) -> None:
     """Show saved searches in the browser: trees, texts, probabilities, KV over time.
 
     The page is one file that needs no network: it can be kept, sent and opened anywhere. A run that is still
-    being written can be looked at too.
+    being written can be shown too.
 
     Examples:
 
@@ -133,7 +133,7 @@ def _read(run: Path) -> list[Shown]:
 
 
 def _chosen(searches: list[Shown], problems: list[int], strategies: list[str]) -> list[Shown]:
-    """Those of the problems and strategies; of all where none is given."""
+    """Returns the searches of the given problems and strategies; none given means all."""
     known = {search.strategy: None for search in searches}
     for name in strategies:
         if name not in known:
@@ -172,5 +172,5 @@ def _open(address: str) -> None:
 
 
 def _has_display() -> bool:
-    """Whether a browser would be a window, rather than a program in this terminal."""
+    """Whether a browser would open a window, rather than run in this terminal."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

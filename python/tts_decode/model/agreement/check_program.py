@@ -28,8 +28,8 @@ _MARGIN = 16  # last positions of a model that stay unused
 class CheckStep:
     """A step of the check.
 
-    inputs: of the step. source: int64 [T], the program's tokens that its tokens are. places: the step's name
-    and each token's position, for messages.
+    inputs: of the step. source: int64 [T], its tokens' numbers in the program. places: the step's name and
+    each token's position, for messages.
     """
 
     inputs: StepInputs
@@ -58,8 +58,11 @@ class CheckProgram:
     def __init__(
         self, vocab_size: int, avoid: set[int], max_positions: int | None, chunks: set[int] | None = None
     ) -> None:
-        """avoid: ids with a meaning to the model, such as padding. chunks: of tokens; some layers attend
-        within."""
+        """Makes the texts and their steps.
+
+        avoid: ids with a meaning to the model, such as padding. chunks: sizes of the chunks of tokens within
+        which some layers attend.
+        """
         generator = torch.Generator().manual_seed(0)
         usable = torch.arange(min(vocab_size, 1 << 16))
         usable = usable[~torch.isin(usable, torch.tensor(sorted(avoid), dtype=torch.long))]
@@ -91,7 +94,7 @@ class CheckProgram:
         tree = KVTree(NUM_PAGES, PAGE_SIZE)
         first, high = tree.create(), tree.create()
         text = {first: 0, high: _LOWS}
-        # 16, 9 and 3 tokens: a product with fewer than 16 rows costs by each three begun.
+        # 16, 9 and 3 tokens: below 16 rows, a product's cost grows with every three rows begun.
         steps = [self._step("prefill", tree, text, {first: 12, high: 4})]
         (second,) = tree.fork(first, 1, at=_FORKS[1])
         (third,) = tree.fork(first, 1, at=_FORKS[2])

@@ -82,7 +82,7 @@ class Comparison:
 
 
 class GeneralPath:
-    """The model's modules with attention over pages. The constructor compares all around the layers."""
+    """The model's modules with attention over pages. The constructor compares all but the layers."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
@@ -102,7 +102,7 @@ class GeneralPath:
             comparison.logits(torch.cat([output.logits for output in outputs]), "general")
 
     def compare(self, layer: int) -> None:
-        """Its weights are substituted."""
+        """Compares a layer, whose weights are substituted."""
         made, plain = self._comparison, self._comparison.plain
         forward = made.layers[layer].forward
         got = []
@@ -148,12 +148,12 @@ class GeneralPath:
         slots = to_device(torch.from_numpy(inputs.slots), made.engine.device)
         if made.on_host:
             return StepContext(self._pool, slots, _host_plan(step))
-        planner = make_planner(made.engine, self._pool)  # one for each, as it overwrites its plans
+        planner = make_planner(made.engine, self._pool)  # one per step, as it overwrites its plans
         return StepContext(self._pool, slots, planner.update(inputs.tables, inputs.lengths, inputs.counts))
 
 
 class PackedPath:
-    """Packed weights on the CPU. Its constructor compares everything before and after the layers."""
+    """Packed weights on the CPU. The constructor compares everything before and after the layers."""
 
     def __init__(self, comparison: Comparison, packed: PackedModel) -> None:
         self._comparison = comparison
@@ -172,9 +172,9 @@ class PackedPath:
             comparison.logits(packed.logits(plain.last[program.source[program.rows]]), "packed")
 
     def compare(self, layer: int) -> None:
-        """Its weights are substituted."""
+        """Compares a layer, whose weights are substituted."""
         self._compare(layer, None)
-        if self._comparison.weights.are_quantised(layer):  # as it is served: nothing but rounding may differ
+        if self._comparison.weights.are_quantised(layer):  # as served: only rounding may differ
             with self._comparison.weights.as_served(layer):
                 self._compare(layer, QUANTISED_LAYER)
 

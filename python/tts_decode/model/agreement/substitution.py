@@ -1,4 +1,4 @@
-"""What the self-check changes in a model while it runs: weights, the forward of layers, routing.
+"""Changes a model while the self-check runs: its weights, the forward of its layers, its routing.
 
 Weights are substituted in their modules, not overwritten: the original tensors come back, with the same
 memory and version.
@@ -46,16 +46,16 @@ class _Substitute:
 
 
 class Weights:
-    """A model's weights in float32 with noise on constant ones, for a layer or for all else at a time.
+    """A model's weights in float32, with noise on constant ones: one layer at a time, or all but the layers.
 
-    A weight that is all 0 or all 1, as norms, biases and gates are made, can hide that it is not applied or
-    applied in another place; so it is moved. All others are as they are; those that are packed are
-    multiplied exactly, by torch in the model's modules, and those that are quantised in some of the layers.
+    A weight that is all 0 or all 1, as norms, biases and gates are initialised, can hide that it is not
+    applied or is applied in the wrong place; so noise is added to it. All others are unchanged. Packed
+    weights are multiplied exactly, by torch in the model's modules; so are quantised ones, in some layers.
 
     Args:
         layers: modules that `layer` substitutes one by one.
-        head: output embeddings, or None; they stay in their dtype, for which their inputs are cast.
-        exact: False leaves all dtypes as they are, for quantised weights in classes of others.
+        head: output embeddings, or None; they keep their dtype, and their inputs are cast to it.
+        exact: False keeps all dtypes, for quantised weights in classes of other packages.
         dequantised: layers whose quantised weights are multiplied exactly.
     """
 
@@ -89,12 +89,11 @@ class Weights:
         self._exact = exact
 
     def changes(self, layer: int) -> bool:
-        """Inside `layer`: whether any weight has a substitute."""
+        """Whether any weight has a substitute. Valid inside `layer`."""
         return layer in self._changed or any(map(_is_rounded, self._exactly[layer]))
 
     def are_quantised(self, layer: int) -> bool:
-        """Whether weights of a layer are quantised, and it is one of those where they are multiplied
-        exactly."""
+        """Whether a layer has quantised weights that are multiplied exactly."""
         return any(isinstance(module, _ROUNDING) for module in self._exactly[layer])
 
     @contextmanager
@@ -108,12 +107,12 @@ class Weights:
             yield
 
     def as_served(self, layer: int) -> AbstractContextManager[None]:
-        """Inside `layer`: its quantised weights are multiplied as ever."""
+        """Multiplies a layer's quantised weights as when serving. Valid inside `layer`."""
         return _multiplied([m for m in self._exactly[layer] if isinstance(m, _ROUNDING)], exactly=False)
 
     @contextmanager
     def rest(self) -> Iterator[None]:
-        """Of all modules outside the layers. Embeddings and head run in their dtype, between casts."""
+        """Substitutes all modules outside the layers. Embeddings and head run in their dtype, with casts."""
         with ExitStack() as stack:
             stack.enter_context(_substituted(self._rest))
             if isinstance(self._head, PackedLinear):
@@ -140,7 +139,7 @@ def _multiplied(modules: Sequence[Any], *, exactly: bool) -> Iterator[None]:
 
 
 def _is_rounded(module: Any) -> bool:
-    """Whether the packed path serves other products than those that are compared."""
+    """Whether the packed path serves products that differ from the compared ones."""
     return isinstance(module, _ROUNDING) or any(
         module.panels(name).dtype != torch.float32 for name in module.parts
     )
@@ -152,7 +151,7 @@ def _cast_inputs(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterator[_Substitute]:
-    """exact: in float32 where they are in 16 bits."""
+    """Yields the substitutes. exact: convert 16-bit tensors to float32."""
     for module in modules:
         parts: tuple[Any, ...] = (module._parameters, module._buffers)
         for tensors in parts:
@@ -169,7 +168,7 @@ def _substitutes(modules: Iterable[nn.Module], exact: bool, seed: int) -> Iterat
 
 
 def _inputs(module: nn.Module, name: str, tensor: Tensor) -> int:
-    """Of an output of a weight, or of panels."""
+    """Returns the number of inputs per output of a weight, or of panels."""
     if isinstance(module, Packed) and name not in module._parameters:
         return module.packed(name.removesuffix("_panels")).inputs
     return tensor.shape[-1] if tensor.dim() else 1
@@ -210,7 +209,7 @@ def replaced_forwards(
                 module.forward = forward
 
 
-# Which entries `torch.topk` chose in a layer, call by call: int64 [N, k], N tokens
+# The entries that `torch.topk` chose in a layer, call by call: int64 [N, k], N tokens
 Routing = list[Tensor]
 
 
@@ -220,7 +219,7 @@ def joined(one: Routing, other: Routing) -> Routing:
 
 
 class RecordTopk(TorchFunctionMode):
-    """Adds what each top-k along the last dimension chooses to a `Routing`."""
+    """Records the choices of each top-k along the last dimension in a `Routing`."""
 
     def __init__(self, routing: Routing) -> None:
         super().__init__()
@@ -234,7 +233,7 @@ class RecordTopk(TorchFunctionMode):
 
 
 class ReplayTopk(TorchFunctionMode):
-    """Makes each top-k return what a `Routing` says, so that near ties of experts are decided alike."""
+    """Makes each top-k return the choices of a `Routing`, so that near ties of experts are decided alike."""
 
     def __init__(self, routing: Routing) -> None:
         super().__init__()
@@ -251,7 +250,7 @@ class ReplayTopk(TorchFunctionMode):
 
 @contextmanager
 def counted_rows(modules: Sequence[nn.Module], num_tokens: int) -> Iterator[set[int]]:
-    """Collects which modules run where `torch.arange` makes as many numbers as there are tokens."""
+    """Collects the modules in which `torch.arange` makes as many numbers as there are tokens."""
     counted: set[int] = set()
 
     def watched(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
-"""Which tokens end a text, by the keys of a GGUF file and by their text alone, as llama.cpp finds them.
+"""Finds the tokens that end a text, by a GGUF file's keys and by the tokens' own text, as llama.cpp does.
 
-Converters often leave these keys out, or call such a token normal. llama.cpp (src/llama-vocab.cpp) goes by
-lists of texts then, and so does this module.
+Converters often omit these keys, or mark such a token as normal. llama.cpp (src/llama-vocab.cpp) then uses
+lists of texts, and so does this module.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .token_types import CONTROL, NORMAL, USER_DEFINED
 
-# Ends of a text, a turn, a message or a call of a tool.
+# Ends of a text, a turn, a message or a tool call.
 _ENDS = (
     "<|eot_id|>",
     "<|im_end|>",
@@ -36,7 +36,7 @@ _ENDS = (
     "<\uff5cend\u2581of\u2581sentence\uff5c>",
     "[e~[",
 )
-# Tokens for filling in the middle, by the names of their keys.
+# Tokens for fill-in-the-middle, by the names of their keys.
 _INFILL: dict[str, tuple[str, ...]] = {
     "fim_pre": (
         "<|fim_prefix|>",
@@ -72,7 +72,7 @@ _INFILL: dict[str, tuple[str, ...]] = {
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "fim_sep": ("<|file_sep|>",),
 }
-_OLDER_KEYS = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}  # they count before the others
+_OLDER_KEYS = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}  # they take precedence
 _INFILL_ENDS = ("fim_pad", "fim_rep", "fim_sep")
 _SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # of gpt-oss: part of the text
 
@@ -81,14 +81,17 @@ NAMES = ("bos", "eos", "eot", "eom", "unknown", "padding", *_INFILL, *_OLDER_KEY
 
 @dataclass(frozen=True)
 class Roles:
-    """ends: ids, the one of `eos` first. types: of the tokens whose type the file has otherwise."""
+    """ends: ids, `eos` first. types: corrections of the types in the file, by id."""
 
     ends: tuple[int, ...]
     types: Mapping[int, int]
 
 
 def roles_of(ids: Mapping[str, int], named: Mapping[str, int | None]) -> Roles:
-    """ids: of all tokens, by text. named: ids by each of `NAMES`, from `tokenizer.ggml.NAME_token_id`."""
+    """Finds the end tokens and the corrected types.
+
+    ids: of all tokens, by text. named: ids by each of `NAMES`, from `tokenizer.ggml.NAME_token_id`.
+    """
     found = [ids[text] for text in _ENDS if text in ids]
     types = dict.fromkeys(found, CONTROL)
     infill = {}
@@ -110,7 +113,7 @@ def roles_of(ids: Mapping[str, int], named: Mapping[str, int | None]) -> Roles:
 
 
 def _no_ends(texts: frozenset[str]) -> list[tuple[str, int]]:
-    """Those of the texts that end nothing beside the others, and the types that they have then."""
+    """Returns the texts that end nothing when the others are present, with their types in that case."""
     found = []
     calls = texts & {"<|call|>", "<|calls|>"}
     if "<|end|>" in texts and calls and texts & {"<|return|>", "<|flush|>"}:

@@ -1,7 +1,7 @@
-"""GGUF files as models: weights that stay quantised (`quantised.py`), or dequantised.
+"""Loads GGUF files as models: weights stay quantised (`quantised.py`) or are dequantised.
 
-Dequantising takes some 15 s for a model of 135M parameters, reading the converted copy half a second. The
-copy holds float32, what dequantising yields, and serves every dtype that a model is loaded in.
+Dequantising takes about 15 s for a model of 135M parameters; reading the converted copy, half a second. The
+copy holds float32, as dequantising yields it, and serves every dtype that a model is loaded in.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from .reading import checked_config, parsing
 from .tensors import float_parts
 from .tokenizer import read_tokenizer
 
-_FORMAT = 3  # of the converted copies: raise it when what `_convert` writes changes
+_FORMAT = 3  # of the converted copies: raise it if the output of `_convert` changes
 
 
 def load_gguf(
     file: Path, dtype: torch.dtype, report: Callable[[str], None], *, quantised: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and tokenizer of a GGUF file: from its converted copy, else converting it now.
+    """Loads the model and tokenizer of a GGUF file from its converted copy, or converts the file now.
 
-    quantised: weights stay as they are, where they are quantised and the architecture is one whose can.
+    quantised: weights stay quantised if they are and the architecture supports it.
     """
-    if not is_known(file):  # all of it is about to be read: what is wrong with its header is told before
+    if not is_known(file):  # the whole file is about to be read: report faults of its header first
         _check(file, quantised=quantised)
     loaded = load_quantised(file, dtype, report, _warn_unkept) if quantised else None
     return _load_dequantised(file, dtype, report) if loaded is None else loaded
 
 
 def load_gguf_config(file: Path) -> Any:
-    """The config of a GGUF file, from its header. Raises ModelLoadError for what is wrong with that."""
+    """Returns the config from a GGUF file's header. Raises ModelLoadError for faults of the header."""
     with parsing(file):
         return checked_config(Header.read(file))
 
 
 def _check(file: Path, *, quantised: bool) -> None:
-    """Raises ModelLoadError for all that is known to be wrong without reading weights."""
+    """Raises ModelLoadError for all faults that can be found without reading weights."""
     if not (quantised and plan_quantised(file)):
         _plan_floats(file)
 
@@ -79,7 +79,7 @@ def _load_dequantised(
     else:
         try:
             return _read(copy, dtype)
-        except Exception as cause:  # of a damaged copy that could not be removed
+        except Exception as cause:  # a damaged copy could not be removed
             _warn_unkept(copy, cause)
     require_unchanged(copy, file)
     torch.nn.Module.to(model, dtype=dtype)  # in place
@@ -112,7 +112,7 @@ def _read(copy: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTo
 
 
 class _Planned(NamedTuple):
-    """What a file is read as. model: without memory for its weights, which the parts are."""
+    """How a file is read. model: without memory for its weights, which `parts` hold."""
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -120,10 +120,10 @@ class _Planned(NamedTuple):
 
 
 def _plan_floats(file: Path) -> _Planned:
-    """What comes before any weight is read.
+    """Plans the loading, before any weight is read.
 
     Raises:
-        ModelLoadError: what is wrong with the header; weights that memory does not hold.
+        ModelLoadError: the header is faulty, or the weights do not fit into memory.
     """
     with parsing(file):
         header = Header.read(file)
@@ -136,5 +136,5 @@ def _convert(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model, tokenizer, parts = _plan_floats(file)
     with parsing(file):
         made = assembled(model, {}, {part.name: part.make() for part in parts}, torch.float32)
-    made.requires_grad_(True)  # as of any model whose weights are floats
+    made.requires_grad_(True)  # as in any model with float weights
     return made, tokenizer

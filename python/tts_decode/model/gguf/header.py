@@ -1,6 +1,6 @@
 """The keys and tensor names of a GGUF file, read without its weights.
 
-Nothing in a file is trusted: each value is checked for its type and range when it is asked for.
+Nothing in a file is trusted: each value's type and range are checked when it is requested.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _LARGEST = 2**31 - 1  # of the integers in llama.cpp
 
 
 class Header:
-    """What a file says about its model. Keys of the architecture are named without their namespace.
+    """A file's description of its model. Keys of the architecture are named without their namespace.
 
     Attributes:
         metadata: values by key.
-        tensors: their names. places: where they lie, by name. begin: of the weights, in bytes.
+        tensors: their names. places: their locations, by name. begin: offset of the weights, in bytes.
         name: of the architecture.
     """
 
@@ -46,11 +46,11 @@ class Header:
 
     @classmethod
     def read(cls, file: Path) -> Header:
-        """Raises ModelLoadError for a damaged header, and for an architecture that is not read."""
+        """Reads the header. Raises ModelLoadError if it is damaged or its architecture unsupported."""
         return cls(file, read_metadata(file))
 
     def refuse(self, key: str, expected: str) -> ModelLoadError:
-        """The error for a key, given with its namespace, whose value cannot be honoured."""
+        """Returns the error for a key, given with its namespace, whose value is not supported."""
         got = reprlib.repr(self.metadata[key]) if key in self.metadata else "nothing"
         return ModelLoadError(
             f"model: {self.file} cannot be read right: {shown(key)}: got {got}, expected {expected}"
@@ -69,7 +69,7 @@ class Header:
         return value
 
     def number(self, key: str, default: float | None = None, *, zero: bool = False) -> float:
-        """A finite number above 0, or with `zero` also 0."""
+        """Returns a finite number above 0, or with `zero` also 0."""
         value = self.metadata.get(self.path(key), default)
         if not is_real(value) or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
             raise self.refuse(self.path(key), f"a finite number {'from' if zero else 'above'} 0")

@@ -1,11 +1,11 @@
-"""What each key of a GGUF file does to the model: the whole list. `architectures.py` has each architecture's.
+"""The effect of each key of a GGUF file on the model. `architectures.py` lists each architecture's own keys.
 
-A key in the namespace of the file's architecture is one of five things. Anything else is refused by its name.
+A key in the namespace of the file's architecture belongs to one of five groups. Any other key is refused.
 
 * It sets an attribute of the config: `Architecture.integers`, `numbers`.
-* It belongs to the rotary positions (`ROTARY`), which `rope.py` turns into the config's `rope_parameters`.
-* It is read by the code in `config.py` and `particulars.py` (`COMPUTED`, `Architecture.computed`).
-* It changes the arithmetic in a way that is not served, unless it has the one value that changes nothing
+* It belongs to the rotary positions (`ROTARY`), which `rope.py` converts into the config's `rope_parameters`.
+* `config.py` and `particulars.py` read it (`COMPUTED`, `Architecture.computed`).
+* It changes the arithmetic in an unsupported way, unless it has the one value that changes nothing
   (`NEUTRAL`).
 * It is a note for people (`HARMLESS`).
 
@@ -46,7 +46,7 @@ COMPUTED = frozenset(
     }
 )
 
-# Key: the value at which it changes nothing. Where an architecture serves the key, that comes first.
+# Key: the value that changes nothing. An architecture that serves the key takes precedence.
 NEUTRAL: Mapping[str, int | float | bool | str] = {
     "attention.causal": True,
     "attention.clamp_kqv": 0.0,
@@ -82,7 +82,7 @@ HARMLESS = frozenset(
     }
 )
 
-# Namespaces besides the architecture's own that mean arithmetic, or a file that is no model of its own.
+# Namespaces, besides the architecture's own, that affect arithmetic or mark a file that is not a whole model.
 REFUSED_NAMESPACES = frozenset({"adapter", "clip", "diffusion", "imatrix", "xielu"})
 
 
@@ -91,17 +91,17 @@ Layout = Literal["paired_heads", "raised_norms", "transposed", "transposed_exper
 
 @dataclass(frozen=True)
 class Architecture:
-    """How the files of one `general.architecture` become a model of transformers.
+    """How files of one `general.architecture` map to a transformers model.
 
     integers, numbers: key -> attribute of the config. Integers are positive.
     fixed: attributes of the config that the architecture implies.
     optional: keys that may be missing; the config's attribute then has its default, or the one in `fixed`.
     computed: keys that `particulars.py` reads for this architecture only.
-    neutral: keys that must have the value that the architecture implies, in place of `NEUTRAL`.
-    partial_rotary: the model may rotate the first part of a head only.
+    neutral: keys that must have the value that the architecture implies, instead of `NEUTRAL`.
+    partial_rotary: the model may rotate only the first part of a head.
     rotary_tensors: the file's tensors of rotary factors that llama.cpp reads for the architecture.
     switches: attribute of the config -> the tensor whose presence in the file sets it.
-    layout: what the file's tensors have otherwise than the model's parameters (`layouts.py`); None: nothing.
+    layout: how the file's tensors differ from the model's parameters (`layouts.py`); None: they do not.
     """
 
     model_type: str
@@ -118,11 +118,11 @@ class Architecture:
     layout: Layout | None = None
 
     def knows(self, key: str) -> bool:
-        """Whether the key, without its namespace, is on any of the lists."""
+        """Whether any of the lists has the key, given without its namespace."""
         return self.serves(key) or key in self.neutral or key in NEUTRAL or key in HARMLESS
 
     def serves(self, key: str) -> bool:
-        """Whether the key's value, whatever it is, becomes part of the model."""
+        """Whether any value of the key becomes part of the model."""
         return (
             key in self.integers
             or key in self.numbers

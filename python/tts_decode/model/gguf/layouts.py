@@ -1,13 +1,13 @@
-"""How the tensors of a GGUF file lie otherwise than the parameters of a transformers model.
+"""Layouts in which a GGUF file's tensors differ from the parameters of a transformers model.
 
-The layouts are those that llama.cpp's converter writes:
+llama.cpp's converter writes them:
 
-    paired_heads        rows of Q and K that rotate together, j and j + d / 2 of a head, lie side by side
-    raised_norms        norms that multiply with 1 + w are stored as 1 + w
-    transposed          matrices of GPT-2, which transformers has as [inputs, outputs]
-    transposed_experts  the same of the experts of gpt-oss, where gate and up alternate besides
+    paired_heads        rows of Q and K that rotate together, j and j + d / 2 of a head, are adjacent
+    raised_norms        norms that multiply by 1 + w are stored as 1 + w
+    transposed          matrices of GPT-2, which transformers stores as [inputs, outputs]
+    transposed_experts  the same for the experts of gpt-oss, where gate and up also alternate
 
-All others are as in the model, and the gate and up of experts one behind the other.
+All other tensors are as in the model, and the gate and up of experts are concatenated.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _TRANSPOSED = ("attn_qkv.weight", "ffn_down.weight", "ffn_up.weight", "attn_outp
 
 
 def experts_part(name: str) -> str | None:
-    """ "gate", "up" or "down" for a tensor of all experts of a layer; None: it is no such tensor."""
+    """Returns "gate", "up" or "down" for a tensor of all experts of a layer, None for other tensors."""
     found = _EXPERTS.search(name)
     return found[1] if found else None
 
 
 def shape_in_file(layout: Layout | None, name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Of the tensor of this name, whose parameter has this shape."""
+    """Returns the shape of the tensor `name` in the file. shape: of its parameter."""
     part = experts_part(name)
     if layout == "transposed" and name.endswith(_TRANSPOSED):
         return tuple(reversed(shape))
@@ -49,9 +49,9 @@ def shape_in_file(layout: Layout | None, name: str, shape: Sequence[int]) -> tup
 
 
 def rows_restored(layout: Layout | None, name: str, rows: Array, heads: tuple[int, int]) -> Array:
-    """Rows of the tensor of this name in the model's order: of numbers, or of the bytes of quantised blocks.
+    """Returns a tensor's rows, numbers or the bytes of quantised blocks, in the model's order.
 
-    heads: of queries and of keys.
+    heads: number of query heads and of key heads.
     """
     if layout != "paired_heads" or not (".attn_q." in name or ".attn_k." in name):
         return rows
@@ -62,7 +62,7 @@ def rows_restored(layout: Layout | None, name: str, rows: Array, heads: tuple[in
 
 
 def restored(layout: Layout | None, name: str, values: Array, heads: tuple[int, int]) -> Array:
-    """The numbers of a tensor as those of the model's parameter; of experts before they are `merged`."""
+    """Returns a tensor's numbers as the model's parameter has them; for experts, before they are `merged`."""
     if layout == "raised_norms" and name.endswith("norm.weight"):
         lowered: Array = values - 1
         return lowered
@@ -72,7 +72,7 @@ def restored(layout: Layout | None, name: str, values: Array, heads: tuple[int, 
 
 
 def merged(layout: Layout | None, experts: Mapping[str, Array]) -> Array:
-    """All experts' parameter of its parts.
+    """Returns all experts' parameter, made of its parts.
 
     experts: "gate" and "up", or "down" alone: weights [experts, outputs, inputs], biases [experts, outputs].
     """

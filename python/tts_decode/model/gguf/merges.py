@@ -1,7 +1,7 @@
-"""The merges of a SentencePiece vocabulary, which a GGUF file gives as one score for each token.
+"""Derives the merges of a SentencePiece vocabulary, for which a GGUF file gives one score per token.
 
-llama.cpp joins, again and again, the two neighbours whose joined text is the token of the highest score, the
-leftmost of equals. A list of pairs, those of the best token first, has the same order.
+llama.cpp repeatedly joins the two neighbours whose joined text is the token with the highest score; the
+leftmost wins a tie. A list of pairs, the best token's first, gives the same order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .vocabulary import Vocabulary
 
 
 def merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, the best first. Control and unknown tokens are never made."""
+    """Returns all pairs that join into a token, the best first. Control and unknown tokens are never made."""
     tokens, types, scores = vocabulary.tokens, vocabulary.types, vocabulary.scores
     known = frozenset(tokens)
     merges = []
@@ -19,7 +19,7 @@ def merges_by_score(vocabulary: Vocabulary) -> list[tuple[str, str]]:
         text = tokens[token]
         if types[token] in (CONTROL, UNKNOWN):
             continue
-        for cut in range(len(text) - 1, 0, -1):  # what is merged from the left has its short end on the right
+        for cut in range(len(text) - 1, 0, -1):  # merging from the left leaves the short part on the right
             left, right = text[:cut], text[cut:]
             if left in known and right in known:
                 merges.append((left, right))

@@ -1,7 +1,7 @@
-"""Keys and tensor names of a GGUF file as Python values: all that comes before the weights.
+"""Parses the keys and tensor names of a GGUF file, everything before the weights, into Python values.
 
-Nothing in a file is trusted: a length is compared with the file before anything of that length is read. And
-nothing is mapped: a file that is cut short under a mapping ends the process.
+Nothing in a file is trusted: each length is compared with the file's size before that much is read. Nothing
+is mapped: if a mapped file is truncated, the process dies.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _TEXT, _ARRAY = 8, 9  # kinds of values without a size of their own
 _CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _LENGTH = struct.Struct("<Q")
 _MOST_DIMENSIONS = 4
-_MOST_VALUES = 1 << 24  # of an array: as a Python list it takes many times its bytes
-_MOST_BYTES = 1 << 30  # of all: those of models with the largest vocabularies take some 10 MB
-_BLOCK = 1 << 20  # bytes that are read at a time
+_MOST_VALUES = 1 << 24  # of an array: a Python list takes many times its bytes
+_MOST_BYTES = 1 << 30  # of all keys: with the largest vocabularies they take about 10 MB
+_BLOCK = 1 << 20  # bytes per read
 
 
 class Metadata(NamedTuple):
-    """What comes before the weights.
+    """Everything before the weights.
 
     Attributes:
-        values: by key, arrays as lists.
+        values: by key; arrays are lists.
         places: of the tensors.
-        begin: where the weights begin, in bytes from the beginning of the file.
+        begin: offset of the weights in the file, in bytes.
     """
 
     values: dict[str, Any]
@@ -45,7 +45,7 @@ class Metadata(NamedTuple):
 
 
 def read_metadata(file: Path) -> Metadata:
-    """Raises ModelLoadError where the file is no GGUF file, or damaged."""
+    """Reads everything before the weights. Raises ModelLoadError if the file is not GGUF, or is damaged."""
     with file.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
             raise ModelLoadError(f"model: {file} does not begin with the bytes 'GGUF', so it is no GGUF file")
@@ -66,13 +66,13 @@ def read_metadata(file: Path) -> Metadata:
 
 
 class _DamagedError(TTSError):
-    """The message says where."""
+    """The file is damaged; the message says where."""
 
 
 class _Cursor:
-    """A place in the file; each read moves it on. `what` is being read, for errors.
+    """A position in the file, advanced by each read. `what` names the current item, for errors.
 
-    size: of the file, which the stream is at the beginning of, behind the magic bytes.
+    stream: positioned after the magic bytes. size: of the file.
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
@@ -126,12 +126,12 @@ class _Cursor:
         return _CODES[kind]
 
     def _require(self, end: int) -> None:
-        """Reads on until the first `end` bytes of the file are there."""
+        """Reads until the first `end` bytes of the file are in memory."""
         if end > _MOST_BYTES and end <= self._size:
             raise _DamagedError(f"{self.what} ends at byte {end}, expected all keys in {_MOST_BYTES}")
         while end <= self._size and len(self._data) < end:
             if not (block := self._stream.read(max(_BLOCK, end - len(self._data)))):
-                break  # it was cut short meanwhile
+                break  # truncated meanwhile
             self._data += block
         if len(self._data) < end:
             raise _DamagedError(f"{self.what} ends behind the end of the file")
@@ -154,7 +154,7 @@ def _read(cursor: _Cursor) -> Metadata:
 
 
 def _alignment(metadata: Mapping[str, Any]) -> int:
-    """1 for what is no alignment: such a file is refused by that key."""
+    """Returns the alignment, or 1 if the value is invalid: the check of that key refuses such a file."""
     alignment = metadata.get("general.alignment", 32)
     right = is_integer(alignment) and alignment > 0 and not alignment & (alignment - 1)
     return alignment if right else 1

@@ -1,4 +1,4 @@
-"""Which tensors of a GGUF file fill which parameters of a transformers model."""
+"""Maps the tensors of a GGUF file to the parameters of a transformers model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from .header import Header
 
 _SUFFIXES = (".weight", ".bias")
-# Parameters that are not called as the module of a layer that llama.cpp's tables know.
+# Parameters whose names differ from the modules that llama.cpp's tables know.
 _RENAMED = {
     "experts.gate_up_proj": ("experts.gate_proj.weight", "experts.up_proj.weight"),
     "experts.gate_up_proj_bias": ("experts.gate_proj.bias", "experts.up_proj.bias"),
@@ -18,9 +18,9 @@ _RENAMED = {
 
 
 def tensor_names(header: Header, model: Any) -> dict[str, str]:
-    """The tensors that are read for a model -> its parameters, of which two may fill one.
+    """Returns tensor -> parameter for all tensors that a model reads; two tensors may fill one parameter.
 
-    The names are those of the package gguf, which llama.cpp's converter takes too.
+    The names come from the package gguf, which llama.cpp's converter uses too.
     """
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 

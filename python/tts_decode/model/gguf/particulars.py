@@ -1,4 +1,4 @@
-"""What the config of one architecture alone needs, beside the tables of `architectures.py`."""
+"""Parts of the config that single architectures need in addition to the tables of `architectures.py`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tts_kernels.checks import is_integer
 
 from .header import Header
 
-_EXAONE_LAYERS_WITH_WINDOWS = 64  # llama.cpp has them in the 32B model, which it tells by its layers
+_EXAONE_LAYERS_WITH_WINDOWS = 64  # llama.cpp uses windows in the 32B model, identified by its layers
 
 
 def of_architecture(header: Header, head_dim: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """More attributes of the config, or others in the place of those that are known so far.
+    """Returns attributes of the config to add to, or replace, `attributes`.
 
-    Raises ModelLoadError for a key that is not served.
+    Raises ModelLoadError for a key that is not supported.
     """
     own = _OWN.get(header.name)
     return {} if own is None else own(header, head_dim, attributes)
@@ -29,7 +29,7 @@ def _phi3(header: Header, _head_dim: int, attributes: Mapping[str, Any]) -> dict
 
 
 def _stablelm(header: Header, _head_dim: int, _attributes: Mapping[str, Any]) -> dict[str, Any]:
-    # The parallel form has one norm a layer, so the file has no norm before its feed-forward.
+    # The parallel form has one norm per layer, so the file has no norm before the feed-forward.
     parallel = "blk.0.ffn_norm.weight" not in header.tensors
     if header.flag("use_parallel_residual", parallel) != parallel:
         raise header.refuse(
@@ -39,7 +39,7 @@ def _stablelm(header: Header, _head_dim: int, _attributes: Mapping[str, Any]) ->
 
 
 def _gemma(header: Header, head_dim: int, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    # The 27B models scale by the width of the residual stream; llama.cpp tells them by their layers.
+    # The 27B models scale by the width of the residual stream; llama.cpp identifies them by their layers.
     largest = attributes["num_hidden_layers"] == {"gemma2": 46, "gemma3": 62}[header.name]
     width = attributes["hidden_size"] // attributes["num_attention_heads"]
     gemma: dict[str, Any] = {"query_pre_attn_scalar": width if largest else head_dim}
@@ -53,13 +53,13 @@ def _gemma(header: Header, head_dim: int, attributes: Mapping[str, Any]) -> dict
 
 
 def _mistral3(header: Header, _head_dim: int, _attributes: Mapping[str, Any]) -> dict[str, Any]:
-    if header.text("rope.scaling.type", "none") == "yarn":  # whose magnitude llama.cpp takes out again here
+    if header.text("rope.scaling.type", "none") == "yarn":  # llama.cpp removes its magnitude again here
         raise header.refuse(header.path("rope.scaling.type"), "no YaRN in a file of this architecture")
     return {}
 
 
 def _granite(header: Header, head_dim: int, _attributes: Mapping[str, Any]) -> dict[str, Any]:
-    # 0 stands for what a factor is without the key.
+    # 0 means the factor's default.
     scale = header.number("attention.scale", 0.0, zero=True)
     return {
         "attention_multiplier": scale or head_dim**-0.5,
@@ -76,7 +76,7 @@ def _olmo2(header: Header, _head_dim: int, attributes: Mapping[str, Any]) -> dic
     return {
         "model_type": "olmo3",
         **_windows(header, attributes, 4),
-        "rope_parameters": {  # layers with a window take no part in the scaling
+        "rope_parameters": {  # layers with a window are not scaled
             "full_attention": attributes["rope_parameters"],
             "sliding_attention": {"rope_type": "default", "rope_theta": base},
         },
@@ -109,7 +109,7 @@ def _cohere2(header: Header, _head_dim: int, attributes: Mapping[str, Any]) -> d
 def _windows(
     header: Header, attributes: Mapping[str, Any], period: int, window: int | None = None
 ) -> dict[str, Any]:
-    """Windows in all layers but each `period`-th, or where the file says; `window`: where it does not say."""
+    """Returns windows in all layers but every `period`-th, or as in the file. window: default of its size."""
     layers = attributes["num_hidden_layers"]
     pattern: Any = header.metadata.get(header.path("attention.sliding_window_pattern"), period)
     if is_integer(pattern) and pattern >= 0:  # 0: in all layers

@@ -1,4 +1,4 @@
-"""Where the tensors of a GGUF file lie: each whole inside the file, none over another."""
+"""Checks where a GGUF file's tensors are: each lies wholly inside the file, and no two overlap."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .text import shown
 
 
 class Place(NamedTuple):
-    """What a header says about a tensor.
+    """A header's description of a tensor.
 
     Attributes:
-        name: as the file has it.
-        dimensions: of its numbers, those of a row first.
+        name: as in the file.
+        dimensions: the length of a row first.
         kind: number of its `GGMLQuantizationType`.
-        offset: in bytes, from where the weights begin.
+        offset: in bytes, from the beginning of the weights.
     """
 
     name: str
@@ -26,15 +26,15 @@ class Place(NamedTuple):
 
 
 def first_unknown(places: Sequence[Place]) -> Place | None:
-    """A tensor of a kind that the package gguf does not know."""
+    """Returns the first tensor of a kind that the package gguf does not know."""
     sizes = _sizes()
     return next((place for place in places if place.kind not in sizes), None)
 
 
 def why_misplaced(places: Sequence[Place], room: int, alignment: int) -> str | None:
-    """What is wrong with the places; None: nothing. All kinds are known.
+    """Returns the first fault of the places, or None. All kinds are known.
 
-    room: bytes of the file from where the weights begin.
+    room: bytes of the file from the beginning of the weights.
     """
     sizes, end, before = _sizes(), 0, ""
     for place in sorted(places, key=lambda place: place.offset):
@@ -53,12 +53,12 @@ def why_misplaced(places: Sequence[Place], room: int, alignment: int) -> str | N
 
 
 def block_of(kind: int) -> tuple[int, int]:
-    """The numbers of a block of a kind that is known, and its bytes."""
+    """Returns how many numbers and bytes a block of a known kind has."""
     return _sizes()[kind]
 
 
 def _sizes() -> dict[int, tuple[int, int]]:
-    """By the number of a kind: the numbers of a block, and its bytes."""
+    """Returns how many numbers and bytes a block has, by the number of its kind."""
     from gguf import GGML_QUANT_SIZES
 
     return {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}

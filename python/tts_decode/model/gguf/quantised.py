@@ -1,7 +1,7 @@
-"""Models from GGUF files whose weights stay quantised, from file to kernel.
+"""Loads GGUF files as models whose weights stay quantised, from file to kernel.
 
 A converted copy holds the weights as the kernels read them, in panels. It is mapped, not read: loading takes
-the time of making the modules, and processes that load the same file share its memory.
+only as long as building the modules, and processes that load the same file share its memory.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .reading import checked_config, parsing
 from .tensors import Plan, QuantisedPart, plan_of
 from .tokenizer import read_tokenizer
 
-_VERSION = "q2"  # of the copies: raise it when what is written changes
+_VERSION = "q2"  # of the copies: raise it if their content changes
 _TENSORS, _MODULES = "weights.safetensors", "modules.json"
 
 
 class Planned(NamedTuple):
-    """What a file is read as."""
+    """How a file is read."""
 
     config: Any
     plan: Plan
@@ -44,7 +44,7 @@ class Planned(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """What a model is made of: its config, what stays quantised by module, and all tensors by their names."""
+    """The source of a model: its config, the quantised weights by module, and all tensors by name."""
 
     config: Any
     modules: Mapping[str, QuantisedPart]
@@ -52,16 +52,16 @@ class _Source(NamedTuple):
 
 
 def quantised_copy(file: Path) -> Path:
-    """The folder of the file's copy, which may not be there."""
+    """Returns the folder of the file's copy, which may not exist."""
     return copy_of(file, _VERSION)
 
 
 def load_quantised(
     file: Path, dtype: torch.dtype, report: Callable[[str], None], unkept: Callable[[Path, Exception], None]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | None:
-    """The model and tokenizer of a GGUF file. None where its weights cannot stay quantised, or are not.
+    """Loads the model and tokenizer of a GGUF file; None if its weights are not, or cannot stay, quantised.
 
-    dtype: of activations, and of what is not quantised. unkept: told where the copy could not be kept.
+    dtype: of activations and unquantised weights. unkept: called if the copy could not be kept.
     """
     copy = quantised_copy(file)
     if copy.is_dir():
@@ -82,7 +82,7 @@ def load_quantised(
     else:
         try:
             return _read(copy, dtype)
-        except Exception as cause:  # of a damaged copy that could not be removed
+        except Exception as cause:  # a damaged copy could not be removed
             unkept(copy, cause)
     with parsing(file):
         tensors = {part.name: part.make() for part in plan.parts}
@@ -91,10 +91,10 @@ def load_quantised(
 
 
 def plan_quantised(file: Path) -> Planned | None:
-    """What comes before any weight is read. None as of `load_quantised`.
+    """Plans the loading, before any weight is read; None as in `load_quantised`.
 
     Raises:
-        ModelLoadError: what is wrong with the header; weights that memory does not hold.
+        ModelLoadError: the header is faulty, or the weights do not fit into memory.
     """
     with parsing(file):
         header = Header.read(file)
@@ -107,7 +107,7 @@ def plan_quantised(file: Path) -> Planned | None:
 
 
 def _store(copy: Path, file: Path, config: Any, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> None:
-    """Raises OSError where it cannot be written, and ModelLoadError for what is wrong with the file."""
+    """Writes the copy. Raises OSError if it cannot be written, and ModelLoadError for a faulty file."""
     failed: OSError | None = None
     with parsing(file):
         try:

@@ -1,4 +1,4 @@
-"""What all ways of reading a GGUF file share: its config, one error for what parsers raise."""
+"""Shared by all ways of reading a GGUF file: its config, and one error for whatever parsers raise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .tokenizer import refuse_tokenizer
 
 
 def checked_config(header: Header) -> Any:
-    """The config. Raises ModelLoadError for anything in the header that would be lost."""
+    """Returns the config. Raises ModelLoadError for anything in the header that the config would lose."""
     refuse_tokenizer(header)
     return config_of(header)
 
@@ -37,16 +37,16 @@ def not_finite(file: Path, name: str) -> ModelLoadError:
 
 @contextlib.contextmanager
 def parsing(file: Path) -> Iterator[None]:
-    """Turns what parsers raise into ModelLoadError, and keeps what they draw off the terminal."""
+    """Converts the parsers' exceptions into ModelLoadError, and keeps their output off the terminal."""
     try:
-        # The converter draws a bar of its own on stderr, whatever the settings of transformers say.
+        # The converter draws a progress bar on stderr, whatever the settings of transformers.
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     except ModelLoadError:
         raise
     except ImportError as cause:
         raise _lacks_gguf(file) from cause
-    except Exception as cause:  # the parsers raise whatever the damaged bytes lead to
+    except Exception as cause:  # damaged bytes can make the parsers raise anything
         raise _unreadable(file, cause) from cause
 
 

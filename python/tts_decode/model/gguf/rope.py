@@ -1,15 +1,15 @@
-"""The rotary positions of a GGUF file as `rope_parameters` of a transformers config.
+"""Converts the rotary positions of a GGUF file into `rope_parameters` of a transformers config.
 
-llama.cpp turns pair i of a head of n rotated dimensions at position p by the angle p * theta_i and multiplies
-cosine and sine by a magnitude (`rope_yarn` in ggml/src/ggml-cpu/ops.cpp, and src/llama-context.cpp):
+llama.cpp rotates pair i of a head of n rotated dimensions at position p by p * theta_i and multiplies cosine
+and sine by a magnitude (`rope_yarn` in ggml/src/ggml-cpu/ops.cpp, and src/llama-context.cpp):
 
     theta_i   = base^(-2i/n) / factor_i * (scale * (1 - ramp_i) + ramp_i)
     magnitude = attn_factor, with YaRN times max(1, 1 + 0.1 ln(1 / scale))
 
-factor_i is the file's tensor of rotary factors, else 1. scale is 1 / rope.scaling.factor. ramp_i is 0, except
-with YaRN: there it falls from 1 to 0 between the pairs that turn beta_fast and beta_slow times in the
-original context. Every kind of scaling is thus one divisor for each pair and one magnitude, which is what
-`longrope` takes. With equal lists for short and long texts nothing depends on the length of the text.
+factor_i comes from the file's tensor of rotary factors, or is 1. scale is 1 / rope.scaling.factor. ramp_i is
+0 except with YaRN, where it falls from 1 to 0 between the pairs that turn beta_fast and beta_slow times in
+the original context. Every kind of scaling is thus one divisor per pair and one magnitude, as `longrope`
+takes them. If the lists for short and long texts are equal, the length of the text does not matter.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .header import Header
 
 _KINDS = ("none", "linear", "yarn", "longrope")
 _LARGEST_MAGNITUDE = 1000
-_LARGEST_DIVISOR = 1e31  # files have 1e30 where a pair is not to turn at all
+_LARGEST_DIVISOR = 1e31  # files have 1e30 for a pair that must not turn
 _SHORT, _LONG, _ALL = "rope_factors_short.weight", "rope_factors_long.weight", "rope_freqs.weight"
 
 
 def rope_parameters(header: Header, pairs: int, factors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """The config's `rope_parameters`.
+    """Returns the config's `rope_parameters`.
 
     pairs: half the rotated dimensions of a head. factors: the file's rotary tensors by name, all above 0.
-    Raises ModelLoadError for a scaling that is not served.
+    Raises ModelLoadError for a scaling that is not supported.
     """
     base = header.number("rope.freq_base", 10000.0)
     if base <= 1:
@@ -71,7 +71,7 @@ def rope_parameters(header: Header, pairs: int, factors: Mapping[str, Sequence[f
 
 
 def _kind(header: Header) -> str:
-    kind = header.text("rope.scaling.type", "linear")  # llama.cpp takes linear where the file does not say
+    kind = header.text("rope.scaling.type", "linear")  # llama.cpp's default
     if kind not in _KINDS:
         raise header.refuse(header.path("rope.scaling.type"), f"one of {', '.join(_KINDS)}")
     return kind
@@ -84,7 +84,7 @@ def _factor(header: Header) -> float:
 
 
 def _scaling(header: Header, base: float, pairs: int) -> list[float]:
-    """scale * (1 - ramp_i) + ramp_i for each pair."""
+    """Returns scale * (1 - ramp_i) + ramp_i for each pair."""
     scale = 1 / _factor(header)
     if _kind(header) != "yarn":
         _only(header, "rope.scaling.yarn_ext_factor", 0.0)
@@ -100,7 +100,7 @@ def _scaling(header: Header, base: float, pairs: int) -> list[float]:
 
 
 def _dimension(turns: float, original: int, base: float, pairs: int) -> float:
-    """The pair, as a fraction, that turns `turns` times in the original context."""
+    """Returns the pair, as a fraction, that turns `turns` times in the original context."""
     return pairs * math.log(original / (turns * 2 * math.pi)) / math.log(base)
 
 
@@ -108,7 +108,7 @@ def _yarn_magnitude(header: Header) -> float:
     if _kind(header) != "yarn":
         return 1.0
     magnitude = max(1.0, 1 + 0.1 * math.log(_factor(header)))
-    # Files carry the whole magnitude here, which llama.cpp no longer reads, or the 1 it once multiplied with.
+    # Files hold the whole magnitude here, which llama.cpp no longer reads, or 1, which it once multiplied by.
     _only(header, "rope.scaling.yarn_attn_factor", 1.0, magnitude)
     return magnitude
 

@@ -1,8 +1,8 @@
-"""How byte-level vocabularies cut text before they merge: the names of `tokenizer.ggml.pre`, as data.
+"""The pre-tokenizers of byte-level vocabularies, which split text before merging, by `tokenizer.ggml.pre`.
 
-The names and what each sets besides are llama.cpp's (src/llama-vocab.cpp). The patterns are those of the
-models' own tokenizer.json, of which llama.cpp approximates some. The patterns of a name act in order, each on
-what the earlier ones left: every match is a piece, and so is the text between two matches.
+The names and their other settings are llama.cpp's (src/llama-vocab.cpp). The patterns come from the models'
+own tokenizer.json; llama.cpp approximates some of them. The patterns of a name apply in order, each to the
+pieces that the earlier ones left: every match is a piece, and so is the text between two matches.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Split:
-    """whole_words: a piece that is a token is not merged from its parts. begins: texts begin with BOS.
+    """One way to split text.
 
-    lstrip: tokens that take the whitespace before them.
+    whole_words: a piece that is a token is not merged from its parts. begins: texts begin with BOS. lstrip:
+    tokens that strip the whitespace before them.
     """
 
     patterns: tuple[str, ...]
@@ -33,7 +34,7 @@ _GPT2 = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|
 _LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}"
 _QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}|{_SIGNS}"
 
-# Words that begin with capitals or hold none.
+# Words that begin with capitals, or have none.
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _LEAD = r"[^\r\n\p{L}\p{N}]?"
 _SLASH_SIGNS = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_LINES}"
@@ -41,7 +42,7 @@ _CASED = rf"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTION}?|{_LEAD}{_UPPER}+{_LOWER}*{_
 _TEKKEN = rf"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*|\p{{N}}|{_SLASH_SIGNS}"
 _O200K = rf"{_CASED}|\p{{N}}{{1,3}}|{_SLASH_SIGNS}"
 
-# Kimi K2: as above, without Han letters, which are runs of their own.
+# Kimi K2: as above, without Han characters, which form separate runs.
 _NO_HAN_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _NO_HAN_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _KIMI = (
@@ -98,7 +99,7 @@ _BAILING_SPLIT = Split(
 )
 _AYA_SPLIT = Split((r"\d{1,3}(?=(?:\d{3})*\b)", _O200K))
 
-NO_NAME = "default"  # what stands for a file without the key
+NO_NAME = "default"  # for a file without the key
 SPLITS: dict[str, Split] = {
     NO_NAME: Split((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", _THREE_DIGITS)),
     "a.x-4.0": _GPT2_SPLIT,

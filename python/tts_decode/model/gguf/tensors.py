@@ -1,7 +1,7 @@
-"""What the tensors of a GGUF file become in a transformers model: quantised weights and float parameters.
+"""Maps the tensors of a GGUF file to a transformers model: quantised weights and float parameters.
 
-What llama.cpp's converter did to a matrix that stays quantised moves whole rows, so the bytes of the rows are
-moved back.
+llama.cpp's converter only reorders whole rows of a matrix that stays quantised, so moving the rows' bytes
+undoes it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class QuantisedPart(NamedTuple):
     """The weight of a module that stays quantised.
 
     Attributes:
-        kind: of the blocks in the file.
+        kind: format of the blocks in the file.
         form: `QuantForm.numbers` of the panels.
-        outputs, inputs: of the weight.
+        outputs, inputs: the weight's dimensions.
     """
 
     kind: str
@@ -48,9 +48,9 @@ class Plan(NamedTuple):
     """How a file is read.
 
     Attributes:
-        modules: what stays quantised, by the names of modules.
-        parts: the tensors of the converted copy by the names that they have in the model, "panels" and "bias"
-            of those modules among them.
+        modules: weights that stay quantised, by module name.
+        parts: the tensors of the converted copy, named as in the model, including "panels" and "bias" of
+            those modules.
     """
 
     modules: dict[str, QuantisedPart]
@@ -58,13 +58,15 @@ class Plan(NamedTuple):
 
 
 def plan_of(header: Header, model: nn.Module) -> Plan | None:
-    """None where no weight would stay quantised, one that is quantised has no module that would take it, or
-    experts are not.
+    """Returns the plan for keeping weights quantised, or None if that is impossible.
 
-    model: of the file's config, on the meta device.
+    It is impossible if no weight is quantised, a quantised weight has no module that takes it, or experts are
+    not quantised.
+
+    model: built from the file's config, on the meta device.
 
     Raises:
-        ModelLoadError: a tensor's shape differs from the keys' shape, or its kind does not stay quantised.
+        ModelLoadError: a tensor's shape differs from the keys' shape, or its kind cannot stay quantised.
     """
     taken = _Taken(header, model)
     floats = [tensor for tensor in taken.tensors if tensor.kind in _FLOATS]
@@ -99,7 +101,7 @@ def plan_of(header: Header, model: nn.Module) -> Plan | None:
 
 
 def float_parts(header: Header, model: nn.Module) -> list[Part]:
-    """All parameters of a model, dequantised to float32. model: as for `plan_of`.
+    """Returns all parameters of a model, dequantised to float32. model: as for `plan_of`.
 
     Raises:
         ModelLoadError: a tensor's shape differs from the keys' shape.
@@ -112,11 +114,11 @@ def float_parts(header: Header, model: nn.Module) -> list[Part]:
 
 
 class _Taken:
-    """The tensors of a file that a model takes.
+    """The tensors of a file that a model uses.
 
     Attributes:
-        tensors: of the file. names: theirs -> the model's parameters. shapes: of these.
-        heads: of queries and of keys.
+        tensors: of the file. names: tensor -> the model's parameter. shapes: of the parameters.
+        heads: number of query heads and of key heads.
     """
 
     def __init__(self, header: Header, model: Any) -> None:
@@ -128,7 +130,7 @@ class _Taken:
         self.heads = queries, getattr(model.config, "num_key_value_heads", None) or queries
 
     def checked_shape(self, tensor: FileTensor) -> tuple[int, ...]:
-        """Of the tensor in the file; raises ModelLoadError where the keys say another."""
+        """Returns the tensor's shape in the file; raises ModelLoadError if the keys imply another."""
         target = self.names[tensor.name]
         expected = shape_in_file(self.layout, tensor.name, self.shapes[target])
         if tensor.shape != expected:
@@ -140,12 +142,12 @@ class _Taken:
 
 
 def _is_stack(name: str) -> bool:
-    """Whether a tensor has the weights of all experts."""
+    """Whether a tensor holds the weights of all experts."""
     return experts_part(name) is not None and name.endswith(".weight")
 
 
 def _module_of(name: str, target: str, model: nn.Module) -> str | None:
-    """The module that takes a quantised tensor, of all experts' one "gate", "up" or "down"; None: none."""
+    """Returns the module for a quantised tensor ("gate", "up" or "down" if it holds all experts), or None."""
     path, _, leaf = target.rpartition(".")
     if part := experts_part(name):
         return f"{path}.{part}" if _is_stack(name) else None
@@ -168,12 +170,12 @@ def _panels(taken: _Taken, tensor: FileTensor) -> Tensor:
     rows = np.ascontiguousarray(blocks.reshape(-1, blocks.shape[-1]))
     try:
         return QuantisedWeight.from_gguf(tensor.kind, torch.from_numpy(rows)).panels
-    except ValueError as cause:  # a scale that is not finite: the shape was looked at
+    except ValueError as cause:  # a scale is not finite: the shape was checked before
         raise not_finite(taken.header.file, tensor.name) from cause
 
 
 def _bias_part(taken: _Taken, tensor: FileTensor, module: str, modules: Mapping[str, QuantisedPart]) -> Part:
-    """Beside a quantised weight: float32, of all experts one behind the other, filled up to whole panels."""
+    """Returns the bias of a quantised weight: float32, all experts concatenated, padded to whole panels."""
     count = prod(taken.checked_shape(tensor))
     panels, *_ = QuantForm.of(modules[module].form).panels_shape(count, 1)
 
@@ -185,7 +187,7 @@ def _bias_part(taken: _Taken, tensor: FileTensor, module: str, modules: Mapping[
 
 
 def _float_part(taken: _Taken, tensors: Sequence[FileTensor], dtype: torch.dtype | None) -> Part:
-    """The parameter that the tensors fill. dtype: None keeps the file's dtype."""
+    """Returns the parameter that the tensors fill. dtype: None keeps the file's dtype."""
     target = taken.names[tensors[0].name]
     shape, kept = taken.shapes[target], dtype or _FLOATS[tensors[0].kind]
     for tensor in tensors:

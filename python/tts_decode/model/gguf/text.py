@@ -1,8 +1,8 @@
-"""Text from a file in our own messages."""
+"""Makes text from a file safe for our own messages."""
 
 from __future__ import annotations
 
 
 def shown(name: str) -> str:
-    """A name for a message of one line: nothing in it acts on a terminal."""
+    """Escapes and shortens a name for a one-line message, so that a terminal obeys nothing in it."""
     return repr(name[:100])[1:-1]

@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, made from its keys alone.
+"""Builds the tokenizer of a GGUF file from its keys alone.
 
 Source of the rules: llama.cpp (src/llama-vocab.cpp), which defines the format.
 """
@@ -20,23 +20,24 @@ from .vocabulary import BYTE_LEVEL, Vocabulary, setting
 _SPACE = "\u2581"  # SentencePiece's
 _TEMPLATE = "tokenizer.chat_template"
 _TEMPLATE_NAME = re.compile("[A-Za-z0-9_-]{1,100}")  # it becomes the name of a file
-# llama.cpp knows by the model's name whose special tokens take the whitespace behind them, but for some.
+# llama.cpp goes by the model's name: special tokens of these models strip the whitespace after them, except
+# for a few tokens.
 _STRIPPING_MODELS = ("phi-3", "phi3")
 _NOT_STRIPPING = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
 def refuse_tokenizer(header: Header) -> None:
-    """Raises ModelLoadError, which names the key, where `read_tokenizer` would."""
+    """Raises the same ModelLoadError as `read_tokenizer`, without building the tokenizer."""
     _Parts(header)
 
 
 def read_tokenizer(header: Header) -> PreTrainedTokenizerFast:
-    """The tokenizer. Raises ModelLoadError, which names the key, for what cannot be honoured."""
+    """Returns the tokenizer. Raises ModelLoadError, naming the key, for values that are not supported."""
     return _Parts(header).tokenizer()
 
 
 class _Parts:
-    """What the keys of the tokenizer say, checked."""
+    """The checked values of the tokenizer's keys."""
 
     def __init__(self, header: Header) -> None:
         self.header = header
@@ -72,7 +73,7 @@ class _Parts:
         )
 
     def _special(self, name: str) -> str | None:
-        """The text of a named token, unless it is part of texts: transformers would make it special."""
+        """Returns a named token's text; None for ordinary text, which transformers would make special."""
         token = self.vocabulary.named[name]
         if token is None or self.vocabulary.types[token] not in MATCHED:
             return None
@@ -80,7 +81,7 @@ class _Parts:
 
     def _backend(self) -> Any:
         backend = self._byte_level() if self.byte_level else self._sentencepiece()
-        # Of two that begin at the same place the longer one is read.
+        # If two begin at the same place, the longer one matches.
         backend.add_special_tokens(self._added(CONTROL, UNKNOWN))
         backend.add_tokens(self._added(USER_DEFINED))
         return backend
@@ -98,9 +99,10 @@ class _Parts:
         return backend
 
     def _sentencepiece(self) -> Any:
-        """Spaces become "▁"; one more stands before each text, and behind each token that is read whole.
+        """Returns a backend that turns spaces into "▁".
 
-        Letters that are no tokens become their bytes, or the unknown token.
+        It adds one more before each text and after each token that is matched whole. Characters without a
+        token become their bytes, or the unknown token.
         """
         vocabulary = self.vocabulary
         unknown = vocabulary.named["unknown"]
@@ -120,7 +122,7 @@ class _Parts:
         return backend
 
     def _added(self, *types: int) -> list[AddedToken]:
-        """The tokens of these types, which are read whole."""
+        """Returns the tokens of these types, which are matched whole."""
         name = self.header.metadata.get("general.name")
         strips = isinstance(name, str) and any(model in name.lower() for model in _STRIPPING_MODELS)
         vocabulary = self.vocabulary
@@ -148,7 +150,7 @@ def _split(header: Header) -> Split:
 
 
 def _templates(header: Header) -> str | dict[str, str] | None:
-    """The chat template, or all by their names, the one without a name as "default"."""
+    """Returns the chat template, or all of them by name; the unnamed one is "default"."""
     templates: dict[str, str] = {}
     for key, text in header.metadata.items():
         if key != _TEMPLATE and not key.startswith(f"{_TEMPLATE}."):

@@ -15,21 +15,21 @@ from .header import Header
 from .token_types import CONTROL, MATCHED, NORMAL, TYPES
 
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"  # values of tokenizer.ggml.model
-# Where the file names none. Those of llama.cpp for byte-level vocabularies (11) are Falcon's, and not taken.
+# If the file names none. llama.cpp's defaults for byte-level vocabularies (11) are Falcon's and not used.
 _DEFAULTS = {SENTENCEPIECE: {"bos": 1, "eos": 2, "unknown": 0}, BYTE_LEVEL: {}}
-_LONGEST = 1000  # letters of a token: the work of merging one grows with their square
+_LONGEST = 1000  # characters of a token: merging one takes time quadratic in them
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What `tokenizer.ggml.*` says about tokens, checked.
+    """The checked values of `tokenizer.ggml.*` about tokens.
 
     Attributes:
-        types: of each token, those corrected that llama.cpp corrects by the token's text.
-        scores: of each token, which say what a SentencePiece vocabulary merges first; others may lack them.
-        merges: of a byte-level vocabulary, the first one first.
-        named: ids by the names of `tokenizer.ggml.NAME_token_id`; None where there is none.
-        ends: ids of the tokens that end a branch, the one of `eos` first.
+        types: of each token; llama.cpp's corrections by the token's text are applied.
+        scores: of each token: the order of merges in a SentencePiece vocabulary; others may lack them.
+        merges: of a byte-level vocabulary, in order.
+        named: ids by the names of `tokenizer.ggml.NAME_token_id`; None for a missing one.
+        ends: ids of the tokens that end a branch, `eos` first.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, header: Header) -> Vocabulary:
-        """Raises ModelLoadError, which names the key, for what cannot be honoured."""
+        """Reads the vocabulary. Raises ModelLoadError, naming the key, for values that are not supported."""
         model = setting(header, "model", str, None)
         if model not in _DEFAULTS:
             raise header.refuse(
@@ -71,7 +71,7 @@ class Vocabulary:
 
 
 def setting(header: Header, key: str, kind: type, default: Any) -> Any:
-    """The value of `tokenizer.ggml.KEY`, of exactly this type, or the default."""
+    """Returns the value of `tokenizer.ggml.KEY`, of exactly this type, or the default."""
     path = f"tokenizer.ggml.{key}"
     value = header.metadata.get(path, default)
     if value is not default and type(value) is not kind:
@@ -133,7 +133,7 @@ def _merges(header: Header, ids: Mapping[str, int]) -> list[tuple[str, str]]:
     lines: Any = header.metadata.get(key)
     if not _are(lines, str):
         raise header.refuse(key, "how tokens are merged")
-    merges: dict[tuple[str, str], None] = {}  # of a merge that is there twice, the first counts
+    merges: dict[tuple[str, str], None] = {}  # the first of equal merges counts
     for i, line in enumerate(lines):
         left, _, right = line[1:].partition(" ")
         left = line[:1] + left
