@@ -53,7 +53,7 @@ def named_reader(text: str) -> tuple[str, str, str]:
 
 
 def _check_room(decoder: TreeDecoder, kv_mib: int | None, least: int, size: int) -> None:
-    """Refuses pages that hold fewer tokens than the least, whose pages have a size in bytes."""
+    """Refuses a pool that holds fewer than `least` tokens. size: of a page, in bytes."""
     if decoder.max_kv_tokens < least:
         got = "too little memory" if kv_mib is None else kv_mib
         raise UsageError(
