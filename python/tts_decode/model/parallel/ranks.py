@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ from tts_kernels.checks import instance, real, shown
 
 from ...errors import MeshError
 
+_DYING_SECONDS = 2.0  # between the loss of a connection and the end of its process, on a busy machine
 _TEXT = 512  # bytes of a text exchanged by ranks
 
 
@@ -195,13 +197,17 @@ class Ranks:
             ) from error
 
     def _lost(self) -> str:
-        gone = [
-            f"rank {rank} (process {process.pid} on {process.host})"
-            for rank, process in enumerate(self._processes)
-            if process.gone()
-        ]
+        """Says who ended. A killed process closes its connections a moment before it counts as gone."""
+        end = time.monotonic() + _DYING_SECONDS
+        while not (gone := [rank for rank, process in enumerate(self._processes) if process.gone()]):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.02)
         if gone:
-            return f"{' and '.join(gone)} ended"
+            named = [
+                f"rank {n} (process {self._processes[n].pid} on {self._processes[n].host})" for n in gone
+            ]
+            return f"{' and '.join(named)} ended"
         return f"another rank closed its connection, or was silent for {self.timeout:g} s,"
 
 
