@@ -1,4 +1,4 @@
-"""How attention is compared with its reference on the CPU: levels, shapes, tolerances, equal bits."""
+"""Compares attention with its reference on the CPU: levels, shapes, tolerances, equal bits."""
 
 from __future__ import annotations
 

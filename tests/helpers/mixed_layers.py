@@ -1,4 +1,4 @@
-"""Layers whose weights are of mixed kinds, some side by side, and what they were made of."""
+"""Layers with weights of mixed kinds, some stacked, and their original tensors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""ST-BoN's choice of a sample as its authors' code makes it (Alsace08/ST-BoN at b075471), in float32 torch
-over the hidden states that transformers returns."""
+"""ST-BoN's choice of a sample as in its authors' code (Alsace08/ST-BoN at b075471).
+
+It uses float32 torch over the hidden states that transformers returns.
+"""
 
 from __future__ import annotations
 
