@@ -1,4 +1,4 @@
-"""What the shells complete, asked as their scripts ask."""
+"""Completions of the shells, requested as their scripts request them."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_quantised_weights_give_the_same_distribution(
 
 
 def test_strategies_decide_the_same(two: Ended) -> None:
-    """The cost is that of the whole model: it counts each forward, so other decisions would change it."""
+    """The cost covers the whole model: it counts each forward, so other decisions would change it."""
     assert two.found["strategies"] == mesh_worker.strategies(None)
 
 

@@ -1,4 +1,4 @@
-"""What the pages tell to install is what `make integrations` installs and tests, in the same versions."""
+"""The pages' install lines match what `make integrations` installs and tests, in the same versions."""
 
 from __future__ import annotations
 

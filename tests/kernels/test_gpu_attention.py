@@ -1,4 +1,4 @@
-"""What only a GPU can show of attention over a work list: streams, CUDA graphs, no waiting, equal bits."""
+"""GPU-only properties of attention over a work list: streams, CUDA graphs, no waiting, equal bits."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_work_runs_on_the_current_stream() -> None:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        torch.cuda._sleep(10**8)  # cycles: some 60 ms
+        torch.cuda._sleep(10**8)  # cycles: about 60 ms
         search.q.copy_(real)
         result = search.attend(search.plan(planner))
     side.synchronize()

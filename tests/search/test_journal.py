@@ -1,4 +1,4 @@
-"""Journals: a search that was interrupted at any point goes on to the same end, and asks nothing again."""
+"""Journals: a search interrupted at any point continues to the same end, and repeats no request."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A request that goes on with an earlier one computes only what is new, whatever its tokens are as text."""
+"""A request that continues an earlier one computes only the new tokens, whatever their text is."""
 
 import pytest
 from serving import Served
