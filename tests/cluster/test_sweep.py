@@ -54,7 +54,7 @@ def sweep(folder: Path, out: Path, *arguments: str) -> int:
 
 
 def texts(out: Path) -> dict[str, list[list[str]]]:
-    """Of each cell, of each problem, the texts of the tree. Each problem is there once."""
+    """Returns the texts of the tree by cell and problem. Each problem occurs once."""
     found = {}
     for cell in CELLS:
         lines = [json.loads(line) for line in (out / f"{cell}.jsonl").read_text().splitlines()[1:]]

@@ -22,7 +22,7 @@ EXTRA = re.compile(r"\.\[([\w,]+)\]")
 
 
 def installs(commands: str) -> set[tuple[str, ...]]:
-    """Of each `pip install` and `pip uninstall`: the options that count, and one requirement."""
+    """Returns, for each `pip install` and `pip uninstall`, the relevant options and one requirement."""
     found = set()
     for command in re.findall(r"pip ((?:un)?install [^&\n]*)", commands):
         verb, *words = shlex.split(command, comments=True)

@@ -17,7 +17,7 @@ def cached(answer):
 
 
 def computed(served, call):
-    """What a call returns, and the tokens that went through the model for it."""
+    """Returns a call's result, and the number of tokens that the model computed for it."""
     before = served.decoder.stats()
     answer = call()
     after = served.decoder.stats()
