@@ -1,9 +1,9 @@
-"""Every strategy on the default model, run as its paper runs it: what it solved, and what it took.
+"""Runs every strategy on the default model as in its paper, and records what it solved and its cost.
 
-`python -m benches.all_strategies` runs them one after the other, each with its setup
-(`benches/strategies/setups.py`), and writes each down as it ends: called again, it goes on with those that
-are missing or whose setup changed. `python -m benches.strategy_tables strategies` does the same and writes
-the figures into docs/strategies.md.
+`python -m benches.all_strategies` runs one strategy at a time, each with its setup
+(`benches/strategies/setups.py`), and records each when it ends: a later call continues with those that are
+missing or whose setup changed. `python -m benches.strategy_tables strategies` does the same and writes the
+figures into docs/strategies.md.
 """
 
 from __future__ import annotations

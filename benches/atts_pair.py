@@ -1,8 +1,8 @@
 """ATTS with two models: python -m benches.atts_pair
 
-The draft model is SmolLM2-135M-Instruct, the target Gemma 3 270M (Q4_K_M; Google's terms of Gemma apply)
-unless others are named. ATTS with both rules stands beside self-consistency of each model alone, on the same
-default problems: what they solved, and the tokens that each model generated.
+By default the draft model is SmolLM2-135M-Instruct, and the target is Gemma 3 270M (Q4_K_M; Google's terms of
+Gemma apply). ATTS with both rules is compared with self-consistency of each model alone, on the same default
+problems: problems solved, and tokens that each model generated.
 """
 
 from __future__ import annotations

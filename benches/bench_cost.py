@@ -1,13 +1,13 @@
-"""Step times that the cost law foresees from the machine's rates, beside measured ones.
+"""Compares step times that the cost law predicts from the machine's rates with measured ones.
 
-Attention: decode steps of one query a branch, on trees of one shared prompt and private tails of 64 tokens,
-over so many layers that keys and values come from memory and not from a cache, as in a model whose weights
-pass through it in between. Whole steps: the default model.
+Attention: decode steps of one query per branch, on trees of one shared prompt and private tails of 64 tokens.
+There are enough layers that keys and values come from memory, not from a cache, as in a model whose weights
+pass through the cache in between. Whole steps: the default model.
 
-Predicted twice, from the same counts: by the roofline, where arithmetic and reading overlap fully, and by the
-sum of both, which is Kinetics' eFLOPs over the machine's flops a second. Either takes the machine's full
-rates, which no kernel reaches: the geometric mean of predicted over measured says how far it is off at large,
-and the worst entry, with that mean divided out, how well it tells one tree from another.
+Two predictions use the same counts: the roofline, in which arithmetic and reading overlap fully, and the sum
+of both, which is Kinetics' eFLOPs divided by the machine's flops per second. Both assume the machine's full
+rates, which no kernel reaches: the geometric mean of predicted / measured gives the overall error; the worst
+entry, with that mean divided out, shows how well a prediction distinguishes trees.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Decoding speed on the real model, beside `model.generate`; the ratios are printed at the end.
+"""Compares decoding speed on the real model with `model.generate`; prints the ratios at the end.
 
-Targets: at 64 branches on a 2,048-token prompt at least 10x the tokens/s of `generate` with 64 copies of the
-prompt, at one branch on a 64-token prompt at least 0.9x. The prompt is outside the clock for both: `generate`
-starts from a cache that holds it already, expanded to its 64 rows, which spares it 64 times the prefill.
+Targets: with 64 branches on a 2,048-token prompt, at least 10x the tokens/s of `generate` with 64 copies of
+the prompt; with one branch on a 64-token prompt, at least 0.9x. Neither time includes the prompt: `generate`
+starts from a cache that already holds it, expanded to 64 rows, which saves it 64 prefills.
 Decoding is greedy and never ends early. Run on an otherwise idle machine: pytest benches/bench_decode.py
 """
 

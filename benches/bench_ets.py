@@ -1,9 +1,8 @@
-"""Time of `select.ets_select` at 256 leaves, exact and greedy, and what greedy loses.
+"""Measures `select.ets_select` at 256 leaves, exact and greedy, and the loss of greedy.
 
-Target: exact in under 20 ms. The trees grow as REBASE grows them: random scores, the width shared out by
-their softmax at every depth, by each of its two allocations. Steps of one parent say the same
-with a probability that differs from tree to tree.
-The distribution over all trees is printed at the end: pytest benches/bench_ets.py
+Target: exact in under 20 ms. The trees grow as in REBASE: random scores, with the width divided by their
+softmax at every depth, by each of its two allocations. Steps of one parent agree with a probability that
+varies between trees. The distribution over all trees is printed at the end: pytest benches/bench_ets.py
 """
 
 from __future__ import annotations

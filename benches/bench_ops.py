@@ -1,9 +1,9 @@
-"""The operators beside attention that a decode step runs, beside torch's and beside the machine.
+"""Compares a decode step's operators other than attention with torch's and with the machine's limits.
 
-Linear layers of a shape of SmolLM2 and of a model with hidden 2048, the draw of a token from 49,152 logits,
-and the copies of pages after a fork of 64 branches. Floors are printed: max(bytes / bandwidth, flop / peak)
-of a linear layer, one read of the logits, one read and one write of the pages; rates are measured in the
-same rounds. Logits and pages may stay in a cache, and their time be below that floor.
+Linear layers with a shape of SmolLM2 and of a model with hidden size 2048, the draw of a token from 49,152
+logits, and page copies after a fork of 64 branches. It prints floors: max(bytes / bandwidth, flop / peak) of
+a linear layer, one read of the logits, one read and one write of the pages; rates are measured in the same
+rounds. Logits and pages may stay in a cache, which makes them faster than their floor.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The default model end to end: prefill beside transformers' forward, and whole searches.
+"""Measures the default model end to end: prefill against transformers' forward, and whole searches.
 
-Target: a prefill of 2,048 tokens in no more than 1.05x the time of transformers' forward, which here makes
-the logits of the last token only, as ours does. A search has 16 branches of 32 tokens, which never meet an
-end, on a prompt of 512.
+Target: a prefill of 2,048 tokens in at most 1.05x the time of transformers' forward, which here computes only
+the last token's logits, as ours does. A search has 16 branches of 32 tokens, which never end early, on a
+prompt of 512.
 """
 
 from __future__ import annotations

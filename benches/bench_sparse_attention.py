@@ -1,10 +1,10 @@
-"""Sparse beside dense: one decode step's attention over a long context, scoring and selection included.
+"""Compares sparse with dense attention: one decode step over a long context, with scoring and selection.
 
 Branches on one prompt of 32,768 tokens with 16 tokens of their own each, one query per branch, one layer of
-32/8/128 in bfloat16, random keys and queries. `sparse` is select_pages and tree_attention together. Timed in
-turn, round by round; medians. The time depends on how many pages are chosen, by how many branches, and where
-they lie. Branches whose queries have nothing in common are the worst case for share="branch"; on a real model
-16 leaves together choose some 2.6 times the pages of one (docs/sparse.md), as "related" queries do here.
+32/8/128 in bfloat16, random keys and queries. `sparse` is select_pages plus tree_attention. Both take turns,
+round by round; figures are medians. The time depends on how many pages are chosen, by how many branches, and
+where they are. Branches with unrelated queries are the worst case for share="branch"; on a real model 16
+leaves together choose about 2.6 times the pages of one (docs/sparse.md), as "related" queries do here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Host work of a decode step: fork, append and plan, which run between the forwards of the model.
+"""Measures a decode step's host work: fork, append and plan, which run between the model's forwards.
 
-Targets: fork of 1,000 branches from 4,096 tokens under 2 ms, plan of 256 branches under 1 ms, and 30 us where
-a plan for a GPU is only advanced. The share of a decode step is printed by bench_decode.py, where the step
-itself is timed.
+Targets: forking 1,000 branches from 4,096 tokens under 2 ms, planning 256 branches under 1 ms, and 30 us if a
+plan for a GPU is only advanced. bench_decode.py, which times the step itself, prints their share of it.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""tree_attention beside torch's attention on the replicated and on the folded cache, and beside the machine.
+"""Compares tree_attention with torch's attention, replicated or folded, and with the machine's limits.
 
 64 branches on a shared prefix of 2,048 tokens with 64 tokens of their own each, one query per branch, one
 layer. Peers: scaled_dot_product_attention over the cache replicated per branch; and, on the prefix alone, all
 rows of a KV head folded into one matrix, through scaled_dot_product_attention and through matmul, softmax,
 matmul.
 
-All are timed in turn, round by round, and medians compared, so that other load on the machine hits all alike.
-The limits are measured in the same rounds: flop/s as torch's float32 matrix product, for bfloat16 pages the
-better of that and the bfloat16 one; bytes/s of a read of 256 MiB; the roofline of a call is max(bytes /
+All take turns, round by round, and medians are compared, so that other load on the machine affects all alike.
+The limits are measured in the same rounds: flop/s of torch's float32 matrix product, for bfloat16 pages the
+better of that and the bfloat16 one; bytes/s of a read of 256 MiB. The roofline of a call is max(bytes /
 bandwidth, flop / peak). Without a bfloat16 dot product the bfloat16 kernel multiplies in float32, as does the
 faster product.
 """

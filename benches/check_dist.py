@@ -1,4 +1,4 @@
-"""Whether an sdist and a wheel hold what they should and nothing else, by the files that git tracks.
+"""Checks that an sdist and a wheel hold exactly the right files, based on those that git tracks.
 
 python -m benches.check_dist FOLDER
 """

@@ -1,11 +1,11 @@
-"""What compressed KV loses on a real model, beside evicted pages: python -m benches.compression_quality
+"""The loss of compressed KV on a real model, against evicted pages: python -m benches.compression_quality
 
-The text is that of `benches.sparse_quality`. A prefix is computed densely and then brought down to a share of
-its pages; the `window` tokens that follow are fed in one forward, and their next tokens are compared with
-those behind the whole prefix. "compress" is `Branch.compress`, "evict" `Branch.evict`, "window" the sink and
-the latest pages. Sink and recent pages are the same in all three, and so are the bytes that are left.
+The text is the same as in `benches.sparse_quality`. A prefix is computed densely and then reduced to a share
+of its pages; the next `window` tokens are fed in one forward, and their next tokens are compared with those
+after the whole prefix. "compress" is `Branch.compress`, "evict" `Branch.evict`, "window" the sink and the
+latest pages. All three keep the same sink and recent pages, and the same number of bytes.
 
-Another window repeats the passage of 1,500 tokens before, which the model copies as far as it finds it.
+Another window repeats the passage 1,500 tokens earlier, which the model copies as far as it finds it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where pytest finds `benches`: behind everything installed, of which it hides nothing."""
+"""Lets pytest find `benches` after all installed packages, so that it hides none of them."""
 
 import sys
 from pathlib import Path

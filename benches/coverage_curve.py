@@ -1,7 +1,7 @@
 """Coverage of repeated sampling: python -m benches.coverage_curve
 
-Samples many answers to each of the default problems, judges all of them, and prints the share of problems
-that k samples solve by the unbiased estimate, beside what a majority vote over all samples solves.
+Samples many answers to each of the default problems, judges all of them, and prints an unbiased estimate of
+the share of problems that k samples solve, compared with a majority vote over all samples.
 """
 
 from __future__ import annotations

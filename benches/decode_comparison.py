@@ -1,10 +1,10 @@
-"""Decoding beside other engines: python -m benches.decode_comparison
+"""Compares decoding with other engines: python -m benches.decode_comparison
 
 Every engine prefills the same random prompt, then decodes branches that share it, at temperature 1 and
-without an end. For each prompt and number of branches all settings of an engine are tried, and the fastest is
-measured. The engines stay loaded and take turns, so that the machine's other load hits all alike. One that is
-too slow to draw all tokens draws as many as fit into a share of the time. One that fails is reported with the
-reason, and comes back with the next length of the prompt; one that is not installed is reported.
+without an end. For each prompt and number of branches, all settings of an engine are tried, and the fastest
+is measured. The engines stay loaded and take turns, so that other load on the machine affects all alike. An
+engine too slow to draw all tokens draws as many as fit into a share of the time. One that fails is reported
+with the reason, and returns at the next prompt length; one that is not installed is reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The default problems, and what scorers make of answers to them: python -m benches.default_problems
+"""Rates the default model and scorers on the default problems: python -m benches.default_problems
 
 Samples several answers to each problem and judges them: how often the default model is right, by family, and
 how often a scorer ranks a right answer above a wrong one of the same problem.

@@ -1,8 +1,8 @@
-"""A policy of `compute_optimal` for a model, from the default problems: python -m benches.fit_policy
+"""Fits a policy of `compute_optimal` to a model on the default problems: python -m benches.fit_policy
 
 Each problem is probed, and searched with each setting: search against the scorer, and chains of revisions at
-several ratios of sequential to parallel. The accuracy of each setting in each bin of difficulty is printed,
-and the policy that takes the best of each bin is written as JSON, for `compute_optimal(policy=)`.
+several ratios of sequential to parallel. The program prints each setting's accuracy in each bin of
+difficulty, and writes the policy with the best setting of each bin as JSON, for `compute_optimal(policy=)`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Searches whose KV is four times their pool: python -m benches.kv_offload
+"""Runs searches whose KV is four times their pool: python -m benches.kv_offload
 
-Each search runs in a large pool and in one of a quarter of the pages that it then held at the most, the rest
-beside it. Their texts are compared. The pages that moved are compared with those that Belady's rule would
-have moved: it sees all forwards in advance, and of the pages that the next forward does not read moves those
-out that are read again last. A page moves once however many branches share it. One that nobody holds any more
-is gone without a move.
+Each search runs in a large pool, and in one with a quarter of the peak number of pages, the rest offloaded.
+Their texts are compared. The number of moved pages is compared with Belady's rule, which sees all forwards in
+advance: of the pages that the next forward does not read, it moves out those that are read again last. A page
+moves once, however many branches share it. One that no branch holds any more is freed without a move.
 
 Then a prompt is computed, saved, and loaded by another decoder. The figures go to
-benches/results/kv_offload.json and into docs/offload.md, unless only some searches were asked for.
+benches/results/kv_offload.json and into docs/offload.md, unless only some searches were requested.
 """
 
 from __future__ import annotations

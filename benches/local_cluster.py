@@ -1,4 +1,4 @@
-"""A cluster of Ray whose nodes are all on this machine: for tests, and for what is measured."""
+"""A Ray cluster with all nodes on this machine, for tests and measurements."""
 
 from __future__ import annotations
 

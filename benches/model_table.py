@@ -1,8 +1,8 @@
-"""Which causal language models of transformers `TreeDecoder` serves: a tiny one of every class, checked.
+"""Checks which causal language models of transformers `TreeDecoder` serves, with a tiny one of every class.
 
-`python -m benches.model_table` builds each (`benches.tiny_architectures`), gives it to a `TreeDecoder` and
-compares what that computes with the model's own plain forward in float32. It writes the tables of
-docs/models.md, in a minute or two. With names of model types it prints their rows instead.
+`python -m benches.model_table` builds each (`benches.tiny_architectures`), runs it in a `TreeDecoder` and
+compares the results with the model's own plain forward in float32. It writes the tables of docs/models.md, in
+a minute or two. Given names of model types, it prints their rows instead.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Estimates of the attention that a page draws, for `benches.sparse_frontier`, from summaries of its keys.
+"""Estimates a page's attention from summaries of its keys, for `benches.sparse_frontier`.
 
-An estimate maps keys and scaled queries to the logit of a page, less ln 16: the log-sum-exp of the logits
-of its tokens is what all of them stand in for. Written for clarity, in float32, and without the storage
-they speak of; only what is kept in few bits is rounded as it would be.
+An estimate maps keys and scaled queries to the logit of a page, minus ln 16: it approximates the log-sum-exp
+of the logits of the page's tokens. The code is written for clarity, in float32, and does not store the
+summaries; only values kept in few bits are rounded accordingly.
 """
 
 from __future__ import annotations

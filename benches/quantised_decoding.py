@@ -1,11 +1,12 @@
-"""Quantised models beside llama.cpp and OpenVINO GenAI: python -m benches.quantised_decoding [CASE ...]
+"""Compares quantised models with other engines: python -m benches.quantised_decoding [CASE ...]
 
-All read the same GGUF file. A prompt is prefilled once by each, then branches that share it are decoded in
-rounds, in turns, from the state that is kept, at temperature 1 and without an end. For each number of
-branches all settings of an engine are tried, and the fastest is measured, on as many threads as the machine
-has. A read stream of the same threads is measured before and after. Cases are named model/kind; default: all.
+llama.cpp, OpenVINO GenAI and ours read the same GGUF file. Each prefills a prompt once, then decodes branches
+that share it in alternating rounds from the saved state, at temperature 1 and without an end. For each number
+of branches, all settings of an engine are tried, and the fastest is measured, on all of the machine's
+threads. A read stream with the same threads is measured before and after. Cases are named model/kind;
+default: all.
 
-Models other than SmolLM2 and Gemma are random, with the tokenizer of SmolLM2; of a larger vocabulary the rest
+Models other than SmolLM2 and Gemma are random, with the tokenizer of SmolLM2; the rest of a larger vocabulary
 are unused tokens, which are drawn like others. Eight layers are drawn, and repeated in deeper models.
 """
 

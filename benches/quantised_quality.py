@@ -1,8 +1,7 @@
-"""What quantised arithmetic loses beside the dequantised float32 forward of the same file:
-python -m benches.quantised_quality
+"""The loss of quantised arithmetic compared with a float32 forward: python -m benches.quantised_quality
 
-Text of this repository, cut into windows that begin anew, is read by `TreeDecoder` over the weights as they
-are loaded, and by the model of transformers over the same weights dequantised to float32. Told are both
+`TreeDecoder` reads text of this repository, in independent windows, with the weights as loaded; the
+transformers model reads it with the same weights dequantised to float32. The program reports both
 perplexities, and by how much the log-probability of a token of the text differs.
 """
 

@@ -1,11 +1,11 @@
-"""`SearchPool` beside one process, and a thousand searches of which actors are killed.
+"""Compares `SearchPool` with one process, and runs a thousand searches while actors are killed.
 
     python -m benches.ray_pool [throughput] [kills] [--json FILE]
 
-throughput: the same searches on the default model in this process with two threads, on one actor of two
-cores, and on two actors of one core, in turns; models are loaded before. kills: a tiny random model on two
-nodes, of which three actors are killed at random moments; every search has to end once, with the text that it
-has in this process. Both need two cores, and what else the machine does counts.
+throughput: the same searches on the default model alternate between this process with two threads, one actor
+with two cores, and two actors with one core each; models are loaded before. kills: a tiny random model runs
+on two nodes, and three actors are killed at random moments; every search must end once, with the same text as
+in this process. Both need two cores, and other load on the machine affects them.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""ETS against REBASE on the real model: resident KV, accuracy, speed.
+"""Compares ETS with REBASE on the real model: resident KV, accuracy, speed.
 
-Both cost models of a node, and both allocations of the width.
+It covers both cost models of a node, and both allocations of the width.
 
-`python -m benches.search_comparison` takes the default problems, as many at a time as fill a batch. On each,
-REBASE and ETS with the per-node and the per-token cost search from the same seed, one after another on the
-same decoder, in an order that turns from group to group, so that a drift of the machine's speed hits all
-alike. Each search is written down as it ends: called again with the same --json, it goes on where it was
-interrupted.
+`python -m benches.search_comparison` takes the default problems in groups that fill a batch. On each, REBASE
+and ETS with the per-node and the per-token cost search from the same seed, one at a time on the same decoder.
+Their order rotates between groups, so that a drift of the machine's speed affects all alike. Each search is
+saved when it ends: a later call with the same --json continues after an interruption.
 
-A width's lambda_d is that of the paper's code. lambda_b, the threshold of the clusters and the lengths are
-ours, chosen on 16 problems behind the hundred that are measured: the paper's lambda_b = 1 and 0.05 make 0.95
-clusters a leaf of the default model's hidden states and keep nearly all leaves (1.07x less KV), and with
-steps shorter than a page of 16 tokens what a search holds is mostly the last page of each branch.
+A width's lambda_d comes from the paper's code. lambda_b, the cluster threshold and the lengths are ours,
+chosen on the 16 problems after the hundred that are measured. The paper's lambda_b = 1 and 0.05 give 0.95
+clusters per leaf on the default model's hidden states and keep nearly all leaves (1.07x less KV); with steps
+shorter than a page of 16 tokens, a search holds mostly the last page of each branch.
 """
 
 from __future__ import annotations

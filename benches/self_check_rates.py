@@ -1,12 +1,12 @@
-"""How often the self-check is wrong, over a tiny model of every causal class of transformers in three states.
+"""Error rates of the self-check, over a tiny model of every causal class of transformers in three states.
 
-`python -m benches.self_check_rates` takes some ten minutes on two cores. A model is
+`python -m benches.self_check_rates` takes about ten minutes on two cores. A model is
 
-* accepted, and a miss if longer texts, other ones and, for models at their initial weights, drawn weights
-  show that it is served wrong;
+* accepted, and a miss if longer texts, other texts or, for models at their initial weights, drawn weights
+  show that it is served incorrectly;
 * refused by the self-check, and a false refusal if the same comparison, with check=False, shows that it would
-  have been served right;
-* or refused by a feature's name before anything is compared, which is counted only.
+  have been served correctly;
+* or refused because of a feature's name before any comparison, which is only counted.
 """
 
 from __future__ import annotations

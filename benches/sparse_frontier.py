@@ -1,9 +1,9 @@
-"""Summaries of pages that might choose better than those there are: python -m benches.sparse_frontier
+"""Summaries of pages that might choose better than the present ones: python -m benches.sparse_frontier
 
-The setting of `benches.sparse_quality`: the last tokens of several lengths, each with the pages of its own
-choice. They repeat an earlier passage, which the model copies as far as it finds it. Here the scores come
+The setting is that in `benches.sparse_quality`: the last tokens of several lengths, each with its own choice
+of pages. They repeat an earlier passage, which the model copies as far as it finds it. Here the scores come
 from the estimates of `benches.page_estimates`, computed from the keys themselves, so that a summary can be
-judged before a kernel keeps it. "exact" is the oracle.
+judged before a kernel implements it. "exact" is the oracle.
 
 Of each estimate: its memory beside keys and values in bfloat16; the mass that its pages hold in the dense
 forward ("recall"), and of the mass that heads give to the page of the token to be copied, where it is more

@@ -1,4 +1,4 @@
-"""A model over pages of its own, and what looks into its forwards to judge choices of pages."""
+"""A model with its own pages, and probes of its forwards that judge choices of pages."""
 
 from __future__ import annotations
 

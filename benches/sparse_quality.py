@@ -1,10 +1,10 @@
-"""What sparse attention and int8 pages lose on a real model: python -m benches.sparse_quality
+"""The loss of sparse attention and int8 pages on a real model: python -m benches.sparse_quality
 
 The text is the language reference that every Python carries (pydoc_data.topics), cut at several lengths. The
-last `window` tokens of each are fed behind a prefix that was computed densely, each token with the pages of
-its own choice (`SparseConfig(prompts=True)`), all in one forward. What a row chooses among are full pages
-before its `recent` last ones, as if tokens were fed one by one; only the page that the token itself is in,
-which is read anyway, is summarised with later tokens, and weighs the heads of a group a little differently.
+last `window` tokens of each follow a prefix that was computed densely; each token has its own choice of pages
+(`SparseConfig(prompts=True)`), all in one forward. A row chooses among the full pages before its `recent`
+last ones, as if tokens were fed one by one. Only the token's own page, which is read anyway, is summarised
+with later tokens, and weighs the heads of a group slightly differently.
 
 Another window repeats an earlier passage, which the model copies as far as it finds it: the hardest case.
 

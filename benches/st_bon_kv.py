@@ -1,8 +1,8 @@
-"""KV of ST-BoN beside best-of-n: python -m benches.st_bon_kv
+"""Compares KV of ST-BoN with best-of-n: python -m benches.st_bon_kv
 
-Both search the same problems with as many samples. The dynamic KV of a search is that of its pages beyond the
-prompt's: at the most, and on average over the forwards of the model. Ends of text are suppressed, so that all
-answers have the same length and the saving is seen as a function of it.
+Both search the same problems with the same number of samples. A search's dynamic KV is its pages beyond the
+prompt's: at the peak, and averaged over the model's forwards. Ends of text are suppressed, so that all
+answers have the same length and the saving is a function of it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Every measured table of docs/strategies.md: python -m benches.strategy_tables
+"""Measures every measured table of docs/strategies.md: python -m benches.strategy_tables
 
-Measures the tables one after the other, writes each down in `benches/results/strategy_tables.json` as it
-ends, and writes the page from what was measured. Called again, it goes on: a table that was measured with the
-same settings (`benches/strategies/measured.py`) is not measured again, unless it is named or with --again.
-The two that take hours, `strategies` and `search_comparison`, keep files of their own, and what those hold is
-measured again with --again only.
+Measures one table at a time, saves each in `benches/results/strategy_tables.json` when it ends, and generates
+the page from these records. A later call continues: a table that was measured with the same settings
+(`benches/strategies/measured.py`) is not measured again, unless it is named or with --again. The two that
+take hours, `strategies` and `search_comparison`, keep their own files, whose content is measured again only
+with --again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOT_YET = "Not measured yet: `python -m benches.strategy_tables {name}`."
 
 
 def write_page(path: Path, records: Mapping[str, Record]) -> None:
-    """Replaces the measured parts of the page."""
+    """Regenerates the measured parts of the page."""
     path.write_text(page_of(path.read_text(encoding="utf-8"), records), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""A table of figures: printed by the bench that measured it, and written into a page of the documentation."""
+"""A table of figures, for the output of a bench and for a page of the documentation."""
 
 from __future__ import annotations
 

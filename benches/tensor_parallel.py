@@ -1,9 +1,9 @@
-"""One model over two ranks of a thread each, beside one process with two threads; the bytes that ranks send.
+"""Compares a model on two ranks of one thread with one process of two threads; counts the bytes sent.
 
 python -m benches.tensor_parallel [--layers 2] [--branches 32] [--prompt 4096] [--json FILE]
 
-The model has 32 query and 8 KV heads of 128 channels, an MLP of 11,264 and random bfloat16 weights. Steps of
-the two take turns: while one runs, the processes of the other wait for a message.
+The model has 32 query and 8 KV heads of 128 channels, an MLP of 11,264 and random bfloat16 weights. The two
+take turns step by step: while one runs, the processes of the other wait for a message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Median seconds of calls that are timed in turn, and what a bench prints of them."""
+"""Median seconds of calls that take turns, and a bench's output of them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A tiny random model of every causal language model class that transformers has.
 
-Sizes are set by the names of a config's fields, so that a new class mostly needs no line here. Layers are the
-first of each kind in the default config (full and sliding attention, dense and sparse MLP). Every parameter
-is random, norms and biases included: a parameter at its initial 0 or 1 would hide a fault.
+Sizes are set by the names of a config's fields, so that a new class usually needs no change here. Layers are
+the first of each kind in the default config (full and sliding attention, dense and sparse MLP). Every
+parameter is random, including norms and biases: a parameter at its initial 0 or 1 would hide a fault.
 
 One type needs more than transformers: the vision tower of `gemma3n` needs timm (`gemma3n_text` does not).
 """

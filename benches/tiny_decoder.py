@@ -1,4 +1,4 @@
-"""A decoder of a tiny random model whose tokens are bytes, for benches in which the model does not matter."""
+"""A decoder on a tiny random model whose tokens are bytes, for benches in which the model is irrelevant."""
 
 from __future__ import annotations
 

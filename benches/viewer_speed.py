@@ -1,8 +1,8 @@
-"""How fast the viewer's page is with a large tree: python -m benches.viewer_speed [--nodes 10000]
+"""Measures the speed of the viewer's page with a large tree: python -m benches.viewer_speed [--nodes 10000]
 
-Seconds from navigation until the tree is drawn and until it has answered a click, and frames a second while
+Seconds from navigation until the tree is drawn and until it has answered a click, and frames per second while
 the tree is moved, zoomed and shown over time, in Debian's Chromium without a window. Prints one line of JSON
-for each axis.
+per axis.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def decoder(model: PreTrainedModel) -> Iterator[TreeDecoder]:
 
 @pytest.fixture(scope="session")
 def real_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The default model in float32 and its tokenizer; the first run on a machine converts it, some 20 s."""
+    """The default model in float32 and its tokenizer; a machine's first run converts it, in about 20 s."""
     try:
         default_model_file()
     except ModelLoadError as error:

@@ -1,5 +1,7 @@
-"""How far a cluster goes: `python -m benches.cluster_plan` plans ETS on a 70B model by the cost law, and sets
-the law beside steps of this machine."""
+"""What a cluster can do: `python -m benches.cluster_plan` plans ETS on a 70B model by the cost law.
+
+It also compares the law with steps of this machine.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,14 @@ def simulate(
     / "benches/results/ets_record.jsonl",
     record: RecordOption = _RECORD,
 ) -> None:
-    """Searches of ETS at width 256, whose KV the plan has to hold."""
+    """Simulates searches of ETS at width 256, whose KV the plan has to hold."""
     search = simulation(trees)
     _update(record, "trees", told([search(problem) for problem in tracked(range(count), "searches")]))
 
 
 @app.command()
 def measure(record: RecordOption = _RECORD) -> None:
-    """Steps of the default model beside the law, and the host's part of a step, on this machine."""
+    """Compares steps of the default model with the law on this machine, and measures the host's part."""
     _update(record, "machine", measured.machine_name())
     _update(record, "host", measured.host())
     _update(record, "check", measured.check())
@@ -58,7 +60,7 @@ def _read(record: Path) -> dict[str, Any]:
 
 
 def _update(record: Path, part: str, found: object) -> None:
-    """One part a line, so that a change of one is seen as that."""
+    """Writes one part per line, so that a diff shows which one changed."""
     parts = _read(record) | {part: found}
     lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in parts.items()]
     record.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What handing out problems asks of the network and of Ray."""
+"""The load that dispatching problems puts on the network and on Ray."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Seconds of a decode step of one tensor-parallel group, term by term, and the KV that the group has room
-for."""
+"""Seconds of a tensor-parallel group's decode step, term by term, and the KV that fits into the group."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Measured on this machine: steps of trees beside the plan's law, and what the host does in a step.
+"""Measures tree steps, to compare with the plan's law, and the host's part of a step, on this machine.
 
-Times are CPU seconds of one thread, which other work on the machine changes less than it does the wall time.
+Times are CPU seconds of one thread, which other work on the machine affects less than wall-clock time.
 """
 
 from __future__ import annotations

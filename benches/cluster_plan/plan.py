@@ -1,4 +1,4 @@
-"""Problems an hour of N GPUs: replicas of a group, each of which serves searches as their KV finds room."""
+"""Problems per hour on N GPUs: replicas of a group, each serving as many searches as its KV has room for."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Searches that the plan is made for: ETS at width 256 on simulated problems, as `benches.ets_claims` grows
-them."""
+"""The plan's searches: ETS at width 256 on simulated problems, grown by `benches.ets_claims`."""
 
 from __future__ import annotations
 

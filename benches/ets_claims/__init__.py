@@ -1,1 +1,1 @@
-"""What ETS claims against REBASE, measured: `python -m benches.ets_claims --help`."""
+"""Measures the claims of ETS over REBASE: `python -m benches.ets_claims --help`."""

@@ -1,6 +1,6 @@
-"""ETS's 1.8x less KV and 1.4x throughput against REBASE, measured.
+"""Measures the claims of ETS over REBASE: 1.8x less KV and 1.4x throughput.
 
-Each command writes what it finds as it comes, and goes on where it was interrupted. `page` writes the tables.
+Each command saves its results as it runs, and resumes after an interruption. `page` writes the tables.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def replay(
     path: RecordOption = _RECORD,
     ledger: LedgerOption = _LEDGER,
 ) -> None:
-    """KV of REBASE and ETS over the same problems, by the paper's sum and in pages of a KVTree."""
+    """Measures KV of REBASE and ETS on the same problems, by the paper's sum and in pages of a KVTree."""
     records, rollouts = _records(path)
     units = [(*unit, 1) for unit in REPLAYED] + [(*unit, LONGER) for unit in SIMULATED]
     with Ledger(ledger) as known:

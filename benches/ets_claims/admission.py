@@ -1,9 +1,9 @@
-"""Problems a minute from a fixed budget of KV pages: searches are admitted as pages become free.
+"""Problems per minute from a fixed budget of KV pages: searches are admitted as pages become free.
 
-All searches that run take their next tokens in one batch. One that lacks pages for them waits and holds what
-it has. A new one is admitted while the searches that run, each counted with the mean peak of its kind or
-what it holds if that is more, leave room for another mean peak. Where all wait, the last one admitted gives
-its pages back and starts anew later.
+All running searches take their next tokens in one batch. One that lacks pages for them waits and keeps its
+pages. A new one is admitted while the running searches leave room for another mean peak; each of them counts
+as the mean peak of its kind, or what it holds if that is more. If all wait, the last one admitted releases
+its pages and restarts later.
 """
 
 from __future__ import annotations

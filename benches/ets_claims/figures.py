@@ -1,4 +1,4 @@
-"""Figures of all parts, of which the tables of docs/ets.md are made."""
+"""Figures of all parts, the source of the tables of docs/ets.md."""
 
 from __future__ import annotations
 

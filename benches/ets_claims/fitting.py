@@ -1,4 +1,4 @@
-"""What the simulated worlds take from the record."""
+"""Fits the parameters of the simulated worlds to the record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, part by part, in a file that the next call goes on with."""
+"""A file of the measurements, part by part, from which the next call continues."""
 
 from __future__ import annotations
 

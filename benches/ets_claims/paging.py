@@ -1,4 +1,4 @@
-"""What a grown tree holds, token by token: its branches through a `KVTree` of pages of 16 tokens."""
+"""The KV of a grown tree, token by token: runs its branches through a `KVTree` with pages of 16 tokens."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The parts of a decode step, measured on this CPU: attention over the replayed trees, and a layer's
-products.
+"""Measures parts of a decode step on this CPU: attention over the replayed trees, and a layer's products.
 
-Attention of one layer, over keys and values of random contents on the pages that the replay gave out. REBASE
-and ETS take turns, on trees of one problem at one step. The products are those of a layer of Llama-7B.
+Attention runs for one layer, over random keys and values on the pages that the replay allocated. REBASE and
+ETS take turns, on trees of one problem at one step. The products are those of a layer of Llama-7B.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The price of KV, lambda_b: what each saves, and what it costs in accuracy, on a development set."""
+"""The price of KV, lambda_b: what each value saves, and its cost in accuracy, on a development set."""
 
 from __future__ import annotations
 

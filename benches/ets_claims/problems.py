@@ -1,4 +1,4 @@
-"""Sums of several terms that the default model works out in steps of some 60 to 100 tokens."""
+"""Sums of several terms that the default model computes in steps of about 60 to 100 tokens."""
 
 from __future__ import annotations
 

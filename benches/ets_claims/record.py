@@ -1,8 +1,8 @@
-"""Searches of the default model at width 16 whose scores are Monte-Carlo values, written down as trees.
+"""Records trees of the default model's searches at width 16, with Monte Carlo values as scores.
 
-A prefix is worth the share of its rollouts that end with the right answer. REBASE and ETS search each
-problem from the same seed, so that what both reach is one node, with one value. A problem is written when
-both have ended: called again with the same file, the recording goes on with the next one.
+The value of a prefix is the share of its rollouts that end with the right answer. REBASE and ETS search each
+problem from the same seed, so that a prefix that both reach is one node with one value. A problem is written
+when both have ended: a later call with the same file continues with the next one.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Problems a minute from a budget of KV bytes, by the cost law on an H100 and by the parts measured on this
-CPU."""
+"""Problems per minute from a budget of KV bytes: by the cost law on an H100, and by this CPU's parts."""
 
 from __future__ import annotations
 

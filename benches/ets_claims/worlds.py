@@ -1,6 +1,6 @@
-"""Where the steps of a replayed search come from: a recorded tree, or a model of one.
+"""Sources of a replayed search's steps: a recorded tree, or a model of one.
 
-A world is grown node by node: `children` gives the first continuations of a node. Node 0 is the prompt.
+A world grows node by node: `children` returns the first continuations of a node. Node 0 is the prompt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What is compared: our kernels, and others on the same pages. Each function prepares one method for a case.
+"""The compared methods: our kernels, and others on the same pages. Each function prepares one for a case.
 
-It returns a call without arguments that gives the outputs [T, q_heads, d]; whatever can be planned or laid
-out beforehand has been. `LeftOutError` says why a method does not serve the case. Other packages are imported
-only when they are asked for.
+It returns a call without arguments that gives the outputs [T, q_heads, d]; all possible planning and layout
+is done beforehand. `LeftOutError` says why a method does not serve the case. Other packages are imported only
+on demand.
 """
 
 from __future__ import annotations

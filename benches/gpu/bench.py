@@ -1,7 +1,7 @@
-"""Attention over trees on a GPU, beside other kernels and beside the machine: python -m benches.gpu.bench
+"""Compares attention over trees on a GPU with other kernels and its limits: python -m benches.gpu.bench
 
-Every result is appended to a file of JSON lines as soon as it is there, so that what ends the run early loses
-nothing. Every method's output is compared with the float64 reference before it is timed; a wrong one is not.
+Every result is appended to a file of JSON lines immediately, so that an early end of the run loses nothing.
+Every method's output is compared with the float64 reference first; a wrong method is not timed.
 """
 
 from __future__ import annotations

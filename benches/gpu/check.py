@@ -1,6 +1,6 @@
-"""Build, GPU tests, sanitizers and benchmarks in one go, within nine minutes: make gpu-check OUT=folder
+"""Runs build, GPU tests, sanitizers and benchmarks within nine minutes: make gpu-check OUT=folder
 
-Every phase is a process with a time limit; one that fails does not keep the others from running.
+Every phase is a process with a time limit; a failed phase does not stop the others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Every GPU operator of every backend once on small ragged cases, to be run under compute-sanitizer.
+"""Runs every GPU operator of every backend once on small ragged cases, under compute-sanitizer.
 
-All data is made on the CPU, so that next to no kernels but ours are checked.
+All data is made on the CPU, so that almost only our kernels are checked.
 """
 
 from __future__ import annotations

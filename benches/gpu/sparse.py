@@ -1,4 +1,4 @@
-"""A step of sparse attention, scoring and selection included, beside dense ones on the same tree."""
+"""Compares a step of sparse attention, with scoring and selection, with dense ones on the same tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times on the GPU by CUDA events, cold and warm, and the two ceilings of the machine."""
+"""Measures times on the GPU by CUDA events, cold and warm, and the two ceilings of the machine."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measurements of the integrations, each beside what it is built into."""
+"""Measurements of the integrations, each compared with its host project."""

@@ -1,10 +1,10 @@
-"""transformers' `generate` over a TreeCache, beside "sdpa": python -m benches.integrations.bench_generate
+"""Compares `generate` over a TreeCache with "sdpa": python -m benches.integrations.bench_generate
 
-Samples of one prompt, and beam search. Both compute the prompt once, with a batch of one, and then repeat its
-row: a DynamicCache by copies, a TreeCache by forks. They take turns in one process, on the same model, whose
-attention is switched. Decoding has a clock of its own; the whole call is the prompt, the copies and decoding.
-The last token of the prompt counts as decoding for both. A third contestant has no attention and no cache:
-the ratio of "sdpa" to it is the most that any attention could reach.
+It runs samples of one prompt, and beam search. Both compute the prompt once, with a batch of one, and then
+repeat its row: a DynamicCache by copies, a TreeCache by forks. They take turns in one process, on the same
+model, whose attention is switched. Decoding is timed separately; the whole call is the prompt, the copies and
+decoding. The last token of the prompt counts as decoding for both. A third contestant has no attention and no
+cache: the ratio of "sdpa" to it is the best that any attention could reach.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Tokens a second that clients of `tts-decode serve` get, beside the same decoder in process, in turns.
+"""Compares tokens/s of clients of `tts-decode serve` with the same decoder in process, alternately.
 
     python -m benches.integrations.bench_serve --json build/serve.json
 
-Clients run in a process of their own, whose CPU time is reported: where cores are few, the server lacks it.
-Every sequence has its own prompt, and a bias keeps ends of sequence from being drawn, in process too.
+Clients run in a separate process, whose CPU time is reported: on few cores, the server lacks it. Every
+sequence has its own prompt, and a bias prevents end-of-sequence tokens, in process too.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Decoding in vLLM on a CPU: with its own attention, with ours, and with a stub that returns zeros, in turns.
+"""Measures decoding in vLLM on a CPU, alternately: with its attention, ours, and a stub that returns zeros.
 
     python -m benches.integrations.bench_vllm --json build/vllm.json          # SmolLM2, bfloat16, eager
     python -m benches.integrations.bench_vllm --wide --json build/vllm_wide.json
 
-The engines stay loaded, each in a process of its own in the environment that `make integrations` makes, and
-take turns; those that wait are stopped. Requests that only fill the prefix cache do not count.
+The engines stay loaded, each in its own process in the environment that `make integrations` creates, and take
+turns; waiting ones are stopped. Requests that only fill the prefix cache do not count.
 """
 
 from __future__ import annotations

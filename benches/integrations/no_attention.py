@@ -1,6 +1,6 @@
-"""The floor of a bench of attention: a model whose attention does nothing, over a cache that keeps nothing.
+"""The floor of an attention bench: a model whose attention does nothing, over a cache that keeps nothing.
 
-What is left is the model's other layers and `generate` itself, which no attention or cache makes faster.
+Only the model's other layers and `generate` itself remain, which no attention or cache makes faster.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many requests against `tts-decode serve`, a good part of them broken off, too large, or never finished.
+"""Sends many requests to `tts-decode serve`, a large part of them aborted, too large, or never finished.
 
     python -m benches.integrations.serve_soak --requests 10000
 

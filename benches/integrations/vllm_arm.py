@@ -1,5 +1,7 @@
-"""One arm of bench_vllm, in vLLM's environment: an engine in this process that answers requests, one JSON
-object a line, with the rate of decoding."""
+"""One arm of bench_vllm, in vLLM's environment: an engine that answers requests with the decoding rate.
+
+Requests and answers are one JSON object per line.
+"""
 
 from __future__ import annotations
 

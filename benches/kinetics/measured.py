@@ -1,6 +1,6 @@
-"""The default model's runs: best-of-n behind a long prompt, and long chains, dense and sparse.
+"""Runs of the default model: best-of-n after a long prompt, and long chains, dense and sparse.
 
-Each is a command that a reader can give. What it saves is drawn by `tts-decode plot FOLDER --x eflops`.
+Each is a command that a reader can run. `tts-decode plot FOLDER --x eflops` draws its results.
 """
 
 from __future__ import annotations

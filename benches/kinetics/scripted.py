@@ -1,14 +1,14 @@
-"""Models whose accuracy per token is known, at the cost that the law gives their shapes.
+"""Models of known accuracy per token, at the cost that the law gives for their shapes.
 
-Problem i falls at each token with the probability h_i, so t tokens, in one chain or in samples side by side,
-solve it with
+Each token solves problem i with probability h_i, so t tokens, in one chain or in parallel samples, solve it
+with probability
 
     p_i(t) = 1 - (1 - h_i)^t.
 
-The hazards h_i are log-normal with a median at which half of the problems fall within `MEDIAN_TOKENS`; their
-spread says how steep accuracy rises. A sparse model has the same hazards times `kept`, which is 1 where
-sparse attention loses nothing. So accuracy depends on tokens alone, and what dense and sparse differ in at
-equal cost is the cost law's doing: how many times the tokens the sparse one gets.
+The hazards h_i are log-normal, with a median at which half of the problems are solved within `MEDIAN_TOKENS`;
+their spread determines how steeply accuracy rises. A sparse model has the same hazards times `kept`, which is
+1 if sparse attention loses nothing. Accuracy thus depends only on tokens, and at equal cost dense and sparse
+differ only by the cost law: by the factor of tokens that the sparse model gains.
 """
 
 from __future__ import annotations

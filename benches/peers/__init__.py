@@ -1,1 +1,1 @@
-"""Other engines, each in an environment of its own, that measure what benches.decode_comparison asks them."""
+"""Other engines, each in its own environment, that take the measurements of benches.decode_comparison."""

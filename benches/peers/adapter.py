@@ -1,8 +1,8 @@
-"""The measuring end of a peer: a process in the peer's own environment, which needs nothing of ours.
+"""The measuring process of a peer, in the peer's own environment, which needs none of our packages.
 
-It is started with one argument, a JSON object with the path of the model and what the peer wants to know. It
-says what it is in a JSON line, then answers each line with a request by a line with the result. "call" in a
-request names a method of the peer, the rest are its arguments.
+It starts with one argument, a JSON object with the model's path and the peer's settings. It describes itself
+in a JSON line, then answers each request line with a result line. "call" in a request names a method of the
+peer; the other entries are its arguments.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""transformers' continuous batching: one request, whose branches are forked once its prompt is read.
+"""transformers' continuous batching: one request, whose branches fork after its prefill and share its pages.
 
-They share its pages. Times are those that it records of each token.
+Times are its own records of each token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which engines are compared, how each is installed, and the processes that measure them."""
+"""The compared engines, their installation, and the processes that measure them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp: one unified cache, the prompt's cells given to every branch by `seq_cp`."""
+"""llama.cpp: one unified cache; `seq_cp` gives the prompt's cells to every branch."""
 
 from __future__ import annotations
 

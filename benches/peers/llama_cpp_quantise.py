@@ -1,6 +1,6 @@
 """llama.cpp's quantiser, in its environment: llama_cpp_quantise.py SOURCE TARGET KIND THREADS
 
-It chooses a kind for each tensor: Q4_K_M has Q6_K in it too.
+It chooses a kind for each tensor: Q4_K_M also contains Q6_K.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ours: TreeDecoder, whose branches fork from a prompt that is read once."""
+"""Our engine: TreeDecoder, whose branches fork from a prompt that is prefilled once."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Decoding of quantised models: which files are compared, how they are made, and what is told of them."""
+"""Decoding of quantised models: the compared files, how they are made, and the report on them."""

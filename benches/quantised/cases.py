@@ -1,4 +1,4 @@
-"""What `make bench-quantised` measures: model, kind of weights, tokens of the prompt, numbers of branches."""
+"""Cases of `make bench-quantised`: model, kind of weights, tokens of the prompt, numbers of branches."""
 
 from __future__ import annotations
 

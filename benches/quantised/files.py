@@ -1,4 +1,4 @@
-"""The GGUF files that are compared: downloaded in packages, or written here."""
+"""The compared GGUF files: downloaded in packages, or written here."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Random models in the shapes of known ones, written as GGUF, a tensor in memory at a time.
+"""Writes random models with the shapes of known ones as GGUF, with one tensor in memory at a time.
 
 Weights are normal with the standard deviation of an initialiser, so that texts and activations stay sane;
-those of norms are 1. Each tensor is drawn by its name: it is the same in files of all kinds.
+those of norms are 1. A tensor's name seeds its values: they are the same in files of all kinds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a machine reads from memory at best: plain vector loads, in C, on as many threads as decoding has.
+"""Measures a machine's peak read rate from memory: plain vector loads, in C, with decoding's thread count.
 
-Sums of numpy and torch are no measure of it: they are bound by their arithmetic.
+Sums of numpy and torch cannot measure it: their arithmetic limits them.
 """
 
 from __future__ import annotations

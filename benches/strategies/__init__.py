@@ -1,1 +1,1 @@
-"""How each strategy is run for the tables of docs/strategies.md: its problems, and what it is given."""
+"""Runs each strategy for the tables of docs/strategies.md: its problems, and its inputs."""

@@ -1,4 +1,4 @@
-"""Makes what setups name: second model, verifier, tool, retriever, tests."""
+"""Makes the parts that setups name: second model, verifier, tool, retriever, tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measured tables of docs/strategies.md: with which settings each is measured, and by which bench."""
+"""The measured tables of docs/strategies.md: the settings and the bench of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems of our own beside the default ones: programs with tests, and stories with a context."""
+"""Our own problems, in addition to the default ones: programs with tests, and stories with a context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of what was measured for docs/strategies.md: a record for each table."""
+"""The file of the measurements for docs/strategies.md: a record for each table."""
 
 from __future__ import annotations
 

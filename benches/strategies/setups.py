@@ -1,7 +1,7 @@
-"""What each strategy needs beside its defaults to be run as its paper runs it: data, read by `kit`.
+"""The settings besides its defaults that each strategy needs to run as in its paper: data, read by `kit`.
 
-Sizes are those of a table that one core fills in half an hour; where a paper's own option would never act on
-answers of 64 tokens, as a window of 2,048 does not, it is shortened in proportion.
+Sizes let one core fill a table in half an hour. If a paper's own option would never act on answers of 64
+tokens, such as a window of 2,048, it is shortened in proportion.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A trained verifier for the default model: python -m benches.strategies.verifier
 
-A linear head on the model's last hidden states, fitted to outcomes as the verifier of Cobbe et al. 2021
-(arXiv 2110.14168, section 4) is: behind each step of a sampled answer it says how probably the answer will be
-right. It is fitted on problems that no table measures, by logistic regression with a ridge, and kept beside
-this file. As a reward model it is read by the template of Skywork-o1: question and steps one by one, at the
-line break behind each step.
+It is a linear head on the model's last hidden states, fitted to outcomes like the verifier of Cobbe et al.
+2021 (arXiv 2110.14168, section 4): after each step of a sampled answer, it estimates the probability that the
+answer will be right. It is fitted on problems that no table measures, by logistic regression with a ridge,
+and stored next to this file. As a reward model it uses the template of Skywork-o1: question and steps one by
+one, scored at the line break after each step.
 """
 
 from __future__ import annotations

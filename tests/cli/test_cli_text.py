@@ -1,4 +1,4 @@
-"""What models, files and users write reaches the terminal as text: no markup, nothing a terminal obeys."""
+"""Text of models, files and users reaches the terminal verbatim: no markup, no control sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the shells complete, asked as their scripts ask."""
+"""Completions of the shells, requested as their scripts request them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VARIABLE = "_TTS_DECODE_COMPLETE"
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
-    """What a shell prints for a line that ends where the cursor is."""
+    """Returns a shell's completions for a line with the cursor at its end."""
 
     def ask(line: str, shell: str = "bash") -> list[str]:
         monkeypatch.setenv(VARIABLE, f"complete_{shell}")
@@ -76,7 +76,7 @@ def test_zsh_and_fish_show_what_a_strategy_does(asked: Ask, shell: str, told: st
 
 
 def test_the_table_is_of_these_commands() -> None:
-    """Where it is not, `python -m tts_decode.cli.completion_table` writes it again."""
+    """If it is outdated, `python -m tts_decode.cli.completion_table` updates it."""
     assert completion.table() == completion_table()
 
 

@@ -90,7 +90,7 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Any]) -> None:
         chunks = answer.iter_raw()
         next(chunks)
         process.send_signal(signal.SIGTERM)
-        while _takes_connections(client):  # until it has seen the signal; the request goes on
+        while _takes_connections(client):  # until it has seen the signal; the request continues
             pass
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 143

@@ -1,4 +1,4 @@
-"""What actors have to have in common is seen without Ray."""
+"""Differences between actors are detected without Ray."""
 
 from __future__ import annotations
 

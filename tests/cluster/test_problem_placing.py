@@ -1,4 +1,4 @@
-"""Which actors a cluster gets, and what is said where it has no room."""
+"""The actors that a cluster gets, and the error if it has no room."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def until(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def texts(works: Sequence[PooledSearch], ended: Sequence[Ended[SearchResult]]) -> list[list[str]]:
-    """Of each search the texts of its tree; each has ended once."""
+    """Returns the texts of each search's tree; each search has ended once."""
     assert sorted(map(id, works)) == sorted(id(one.work) for one in ended)
     by_work = {id(one.work): one.result() for one in ended}
     return [[node.text for node in by_work[id(work)].tree] for work in works]

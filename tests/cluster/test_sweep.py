@@ -54,7 +54,7 @@ def sweep(folder: Path, out: Path, *arguments: str) -> int:
 
 
 def texts(out: Path) -> dict[str, list[list[str]]]:
-    """Of each cell, of each problem, the texts of the tree. Each problem is there once."""
+    """Returns the texts of the tree by cell and problem. Each problem occurs once."""
     found = {}
     for cell in CELLS:
         lines = [json.loads(line) for line in (out / f"{cell}.jsonl").read_text().splitlines()[1:]]
@@ -93,7 +93,7 @@ def test_a_sweep_on_a_cluster_is_the_sweep(
 def test_a_sweep_that_broke_off_goes_on_on_the_cluster(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: LocalCluster
 ) -> None:
-    """Begun in one process, which leaves a journal: an actor goes on from there."""
+    """Begun in one process, which leaves a journal: an actor continues from it."""
 
     class Crash(BaseException):
         pass
@@ -120,7 +120,7 @@ def test_a_sweep_that_broke_off_goes_on_on_the_cluster(
 
 
 def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCluster) -> None:
-    """In order, with its journals; no actor is left, and it goes on."""
+    """In order, with its journals; no actor is left, and it continues."""
     out = tmp_path / "out"
     before = cluster.actors()
     long = ["--max-tokens", "400", "--max-step-tokens", "4", "--budget-tokens", "4000"]

@@ -53,7 +53,7 @@ def test_an_adapter_is_served_over_the_general_path(family: str, wrapped: bool) 
 
 
 def test_another_adapter_is_another_model() -> None:
-    """What was computed with the first is not used any more once the decoder is told."""
+    """KV computed with the first is no longer used once the decoder is told."""
     model = adapted()
     decoder = make(model)
 

@@ -157,7 +157,7 @@ def test_act_order_of_experts_is_served_as_floats(tmp_path: Path) -> None:
 
 
 def dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As transformers does it: [experts, inputs, outputs], of gate and up in turns."""
+    """As transformers does it: [experts, inputs, outputs], with gate and up alternating."""
     stems = [name.removesuffix("_blocks") for name in tensors if name.endswith("_blocks")]
     return {
         stem: convert_moe_packed_tensors(

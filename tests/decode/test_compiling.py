@@ -95,7 +95,7 @@ def test_others_go_on_meanwhile(model: PreTrainedModel, compilations: Compilatio
 def test_the_last_ones_are_kept(
     model: PreTrainedModel, compilations: Compilations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A branch goes on with one that is no longer kept."""
+    """A branch continues with one that is no longer kept."""
     monkeypatch.setattr(compiler, "KEPT", 2)
     decoder = make(model)
     one, two, three = (Regex(f"{letter}{{8}}") for letter in "abc")

@@ -162,7 +162,7 @@ def test_each_layer_goes_on_with_the_tokens_that_matter_in_it(name: str, options
 
 
 def test_a_branch_is_compressed_again_and_again(model: PreTrainedModel) -> None:
-    """What was kept competes with what came since; positions go on, and attention sees as many tokens."""
+    """Kept tokens compete with later ones; positions continue, and attention sees as many tokens."""
     decoder = make(model)
 
     async def search() -> None:

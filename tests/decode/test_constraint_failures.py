@@ -1,4 +1,4 @@
-"""A constraint that gives up: the branch keeps what it had before, the budget counts that, and both go on."""
+"""If a constraint gives up, the branch keeps its text, the budget counts it, and both continue."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def read_into(pieces: list[StepPiece], branch: TreeBranch) -> None:
 def test_a_step_that_fails_leaves_the_tokens_before(
     ending_decoder: TreeDecoder, monkeypatch: pytest.MonkeyPatch, call: str, streamed: bool
 ) -> None:
-    """And goes on to the same text as one that never failed."""
+    """And continues to the same text as one that never failed."""
 
     async def search() -> None:
         sampling = params(Unreliable(), suppress_token_ids=(256,), max_step_tokens=12)

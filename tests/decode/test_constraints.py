@@ -88,7 +88,7 @@ def test_the_log_probabilities_stay_the_models(ending_decoder: TreeDecoder) -> N
 
 
 def test_steps_go_on_where_the_last_one_ended(ending_decoder: TreeDecoder) -> None:
-    """Cut by max_step_tokens and by a stop string, the text is that of one step."""
+    """Cut by max_step_tokens and by a stop string, the text equals the text of one step."""
 
     async def search() -> None:
         whole = await ending_decoder.root(PROMPT, params(Regex("([a-f]{3},){4}")))

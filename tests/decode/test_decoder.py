@@ -142,7 +142,7 @@ def test_several_problems_in_one_batch_change_nothing(decoder: TreeDecoder) -> N
     alone = [decoder.run(problem(seed)) for seed in range(5)]
     before = decoder.stats().steps
     assert decoder.run_all([problem(seed) for seed in range(5)]) == alone
-    assert decoder.stats().steps - before < 5 * 20  # batched, not one after the other
+    assert decoder.stats().steps - before < 5 * 20  # batched, not one at a time
 
 
 def test_prompts_share_what_is_resident(decoder: TreeDecoder) -> None:
@@ -162,7 +162,7 @@ def test_prompts_share_what_is_resident(decoder: TreeDecoder) -> None:
 
 
 def test_prompts_that_share_all_or_a_part_come_in_one_forward_after_the_first(decoder: TreeDecoder) -> None:
-    """Not one after the other: each is there two forwards after all came, whatever their number."""
+    """Not one at a time: each result arrives two forwards after all requests, whatever their number."""
 
     async def search() -> None:
         prompts = [PROMPT] * 6 + [[*PROMPT[:37], i, i] for i in range(6)]

@@ -1,4 +1,4 @@
-"""Bad input to a decoder and its branches: an error that says what to do; all goes on as before."""
+"""Bad input to a decoder and its branches: the error says what to do, and everything continues as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fails in the middle of a search: pages that run out, a model that fails, closed loops, interrupts."""
+"""Failures in the middle of a search: pages that run out, a failing model, closed loops, interrupts."""
 
 from __future__ import annotations
 

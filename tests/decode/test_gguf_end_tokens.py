@@ -1,4 +1,4 @@
-"""Which tokens end a branch: those that keys name, and those that llama.cpp knows by their text."""
+"""Tokens that end a branch: those named by keys, and those that llama.cpp recognises by their text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How text is split before merges, for each name of `tokenizer.ggml.pre` that llama.cpp knows.
+"""Splits of text before merges, for each name of `tokenizer.ggml.pre` that llama.cpp knows.
 
 The pieces are worked out by hand from the patterns in the models' own tokenizer.json.
 """

@@ -117,7 +117,7 @@ def sentencepiece(tmp_path: Path, name: str = "llama", **keys: bool) -> Read:
 @pytest.mark.parametrize("name", ["llama", "phi3"])
 @pytest.mark.parametrize("keys", [{}, {"add_space_prefix": True, "add_bos_token": True}])
 def test_a_space_before_the_text(tmp_path: Path, name: str, keys: dict[str, bool]) -> None:
-    """Where the file does not say, llama.cpp puts one there, and BOS before it."""
+    """If the file does not say, llama.cpp adds one, and BOS before it."""
     read = sentencepiece(tmp_path, name, **keys)
     assert read("ab a") == ["<s>", "▁ab", "▁a"]
     assert read(" a\n") == ["<s>", "▁", "▁a", "<0x0A>"]

@@ -1,4 +1,4 @@
-"""What the library tells through logging, and that it is silent unless someone listens."""
+"""The library's log messages; it is silent unless someone listens."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def check_drawn(model: PreTrainedModel, branch: Branch, begin: int) -> None:
 
 
 def test_counts_are_right_however_a_branch_grew(model: PreTrainedModel) -> None:
-    """Forks, cuts, forced text, a snapshot and replays: each branch goes on as its tokens say."""
+    """Forks, cuts, forced text, a snapshot and replays: each branch continues from its own tokens."""
     decoder, other = make(model), make(model)
 
     async def search() -> None:

@@ -228,7 +228,7 @@ def test_a_prompt_has_its_turn_beside_branches_that_decode(model: PreTrainedMode
 
 @pytest.mark.parametrize("share", ["branch", "siblings"])
 def test_pages_move_by_steps_where_a_forward_takes_few_tokens(model: PreTrainedModel, share: Any) -> None:
-    """The pool and a forward hold four of eight branches: those go on to the end of their step."""
+    """The pool and a forward hold four of eight branches, which continue to the end of their step."""
     options = {"max_batch_tokens": 4}
     sparse = SparseConfig(budget=2, recent=1, share=share)
     size = page_bytes(model, sparse=sparse)

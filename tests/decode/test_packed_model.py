@@ -1,4 +1,4 @@
-"""The forward over packed weights against that of transformers, which is its specification."""
+"""The forward over packed weights against transformers' forward, its specification."""
 
 from __future__ import annotations
 

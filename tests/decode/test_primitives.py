@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_an_end_token_is_intercepted_and_replaced(decoder: TreeDecoder, model: PreTrainedModel) -> None:
-    """Budget forcing's recipe: the end token goes, other text comes in its place, the same pages go on."""
+    """Budget forcing: other text replaces the end token, and the same pages continue."""
 
     async def search() -> None:
         root = await decoder.root(PROMPT, SamplingParams(temperature=0))

@@ -107,7 +107,7 @@ def lines_moved(content: bytes, rng: random.Random) -> bytes:
 def test_damage_is_found_or_loses_only_the_end(
     path: Path, damage: Callable[[bytes, random.Random], bytes]
 ) -> None:
-    """What is read after it is a beginning of what was written, all of it right."""
+    """The records read after it are a correct prefix of those that were written."""
     whole, rng = path.read_bytes(), random.Random(damage.__name__)
     found = 0
     for _ in range(400):

@@ -100,7 +100,7 @@ def test_damaged_states_are_refused(model: PreTrainedModel, change: dict[str, ob
 
 @pytest.mark.parametrize("tokens", [1, 2, 30])
 def test_a_replayed_step_leaves_the_branch_as_it_was_after_it(model: PreTrainedModel, tokens: int) -> None:
-    """The same pages and numbers, at no product with the vocabulary; and the search goes on the same way."""
+    """The same pages and numbers, without a product with the vocabulary; the search continues alike."""
     decoder, other = make(model, max_batch_tokens=16), make(model, max_batch_tokens=16)
     budgets = Budget(max_tokens=100), Budget(max_tokens=100)
     params = SamplingParams(seed=5, max_tokens=tokens + 31, max_step_tokens=tokens)

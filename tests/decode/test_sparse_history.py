@@ -1,4 +1,4 @@
-"""What sparse attention reads follows from a branch's history, whoever else lives, waits or runs: bitwise."""
+"""Sparse attention's pages depend only on a branch's history, whatever other branches do: bitwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What branches of a tree read together: the tail behind their forks, shared choices, turns of trees."""
+"""Branches of a tree read together: the tail after their forks, shared choices, trees taking turns."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_tree_chooses_for_itself(model: PreTrainedModel, share: Any) -> None:
 
 @pytest.mark.parametrize(("share", "rows"), [("siblings", 8), ("tree", 5), ("tree", 3)])
 def test_trees_that_do_not_fit_into_a_forward_take_turns(share: Any, rows: int) -> None:
-    """Branches of a tree go on together, whatever rows others want, with forced text and prompts too."""
+    """Branches of a tree continue together, whatever rows others want, with forced text and prompts too."""
     model, config = crowd_model(), replace(CONFIG, share=share)
 
     async def tree(decoder: TreeDecoder, seed: int) -> Record:

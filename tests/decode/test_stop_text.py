@@ -1,4 +1,4 @@
-"""Where a text ends at a stop string."""
+"""Texts end at a stop string."""
 
 import pytest
 from tts_decode.decoding.stop_text import cut_at_stop

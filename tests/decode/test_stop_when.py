@@ -123,7 +123,7 @@ def test_what_the_predicate_raises_fails_the_step_and_the_branch_goes_on(decoder
 
 
 def test_an_async_predicate_is_refused():
-    """What it returns is true of any text."""
+    """It returns something that is true for any text."""
 
     async def ends(text):
         return False

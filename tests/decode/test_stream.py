@@ -62,7 +62,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("params", SETTINGS)
 def test_pieces_add_up_to_the_step(model: PreTrainedModel, params: SamplingParams) -> None:
-    """The next step, and the branch itself, go on alike; beside others in the batch too."""
+    """The next step and the branch itself continue alike, also together with others in the batch."""
     decoder = make(model)
 
     async def search() -> None:
@@ -82,7 +82,7 @@ def test_pieces_add_up_to_the_step(model: PreTrainedModel, params: SamplingParam
 
 
 def test_tokens_come_one_by_one(model: PreTrainedModel) -> None:
-    """A piece is there before the next token is drawn, and others go on meanwhile."""
+    """A piece arrives before the next token is drawn, and others continue meanwhile."""
     decoder = make(model)
 
     async def search() -> None:
@@ -150,7 +150,7 @@ def test_whoever_stops_leaves_the_branch_as_a_cancelled_step(model: PreTrainedMo
         got = streamed.length - len(PROMPT)
         assert 4 <= got < 20
         await stepped.step()
-        await streamed.step(max_step_tokens=20 - got)  # it goes on
+        await streamed.step(max_step_tokens=20 - got)  # it continues
         assert streamed.tokens == stepped.tokens
         assert len((await other).tokens) == 20
 

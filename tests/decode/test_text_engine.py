@@ -99,7 +99,7 @@ def test_finish_reasons(sampling, completion, reason, final):
 
 
 def test_an_end_can_be_taken_back_and_gone_on_from():
-    """What budget forcing does: drop the end token, append a text, go on; in that text no cut is possible."""
+    """Budget forcing drops the end token, appends a text and continues; in that text no cut is possible."""
     said = {PROMPT: ("So 4.", "eos"), PROMPT + "So 4. Wait,": (" no, 5.", "eos")}
 
     async def search(decoder):

@@ -1,4 +1,4 @@
-"""What a text engine refuses or cannot give, and calls that fail, are cancelled or released."""
+"""Requests that a text engine refuses or cannot meet; calls that fail, are cancelled or released."""
 
 import asyncio
 import math

@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Ended:
-    """What two ranks found in all cases, started once."""
+    """Results of two ranks, started once, in all cases."""
     folder = tmp_path_factory.mktemp("two")
     cases = *EXACT, *QUANTISED, "strategies", "refusals"
     return run_ranks(2, folder, *cases, TINY_CHECKPOINT=str(checkpoint))
@@ -69,7 +69,7 @@ def test_quantised_weights_give_the_same_distribution(
 
 
 def test_strategies_decide_the_same(two: Ended) -> None:
-    """The cost is that of the whole model: it counts each forward, so other decisions would change it."""
+    """The cost covers the whole model: it counts each forward, so other decisions would change it."""
     assert two.found["strategies"] == mesh_worker.strategies(None)
 
 

@@ -49,7 +49,7 @@ def test_an_integration_imports_no_other_one(package: str) -> None:
 
 @pytest.mark.parametrize("package", SOURCES)
 def test_no_circles(package: str) -> None:
-    """Those that are closed by imports for type checking, or inside functions, are circles too."""
+    """Imports for type checking or inside functions can close circles too."""
     targets = {
         name: {found.target for found in module.imports() if found.target.startswith(f"{package}.")} - {name}
         for name, module in read_modules(package).items()

@@ -42,7 +42,7 @@ def test_local_links_exist(file: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of a page's headings, as GitHub makes them: lower case, hyphens for blanks, other signs left out."""
+    """Returns the anchors of a page's headings as GitHub makes them: lower case, hyphens, no other signs."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S), re.M)
     texts = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}

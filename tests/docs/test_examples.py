@@ -83,7 +83,7 @@ def test_branches(default_model: None, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_kernels_alone(capsys: pytest.CaptureFixture[str]) -> None:
     largest = load("kernels_alone").main(prompt_tokens=100, num_branches=8)
-    assert largest < 1e-5  # float32 sums of some 100 products in another order
+    assert largest < 1e-5  # float32 sums of about 100 products in another order
     # Pages of 16 tokens: each branch has a copy of the last 4 of the prompt, and one token of its own.
     assert "908 tokens in 140 slots" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""What `make gpu-check` does without a GPU: its trees, its baselines' inputs, its phases and its report."""
+"""Parts of `make gpu-check` that need no GPU: its trees, baselines' inputs, phases and report."""
 
 from __future__ import annotations
 

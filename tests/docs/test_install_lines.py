@@ -1,4 +1,4 @@
-"""What the pages tell to install is what `make integrations` installs and tests, in the same versions."""
+"""The pages' install lines match what `make integrations` installs and tests, in the same versions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXTRA = re.compile(r"\.\[([\w,]+)\]")
 
 
 def installs(commands: str) -> set[tuple[str, ...]]:
-    """Of each `pip install` and `pip uninstall`: the options that count, and one requirement."""
+    """Returns, for each `pip install` and `pip uninstall`, the relevant options and one requirement."""
     found = set()
     for command in re.findall(r"pip ((?:un)?install [^&\n]*)", commands):
         verb, *words = shlex.split(command, comments=True)

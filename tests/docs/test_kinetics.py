@@ -61,7 +61,7 @@ def test_tokens_at_a_cost() -> None:
 
 
 def test_equal_cost_of_drawn_problems_is_near_the_models_own() -> None:
-    """The exact difference lies in the interval of 95 % in about so many of the draws."""
+    """The exact difference lies in the 95 % interval in about 95 % of the draws."""
     cost = eflops("0.6B", SIZES[4], False)
     got = tokens_at_cost("0.6B", SIZES, cost, sparse=True)
     exact = accuracy(got, 1.0, 0.9) - accuracy(SIZES[4].total, 1.0)

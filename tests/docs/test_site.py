@@ -36,7 +36,7 @@ LOADING_LINKS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns
 
 
 class Found(HTMLParser):
-    """Of one page: what a browser loads with it, where it links to, and the places that links can name."""
+    """A page's resources, its links, and the anchors that links can name."""
 
     def __init__(self, page: Path) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def found_on(page: Path) -> Found:
 
 
 def urls_of_style(style: str) -> list[str]:
-    """What a style sheet loads."""
+    """Returns the resources that a style sheet loads."""
     return [
         url.strip("'\" ")
         for pair in re.findall(r"url\(([^)]*)\)|@import\s+([^;]+)", style)

@@ -1,4 +1,4 @@
-"""How the tables of strategies are measured: setups that fit, problems with an answer, rows as recorded."""
+"""Measuring the tables of strategies: setups that fit, problems with an answer, rows as recorded."""
 
 from __future__ import annotations
 

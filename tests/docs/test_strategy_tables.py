@@ -161,7 +161,7 @@ def test_what_was_measured_is_gone_on_from(bench: Bench) -> None:
 
 def test_names_and_again_measure_anew(bench: Bench) -> None:
     ran()
-    ran("a", "b")  # what has a file of its own goes on with that
+    ran("a", "b")  # a table with its own file continues with it
     assert bench.calls == [4, 0, 4]
     assert "7 solved" in strategy_tables.PAGE.read_text()
     ran("--again")

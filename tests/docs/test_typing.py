@@ -1,4 +1,4 @@
-"""What users write type-checks under mypy --strict, and a mistake does not."""
+"""Users' code type-checks under mypy --strict, and a mistake does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which answers mean the same. Expectations come from how a case is made, or are written by hand."""
+"""Answers that mean the same. Expectations follow from a case's construction, or are written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers whose right and wrong variants are known by how they are made: nothing here compares formulas."""
+"""Answers whose right and wrong variants are known by construction: nothing here compares formulas."""
 
 from __future__ import annotations
 

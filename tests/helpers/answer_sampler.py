@@ -1,4 +1,4 @@
-"""A script of whole answers, and votes over them."""
+"""Scripts of whole answers, and votes over them."""
 
 from collections import Counter
 

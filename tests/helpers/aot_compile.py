@@ -1,7 +1,7 @@
-"""Compiles Triton kernels ahead of time, as launchers would call them, and prints what came out as JSON.
+"""Compiles Triton kernels ahead of time, as launchers would call them, and prints the results as JSON.
 
-Run as a script, in a process of its own: kernels are made for the interpreter or for the compiler when their
-module is imported. No GPU is needed.
+Run as a script, in a separate process: importing a module makes its kernels for the interpreter or for the
+compiler. No GPU is needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A caller that answers what a search asks for by a script."""
+"""A caller that answers a search's requests from a script."""
 
 import zlib
 from collections import Counter

@@ -167,7 +167,7 @@ def poisoned_pool(
 def forests(
     draw: st.DrawFn, *, branches: int, longest: int, most_queries: int
 ) -> tuple[list[int], list[tuple[int, int]], list[int]]:
-    """Lengths, parents and query_lens: branches fork anywhere, end inside pages that others go on in, or
+    """Lengths, parents and query_lens: branches fork anywhere, end inside pages that others continue in, or
     share nothing."""
     lengths: list[int] = []
     parents: list[tuple[int, int]] = []
@@ -175,7 +175,7 @@ def forests(
         parent = draw(st.integers(0, branch - 1)) if branch else 0
         shared = draw(st.integers(0, lengths[parent])) if branch else 0
         parents.append((parent, shared))
-        # A length may end inside the shared pages (a truncated branch) or go on past them.
+        # A length may end inside the shared pages (a truncated branch) or continue past them.
         lengths.append(draw(st.integers(max(1, shared - 20), shared + 40) | st.integers(1, longest)))
     query_lens = [
         draw(st.integers(1, min(length, 3)) | st.integers(0, min(length, most_queries))) for length in lengths

@@ -1,4 +1,4 @@
-"""How attention is compared with its reference on the CPU: levels, shapes, tolerances, equal bits."""
+"""Compares attention with its reference on the CPU: levels, shapes, tolerances, equal bits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check(case: Case, level: str, **options: Any) -> None:
 def assert_close(case: Case, level: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     """Outputs and logsumexps.
 
-    Float32 sums of some 100 terms of logits of a few units, over int8 pages up to some 50: relative error
+    Float32 sums of about 100 terms of logits of a few units, over int8 pages up to about 50: relative error
     1e-5 of the softmax, hence of outputs of unit size. A bfloat16 output is rounded once more, by up to 2^-8
     of it. The levels with the bfloat16 dot product round each probability by as much too, over int8 pages
     times the scale of the value: together by up to 2^-8 of the largest value.

@@ -1,4 +1,4 @@
-"""Every operator with arguments to change, and tensors of every bad kind, for the tests of the border."""
+"""Every operator with arguments to change, and every kind of bad tensor, for the tests of the border."""
 
 from __future__ import annotations
 

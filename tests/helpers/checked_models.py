@@ -1,4 +1,4 @@
-"""Transformers models for the tests of the self-check, and how far a served one is from its own forward."""
+"""Transformers models for the tests of the self-check, and how far decoders are from their forwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command on a tiny model, for tests: files for it, and calls with small settings."""
+"""Runs the command on a tiny model, for tests: files for it, and calls with small settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoders and searches that tests send to actors, which import them from here."""
+"""Decoders and searches that tests send to actors, which import them from this module."""
 
 from __future__ import annotations
 

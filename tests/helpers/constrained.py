@@ -1,4 +1,4 @@
-"""What the tests of constraints share; the fixture `ending_decoder` is in the conftest of tests/decode."""
+"""Shared by the tests of constraints; the fixture `ending_decoder` is in the conftest of tests/decode."""
 
 from __future__ import annotations
 

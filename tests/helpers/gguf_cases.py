@@ -1,4 +1,4 @@
-"""Random models of the architectures that are read from GGUF: those that transformers reads too."""
+"""Random models of the architectures that both we and transformers read from GGUF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More of `gguf_cases.py`: architectures that transformers does not read from GGUF."""
+"""Continues `gguf_cases.py`: architectures that transformers does not read from GGUF."""
 
 from __future__ import annotations
 

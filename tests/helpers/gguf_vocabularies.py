@@ -1,4 +1,4 @@
-"""Vocabularies of GGUF files: headers in memory, and byte-level tokenizers written as a converter does."""
+"""Vocabularies of GGUF files: headers in memory, and byte-level tokenizers as a converter writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scripts of strategies on graphs of prompts are made of."""
+"""Building blocks for scripts of strategies on graphs of prompts."""
 
 import math
 import random

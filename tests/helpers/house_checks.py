@@ -1,4 +1,4 @@
-"""Finds where a module leaves the plan of the house (house_rules.py): imports, private names of others."""
+"""Finds where a module breaks the house rules (house_rules.py): imports, private names of other modules."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The plan of the house as data: what each room of the packages may import, and which private names of other
-projects are used where. A room is a folder of a package, or a module beside the folders."""
+"""The house rules as data: allowed imports of each room, and uses of other projects' private names.
+
+A room is a folder of a package, or a module next to the folders.
+"""
 
 from __future__ import annotations
 

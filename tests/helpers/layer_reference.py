@@ -1,4 +1,4 @@
-"""Random `DecoderLayer`s, and what they compute in float64 torch, as plain as the docstring says it."""
+"""Random `DecoderLayer`s, and their results in plain float64 torch, written after the docstring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of a small decoder over a pool, and what its operators give one after the other."""
+"""Steps of a small decoder over a pool, and the results of its operators called one at a time."""
 
 from __future__ import annotations
 

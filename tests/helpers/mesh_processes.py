@@ -1,4 +1,4 @@
-"""Starts the ranks of `mesh_worker.py`, and takes what they found."""
+"""Starts the ranks of `mesh_worker.py`, and collects their results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One rank of the tests of device meshes: `mesh_worker.py RANK SIZE FOLDER CASE...`.
 
-Each case is a function of this file. Rank 0 writes what its cases return to FOLDER/results.json; the error of
-a rank is written to FOLDER/error-RANK.txt, with exit code 3.
+Each case is a function of this file. Rank 0 writes the cases' results to FOLDER/results.json; a failing rank
+writes its error to FOLDER/error-RANK.txt and exits with code 3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layers whose weights are of mixed kinds, some side by side, and what they were made of."""
+"""Layers with weights of mixed kinds, some stacked, and their original tensors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def joined(*drawn: Drawn) -> tuple[tuple[Weight, ...], tuple[Tensor, Tensor | No
 
 
 def make_mixed(mix: Mix, form: dict[str, Any] | None = None) -> tuple[DecoderLayer, Matrices]:
-    """A layer of a form as of `layer_reference.make`."""
+    """Makes a layer, with a form as in `layer_reference.make`."""
     layer, matrices = make(form or {}, torch.float32, HIDDEN, MLP)
     q_width, kv_width = Q_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
     qkv, of_qkv = joined(

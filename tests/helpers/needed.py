@@ -1,5 +1,7 @@
-"""What a test needs beyond the extra `test`: where it is missing the test is skipped, but fails in
-`make integrations`, which installs it."""
+"""Requirements of a test beyond the extra `test`.
+
+If one is missing, the test is skipped, but it fails in `make integrations`, which installs it.
+"""
 
 from __future__ import annotations
 

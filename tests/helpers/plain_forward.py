@@ -1,4 +1,4 @@
-"""A decoder's tree of branches beside plain forwards of the same model."""
+"""Compares a decoder's tree of branches with plain forwards of the same model."""
 
 from __future__ import annotations
 

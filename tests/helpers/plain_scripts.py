@@ -1,5 +1,7 @@
-"""What transcriptions share: numbers that depend on their arguments alone, scripts and scores made of them,
-and a script as a transcription asks it, without an engine."""
+"""Shared by transcriptions: numbers that depend only on their arguments, and scripts and scores made of them.
+
+A transcription asks its script directly, without an engine.
+"""
 
 from __future__ import annotations
 

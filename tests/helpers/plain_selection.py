@@ -1,4 +1,4 @@
-"""Formulas of B4 and of RPC's pruning, computed in another way than the selection rules do."""
+"""Formulas of B4 and of RPC's pruning, computed in a different way from the selection rules."""
 
 import numpy as np
 from scipy import optimize, special, stats

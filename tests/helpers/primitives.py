@@ -1,4 +1,4 @@
-"""What the tests of the engine's primitives share; the fixtures `model` and `decoder` are in conftest."""
+"""Shared by the tests of the engine's primitives; the fixtures `model` and `decoder` are in conftest."""
 
 from __future__ import annotations
 

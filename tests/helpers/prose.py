@@ -1,4 +1,4 @@
-"""The prose of pages and modules, without code, and the faults that proselint and our own list find in it."""
+"""Extracts the prose of pages and modules, and finds faults in it with proselint and our own list."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from proselint.config import Config
 from proselint.registry import CheckRegistry
 from proselint.tools import LintFile
 
-# The groups of proselint whose faults prose about software has. Its typography takes code's quotes for text.
+# The groups of proselint that apply to prose about software. Its typography mistakes quotes in code for text.
 _GROUPS = (
     *("annotations", "archaism", "cliches", "hedging", "lexical_illusions", "malapropisms", "mondegreens"),
     *("needless_variants", "nonwords", "oxymorons", "redundancy", "uncomparables", "weasel_words"),
 )
 
-# What reads as a translation -> what a native writer says.
+# Phrases that read as a translation -> a native writer's words.
 PHRASES = {
     "so many": "name the number, or `that many`",
     "in turns": "alternately, or: take turns",
@@ -39,12 +39,12 @@ _NO_PROSE = re.compile(
 
 
 def of_page(file: Path) -> str:
-    """A Markdown page's prose, on its own lines."""
+    """Returns a Markdown page's prose, on its original lines."""
     return _without_code(file.read_text(encoding="utf-8"))
 
 
 def of_module(file: Path) -> str:
-    """A Python module's docstrings, on their own lines."""
+    """Returns a Python module's docstrings, on their original lines."""
     source = file.read_text(encoding="utf-8")
     lines = [""] * (source.count("\n") + 2)
     for node in ast.walk(ast.parse(source)):
@@ -58,7 +58,7 @@ def of_module(file: Path) -> str:
 
 
 def faults(text: str) -> Iterator[tuple[int, str]]:
-    """Line and fault, in the order of the lists."""
+    """Yields line and fault, in the order of the lists."""
     for phrase, better in PHRASES.items():
         for match in re.finditer(r"\b" + phrase.replace(" ", r"\s+") + r"\b", text, re.I):
             yield text.count("\n", 0, match.start()) + 1, f"{phrase!r}: {better}"
@@ -76,7 +76,7 @@ def _register() -> None:
 
 
 def _without_code(text: str) -> str:
-    """Each piece of code is one word of its own: a word twice is a fault that proselint finds."""
+    """Replaces each piece of code by a unique word: proselint reports a repeated word as a fault."""
     pieces = count()
 
     def word(match: re.Match[str]) -> str:

@@ -1,5 +1,7 @@
-"""ST-BoN's choice of a sample as its authors' code makes it (Alsace08/ST-BoN at b075471), in float32 torch
-over the hidden states that transformers returns."""
+"""ST-BoN's choice of a sample as in its authors' code (Alsace08/ST-BoN at b075471).
+
+It uses float32 torch over the hidden states that transformers returns.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def winner(
     eos: int,
     tau_coeff: float,
 ) -> tuple[int, list[int]]:
-    """Index of the sample that goes on, and the votes; no sample ends before the window does.
+    """Returns the index of the sample that continues, and the votes; no sample ends before the window.
 
     Position t of a sample, from 0, is the state that token t was drawn from: position 0 is of the prompt's
     last token.

@@ -1,4 +1,4 @@
-"""How the published code of REBASE, and that of ETS, shares out the width, written from its description."""
+"""Divides the width as the published code of REBASE and of ETS does, written from its description."""
 
 from __future__ import annotations
 

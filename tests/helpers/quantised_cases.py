@@ -1,4 +1,4 @@
-"""Random quantised weights, blocks of GGUF tensors and groups, and what their definitions say of them."""
+"""Random quantised weights, blocks of GGUF tensors and groups, and their values by definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP by hand: requests as bytes, and answers read off a socket."""
+"""HTTP by hand: sends requests as bytes, and reads answers from a socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A script of answers that are judged and written again, and how plain algorithms ask it."""
+"""A script of answers that are judged and rewritten, and how plain algorithms ask it."""
 
 from collections import Counter
 

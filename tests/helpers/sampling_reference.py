@@ -1,4 +1,4 @@
-"""The distribution that a next token is drawn from, by other libraries and in float64."""
+"""The distribution of the next token, by other libraries and in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny mixtures as they are published: with tensors for each expert, floats or quantised, or in MXFP4."""
+"""Tiny mixtures in published formats: separate tensors per expert, floats or quantised, or MXFP4."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""A model that says what a script says, for conformance tests of strategies.
+"""A model that outputs a script's text, for conformance tests of strategies.
 
-How such a test is written: the script is a pure function of (prefix, k), where prefix is all of the text so
-far, prompt included, and k counts the requests with that prefix from 0 in the order in which they were made.
-The strategy runs on it, and so does a plain transcription of the paper's algorithm, written in the test from
-the paper's pseudo-code without any engine: it calls the same script and the same score function. Both must
-come to the same texts.
+To write such a test: the script is a pure function of (prefix, k), where prefix is the whole text so far,
+including the prompt, and k counts the requests with that prefix from 0 in order. The strategy runs on it, and
+so does a plain transcription of the paper's algorithm, written in the test from the paper's pseudo-code
+without any engine: it calls the same script and the same score function. Both must yield the same texts.
 
     def script(prefix, k):                        # three steps, then the end; wording depends on prefix and k
         steps = prefix.count("\\n")
@@ -30,9 +29,9 @@ come to the same texts.
 `random_script(seed)` makes scripts for a loop over many seeds, `counted(script)` counts k as the model does.
 Branches that step together ask in the order in which the strategy lists them.
 
-What the model was asked is in `decoder.complete.calls`. A token is a word with the white space after it, so
+`decoder.complete.calls` has the requests to the model. A token is a word with the white space after it, so
 "So 4.\\n" is the two tokens "So " and "4.\\n", and a branch can be cut between any two. An end ("eos") is
-one more token with no text. Ids are a hash of the word; log-probabilities are -1 and entropies 1 unless the
+another token, with no text. Ids are a hash of the word; log-probabilities are -1 and entropies 1 unless the
 script gives them, 0 for an end.
 """
 

@@ -1,4 +1,4 @@
-"""Options that make a small search of each strategy, for the tests of what is true of all of them."""
+"""Options for a small search of each strategy, for the tests of properties that all of them share."""
 
 from __future__ import annotations
 

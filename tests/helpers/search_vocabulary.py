@@ -1,4 +1,4 @@
-"""Names of strategy options: the table of docs/own-strategy.md, and the names that one strategy has alone."""
+"""Names of strategy options: the table of docs/own-strategy.md, and names that only one strategy has."""
 
 from __future__ import annotations
 

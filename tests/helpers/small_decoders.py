@@ -1,4 +1,4 @@
-"""A decoder of few pages, and the state of its KV, for the tests of what fails."""
+"""A decoder with few pages, and the state of its KV, for the tests of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sparse decoding whose outcome is compared bit by bit: settings, a decoder, what a branch tells."""
+"""Sparse decoding for bitwise comparison: settings, a decoder, and the output of a branch."""
 
 from __future__ import annotations
 

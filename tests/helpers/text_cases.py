@@ -1,4 +1,4 @@
-"""A prompt, a score and a call that must not come, for the tests of text branches."""
+"""A prompt, a score and a call that must not happen, for the tests of text branches."""
 
 PROMPT = "Question?\n"
 

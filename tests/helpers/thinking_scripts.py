@@ -1,4 +1,4 @@
-"""Random words for strategies that spend more or less on one line, and such searches on a model."""
+"""Random words for strategies that spend more or less on one line, and their searches on a model."""
 
 import random
 import zlib

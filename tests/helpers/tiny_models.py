@@ -1,4 +1,4 @@
-"""Tiny random models of each served family and a byte-level tokenizer, all made in place."""
+"""Tiny random models of each served family and a byte-level tokenizer, all built on the fly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files of tiny random models whose matrices are quantised, of one kind or of several."""
+"""GGUF files of tiny random models with quantised matrices, of one kind or several."""
 
 from __future__ import annotations
 

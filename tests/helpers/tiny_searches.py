@@ -1,4 +1,4 @@
-"""Searches of any strategy on a tiny model, and how their trees are read."""
+"""Searches of any strategy on a tiny model, and readers of their trees."""
 
 from search_options import small_options
 from tiny_models import byte_tokenizer, tiny_model

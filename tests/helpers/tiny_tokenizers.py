@@ -1,4 +1,4 @@
-"""Tiny vocabularies of every kind, each with what its tokens are in bytes, as their makers say."""
+"""Tiny vocabularies of every kind, each with its tokens' bytes according to their makers."""
 
 from __future__ import annotations
 

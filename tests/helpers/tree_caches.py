@@ -1,4 +1,4 @@
-"""Models, caches and prompts of the tests of TreeCache."""
+"""Models, caches and prompts for the tests of TreeCache."""
 
 from __future__ import annotations
 

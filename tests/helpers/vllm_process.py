@@ -1,4 +1,4 @@
-"""vLLM in a process of its own, with our attention or with its own: engines one after the other."""
+"""vLLM in a separate process, with our attention or its own: runs one engine at a time."""
 
 from __future__ import annotations
 

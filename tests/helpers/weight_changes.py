@@ -1,4 +1,4 @@
-"""Ways in which the weights of a tiny model change, seen by a decoder or told to it."""
+"""Changes to the weights of a tiny model, which a decoder detects or is told of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A work list executed in float64, and tables of branches to plan."""
+"""Executes work lists in float64, and makes tables of branches to plan."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ LOOKS: dict[str, Callable[[TreeCache], Any]] = {
 
 
 def interrupt(model: PreTrainedModel, call: Callable[[], Any]) -> None:
-    """The call, which is interrupted between the attention of the second layer and that of the third."""
+    """The call, interrupted between the second layer's attention and the third's."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt

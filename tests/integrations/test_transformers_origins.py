@@ -66,7 +66,7 @@ def test_a_model_that_is_gone(tree: PreTrainedModel) -> None:
 
 
 def test_forwards(own: PreTrainedModel, tree: PreTrainedModel) -> None:
-    """Prompts that go on with what direct forwards computed: ids by position or name, of either model."""
+    """Prompts that continue from direct forwards: ids by position or name, of either model."""
     ids, _ = prompts(30, 30)
     cache, given = cache_of(tree), {cache_argument(): cache_of(tree)}
     cache = given[cache_argument()]
@@ -119,7 +119,7 @@ def test_embeddings_of_the_tokens_that_are_held(own: PreTrainedModel, tree: PreT
 
 
 def test_tokens_that_came_as_embeddings(own: PreTrainedModel, tree: PreTrainedModel) -> None:
-    """Nothing tells which they are: new ids alone go on with them."""
+    """Nothing identifies them: only new ids continue them."""
     ids, _ = prompts(30)
     embeds = embeddings(tree, ids[:, :20]) + 0.1
     caches = cache_of(tree), hf.DynamicCache(config=own.config)

@@ -1,4 +1,4 @@
-"""Which rows of a batch begin alike: what a comparison of all pairs finds, in work linear in the rows."""
+"""Rows of a batch that begin alike: the result of comparing all pairs, in work linear in the rows."""
 
 from __future__ import annotations
 

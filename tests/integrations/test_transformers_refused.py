@@ -1,4 +1,4 @@
-"""What TreeCache and attn_implementation="tts" refuse, each by its name and with the remedy."""
+"""TreeCache and attn_implementation="tts" refuse unsupported uses by name and with the remedy."""
 
 from __future__ import annotations
 

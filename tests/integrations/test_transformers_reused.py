@@ -1,4 +1,4 @@
-"""A TreeCache that is used again: prompts that go on with its rows give their tokens, others are refused."""
+"""A reused TreeCache: prompts that continue its rows give their tokens, others are refused."""
 
 from __future__ import annotations
 

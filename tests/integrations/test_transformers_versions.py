@@ -68,7 +68,7 @@ def test_a_tested_version(version: str) -> None:
 
 
 def test_each_minor_version_is_tested() -> None:
-    """The last one is that of the other tests, as far as this environment has it."""
+    """The last version is the other tests' version, as far as this environment has it."""
     (first, last) = TESTED
     minors = [tuple(map(int, version.split(".")[:2])) for version in VERSIONS]
     assert minors == [(first[0], minor) for minor in range(first[1], last[1])]

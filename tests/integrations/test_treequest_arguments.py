@@ -1,4 +1,4 @@
-"""What TreeGenerator refuses of its arguments, by name; a call that fails makes no branch."""
+"""TreeGenerator refuses bad arguments by name; a failed call makes no branch."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ def test_the_plugin_registers_once_and_refuses_other_versions(monkeypatch: pytes
     monkeypatch.setattr(vllm, "__version__", "0.33.0")
     with pytest.raises(VLLMIntegrationError, match=r"vllm: got version 0\.33\.0, expected 0\.32"):
         register()
-    # Where it is only one backend to choose from, the others go on.
+    # If it is only one backend to choose from, the others continue.
     monkeypatch.setattr(current_platform, "is_cpu", lambda: False)
     register()
     with pytest.raises(ValueError, match="CUSTOM must be registered before use"):

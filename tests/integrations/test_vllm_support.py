@@ -1,4 +1,4 @@
-"""What the integration of vLLM refuses, by name and with the remedy; needs no vLLM."""
+"""The vLLM integration refuses unsupported uses by name and with the remedy; needs no vLLM."""
 
 from __future__ import annotations
 

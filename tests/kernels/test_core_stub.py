@@ -87,7 +87,7 @@ def built_text(name: str) -> str:
 
 
 def test_every_name_says_what_it_is() -> None:
-    """What the bindings say, the stub says too."""
+    """The stub matches the bindings."""
     texts = stub_texts(ast.parse(Path(tts_kernels.__file__).with_name("_core.pyi").read_text()).body)
     assert [name for name, text in texts.items() if not text] == []
     for name, text in texts.items():

@@ -1,4 +1,4 @@
-"""All layers in one call against the operators one after the other, to the bit; bad input changes nothing."""
+"""All layers in one call equal the operators called in order, to the bit; bad input changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a GPU can show of attention over a work list: streams, CUDA graphs, no waiting, equal bits."""
+"""GPU-only properties of attention over a work list: streams, CUDA graphs, no waiting, equal bits."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def same(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
 def test_both_backends_are_right(
     dtype: torch.dtype, head_dim: int, group: int, page_size: int, layout: str
 ) -> None:
-    """What the tests of test_triton_tree_attention.py check of the chosen backend alone, in small."""
+    """A small version, for both backends, of checks that test_triton_tree_attention.py makes of one only."""
     case = make_paged_case(
         [300, 311, 290, 700, 33, 64],
         [(0, 0), (0, 296), (0, 280), (2, 290), (0, 33), (4, 30)],
@@ -195,7 +195,7 @@ def test_work_runs_on_the_current_stream() -> None:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        torch.cuda._sleep(10**8)  # cycles: some 60 ms
+        torch.cuda._sleep(10**8)  # cycles: about 60 ms
         search.q.copy_(real)
         result = search.attend(search.plan(planner))
     side.synchronize()

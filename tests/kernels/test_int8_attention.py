@@ -87,7 +87,7 @@ def test_error_of_the_quantization(level: str) -> None:
     k, v = torch.randn((2, len(slots), 2, 64))
     case.pool.append(0, k, v, slots)
     step = case.pool.scales[0, slots.long() // PAGE].amax(dim=(0, 1))
-    assert (step < 6 / 127).all()  # the largest of some 1000 normal numbers
+    assert (step < 6 / 127).all()  # the largest of about 1000 normal numbers
     exact = replace(case, k_slots=torch.zeros_like(case.k_slots), v_slots=torch.zeros_like(case.v_slots))
     reference.append_kv(k, v, exact.k_slots, exact.v_slots, slots)
     out, lse = case.attend()

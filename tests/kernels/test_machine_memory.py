@@ -1,4 +1,4 @@
-"""What a process may use of the memory: the limits of control groups of both versions."""
+"""The memory that a process may use: the limits of control groups of both versions."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_the_bits_of_a_branch_depend_on_its_own_path(kind: str) -> None:
 
 
 def test_scores_of_equal_keys_are_the_attention_itself() -> None:
-    """Where all keys of a page are the same, a mean says all."""
+    """If all keys of a page are equal, the mean is exact."""
     case = make_case([70, 60], [(0, 0), (0, 48)], [1, 1])
     pool = KVPool(num_layers=1, num_kv_heads=2, head_dim=64, num_pages=case.pool.num_pages, summaries="mean")
     keys = torch.randn((pool.num_pages, 1, 2, 64)).expand(-1, PAGE, -1, -1).flatten(0, 1)

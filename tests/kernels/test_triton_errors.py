@@ -1,4 +1,4 @@
-"""What the operators refuse on plain pages, and that a refused call has changed nothing."""
+"""Operators refuse bad input on plain pages, and a refused call changes nothing."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def test_attention_over_chosen_pages_with_a_window_and_a_cap(device: torch.devic
 
 @pytest.mark.parametrize("together", [False, True])
 def test_operators(device: torch.device, together: bool) -> None:
-    """From summaries to attention, as a decoder calls it, against the references one after the other."""
+    """From summaries to attention, as a decoder calls it, against the references called in order."""
     case = make_paged_case(*FAMILY, device=device, page_size=8)
     plan = case.plan()
     summaries = random_summaries(case, 2)

@@ -82,7 +82,7 @@ def test_copies_bring_their_summaries_along(device: torch.device, kind: str) -> 
 
 
 def test_rolled_back_pages_are_summarized_anew(device: torch.device) -> None:
-    """What lies behind the last written slot is left from a branch that was cut."""
+    """The slots after the last written one hold remains of a truncated branch."""
     pool = make_pool(device, "minmax")
     for tokens in (range(10), range(3, 5)):
         slots = torch.tensor(list(tokens), dtype=torch.int32, device=device)

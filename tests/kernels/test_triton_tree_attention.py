@@ -94,7 +94,7 @@ def test_split_paths_are_merged(device: torch.device, window: int | None) -> Non
 
 
 def test_truncated_siblings_share_a_page(device: torch.device) -> None:
-    """A branch that ends inside a page in which another goes on."""
+    """A branch ends inside a page in which another continues."""
     make_paged_case(
         [64, 50, 33, 64], [(0, 0), (0, 50), (0, 33), (0, 64)], [1, 1, 2, 3], device=device, group=4
     ).check()

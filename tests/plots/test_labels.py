@@ -1,4 +1,4 @@
-"""Where the texts of a figure are: within it, and on nothing else that is drawn."""
+"""The texts of a figure lie within it, and overlap nothing else that is drawn."""
 
 from __future__ import annotations
 

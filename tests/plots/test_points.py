@@ -1,4 +1,4 @@
-"""What a figure shows, worked out by hand: points, lines, the Pareto front, equal cost, KV over time."""
+"""A figure's content, computed by hand: points, lines, the Pareto front, equal cost, KV over time."""
 
 from __future__ import annotations
 

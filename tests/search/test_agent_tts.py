@@ -166,7 +166,7 @@ def test_of_equal_scores_the_cheapest_is_the_best():
 
 
 def test_an_agent_is_a_function_and_is_shown_the_archive():
-    """What it proposes again is passed over; where nothing is new the neighbours go on."""
+    """Repeated proposals are skipped; if nothing is new, the neighbours continue."""
     measure, asked = environment((1, 1))
     shown = []
 

@@ -1,4 +1,4 @@
-"""ATLAS: its scores by plain loops over the paper's equations, and where an answer goes on with a text."""
+"""ATLAS: its scores by plain loops over the paper's equations, and where an answer continues with a text."""
 
 import math
 
@@ -116,7 +116,7 @@ def asked_for(texts, **options):
 
 
 def plain(texts, most):
-    """The same by hand: words in order, the first in doubt is looked up, and the answer goes on before it."""
+    """The same by hand: words in order, the first in doubt is looked up, the answer continues before it."""
     stop = {"the", "of", "is"}
     queries, asked, view, begin = [], [], "", 0
     while True:

@@ -1,4 +1,4 @@
-"""Compute-optimal scaling: what the probes choose, at which size, and that it goes on in the same run."""
+"""Compute-optimal scaling: the probes choose setting and size, and the search continues in the same run."""
 
 import json
 

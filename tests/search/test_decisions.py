@@ -1,4 +1,4 @@
-"""Which candidate a search answers with, and its votes, against a plain transcription of the four rules."""
+"""A search's chosen candidate and its votes, against a plain transcription of the four rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What replies on graphs are read for: lists, choices, rankings, dependencies."""
+"""Parsing of replies on graphs: lists, choices, rankings, dependencies."""
 
 import random
 

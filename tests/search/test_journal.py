@@ -1,4 +1,4 @@
-"""Journals: a search that was interrupted at any point goes on to the same end, and asks nothing again."""
+"""Journals: a search interrupted at any point continues to the same end, and repeats no request."""
 
 import asyncio
 import json
@@ -95,7 +95,7 @@ def test_a_cancelled_call_does_not_hold_up_a_replay(tmp_path):
 
 
 def test_numbers_are_those_of_the_first_time(tmp_path):
-    """What an engine says of a text may differ in its last bits; decisions must not."""
+    """An engine's numbers for a text may differ in their last bits; decisions must not."""
     path = tmp_path / "search.jsonl"
     asked = []
 
@@ -178,7 +178,7 @@ def test_a_call_cancelled_during_its_replay_does_not_hold_up_the_others(tmp_path
 
 
 def test_numbers_that_json_lacks_are_handed_out_again(tmp_path):
-    """Of an engine that does not tell log-probabilities."""
+    """The engine returns no log-probabilities."""
 
     class Untold(Engine):
         async def __call__(self, request):

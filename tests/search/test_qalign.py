@@ -85,7 +85,7 @@ def test_qalign(seed, beta, burn_in):
 
 def test_qalign_states_have_the_tilted_law():
     """All texts of up to two of two words: every 5th of 3000 states against p exp(reward / beta)."""
-    end = {0: 0.2, 1: 0.4, 2: 1.0}  # P(end) after so many words
+    end = {0: 0.2, 1: 0.4, 2: 1.0}  # number of words -> P(end) after them
     letter = {"": 0.7, "a": 0.4, "b": 0.9}  # P(a) after a text
     rewards = {"": 0.1, "a": 0.0, "b": 0.3, "aa": 0.4, "ab": -0.1, "ba": -0.2, "bb": 0.8}
     beta = 0.4

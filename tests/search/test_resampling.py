@@ -139,7 +139,7 @@ def test_weights_that_are_none_are_refused(rule, weights):
 
 
 def successive(weights, k):
-    """Law of k draws one after the other, each in proportion to the weights of those left."""
+    """Law of k successive draws, each in proportion to the weights of those left."""
     law = {}
     for order in itertools.permutations(range(len(weights)), k):
         p, left = 1.0, sum(weights)

@@ -147,7 +147,7 @@ def test_a_scorer_that_was_asking_the_model(tmp_path: Path, model: PreTrainedMod
 
 
 def test_what_cancelled_calls_had_sampled(tmp_path: Path, model: PreTrainedModel) -> None:
-    """It is in the tree, and the search may go on from it."""
+    """It is in the tree, and the search may continue from it."""
 
     async def races(run: SearchRun) -> SearchResult:
         branches = run.fork(run.root, 4)

@@ -1,4 +1,4 @@
-"""What a caller's own functions returned is in the journal: a resumed search takes it from there."""
+"""The journal holds the results of a caller's functions: a resumed search takes them from there."""
 
 from __future__ import annotations
 

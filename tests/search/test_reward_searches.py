@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_search_leaves_nothing_in_the_reward_model() -> None:
-    """A real policy and its search; every score of its tree equals that of a plain forward."""
+    """A real policy and its search; every score of its tree equals a plain forward's."""
     policy = decoder_of(tiny_model(seed=3), byte_tokenizer())
     model, tokenizer = tiny_model("mistral"), byte_tokenizer("ки")
     decoder = decoder_of(model, tokenizer)

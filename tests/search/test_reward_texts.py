@@ -1,4 +1,4 @@
-"""What a reward model reads of a branch, and the readers, models and texts that it refuses."""
+"""The text of a branch that a reward model reads, and the readers, models and texts that it refuses."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_a_random_tree_scores_as_plain_forwards_do(seed: int) -> None:
                 parent.grow(random_text(rng, rng.randrange(4), "abc")[1:-1] or "b") for parent in live * 2
             ]
             live = rng.sample(live, min(len(live), 5))
-            if rng.random() < 0.5:  # the branch itself goes on, or is rolled back and goes another way
+            if rng.random() < 0.5:  # the branch itself continues, or is rolled back and goes another way
                 live[0].steps[-1] = replace(live[0].steps[-1], text="ca")
             scores = await prm.step_scores(live)
             for answer, given in zip(live, scores, strict=True):

@@ -58,7 +58,7 @@ def reply(seed, verdicts):
 
 
 def output(program, text):
-    """What a program prints for an input, worked out by this file's own interpreter call."""
+    """Returns a program's output for an input, from this file's own interpreter call."""
     values = iter([text])
     said = []
     names = {"input": lambda: next(values), "print": lambda x: said.append(f"{x}\n"), "__name__": "__main__"}

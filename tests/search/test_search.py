@@ -36,7 +36,7 @@ def test_result_is_consistent_and_nothing_is_left_behind(decoder, name):
         assert candidate.complete
         assert candidate.logprob < 0
     for node in tree:
-        if node.status not in ("prompt", "finished"):  # a later attempt may go on from a finished answer
+        if node.status not in ("prompt", "finished"):  # a later attempt may continue from a finished answer
             assert (node.status == "kept") == bool(children(tree, node))
     sampled = [node for node in tree if node.status != "prompt" and not node.forced]
     assert result.stats.generated_tokens == sum(len(node.tokens) for node in sampled)

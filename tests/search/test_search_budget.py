@@ -1,4 +1,4 @@
-"""How long one line thinks: budget forcing, shifted windows, iterative deepening, and what KV they reuse."""
+"""Thinking time of one line: budget forcing, shifted windows, iterative deepening, and the KV they reuse."""
 
 import math
 import zlib

@@ -1,4 +1,4 @@
-"""First finish and ST-BoN: samples that are cut off early, which one goes on, and the KV that they hold."""
+"""First finish and ST-BoN: samples cut off early, the one that continues, and the KV that they hold."""
 
 import asyncio
 import random

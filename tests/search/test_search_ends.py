@@ -1,4 +1,4 @@
-"""How a search ends: budgets, steps, finished roots, scorers that fail or hang, cancellation."""
+"""Ends of a search: budgets, steps, finished roots, scorers that fail or hang, cancellation."""
 
 import asyncio
 import math

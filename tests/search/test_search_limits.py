@@ -1,4 +1,4 @@
-"""Where positions, pages or the budget end, every strategy ends with what it has and says why."""
+"""When positions, pages or the budget run out, every strategy ends with what it has and says why."""
 
 from __future__ import annotations
 

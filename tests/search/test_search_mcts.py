@@ -52,7 +52,7 @@ def test_mcts_makes_the_choices_of_the_plain_search(seed, selection, bound):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_mcts_expands_what_llm_reasoners_expands(seed):
-    """RAP's search with the same UCT; the reward of a path is that of its end."""
+    """RAP's search with the same UCT; the reward of a path is its end's."""
     needs("reasoners")
     from reasoners import SearchConfig, WorldModel
     from reasoners.algorithm import MCTS

@@ -177,7 +177,7 @@ async def searched(decoder, strategy, **options):
 
 
 def test_prompts_of_a_line_compute_what_they_share_once():
-    """Of each prompt only what the root and the prompt before have not is computed."""
+    """Each prompt computes only the tokens that neither the root nor the previous prompt has."""
     decoder = tiny()
     prompts = {"verify_prompt": "{history}\nCheck!", "refine_prompt": "{history}\nAgain!"}
     result = decoder.run(searched(decoder, search.sets, n=1, max_rounds=3, **prompts))
@@ -220,7 +220,7 @@ def test_later_answers_are_scored_as_answers_to_the_question():
 
 
 def test_lines_end_where_the_next_prompt_would_be_too_long():
-    """Those that vote still vote; all say why lines ended."""
+    """Voting strategies still vote; all say why lines ended."""
     decoder = tiny()
     voted = decoder.run(
         searched(

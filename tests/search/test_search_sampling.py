@@ -1,4 +1,4 @@
-"""How many whole answers are sampled and how they vote, each strategy against a plain transcription."""
+"""The number of whole answers and their votes, for each strategy against a plain transcription."""
 
 import math
 from collections import Counter

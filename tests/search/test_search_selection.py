@@ -1,4 +1,4 @@
-"""What best of n, votes, beams, REBASE and ETS select, made again from the tree of a search."""
+"""Selections of best of n, votes, beams, REBASE and ETS, reproduced from the tree of a search."""
 
 import math
 import sys

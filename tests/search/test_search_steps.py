@@ -17,7 +17,7 @@ from tts_decode.select import aggregate
 
 
 def plain_dvts(model, score, *, n, m, iterations, agg):
-    """Subtrees one after the other in each iteration; a beam is (text, scores of its steps)."""
+    """Each iteration runs subtrees in order; a beam is (text, scores of its steps)."""
     answers, live = [], [("", [])] * (n // m)
     for iteration in range(iterations):
         following = []

@@ -133,7 +133,7 @@ def test_a_node_decides_as_in_treequest(children, seed):
 
 
 def test_settled_children_give_way():
-    """The best two are settled: the third goes on, or a new one where its draw is best."""
+    """The best two are settled: the third continues, or a new one if its draw is best."""
     children = [[0.9] * 5, [0.8] * 5, [0.3, 0.4]]
     made = Counter(mixed_choice(children, random.Random(seed), MixedModel()) for seed in range(200))
     assert set(made) == {2, None}

@@ -1,4 +1,4 @@
-"""What the searches of a sweep come to: estimates, intervals, budgets, and the tables."""
+"""Results of a sweep's searches: estimates, intervals, budgets, and the tables."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_intervals_by_what_the_values_are() -> None:
 
 
 def test_the_bootstrap_covers_the_mean() -> None:
-    """Of 20 numbers uniform in [0, 1], in some 95 of 100 draws; fewer than 85 would be one in thousands."""
+    """The interval covers the mean in about 95 of 100 draws; fewer than 85 would be one in thousands."""
     import numpy as np
 
     rng = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""Where the tokens of a node end in its text, and what a prompt asked: as results tell it."""
+"""Results hold where a node's tokens end in its text, and the prompt."""
 
 from __future__ import annotations
 

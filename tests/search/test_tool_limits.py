@@ -1,4 +1,4 @@
-"""A tool, retriever or test of the caller's that hangs: its search goes on or ends, and others go on."""
+"""If a caller's tool, retriever or test hangs, its search continues or ends, and others continue."""
 
 from __future__ import annotations
 

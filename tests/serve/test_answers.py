@@ -1,4 +1,4 @@
-"""How answers are written: valid JSON of finite numbers, and what choices share once."""
+"""Answers are valid JSON of finite numbers, and hold what choices share only once."""
 
 import json
 import math

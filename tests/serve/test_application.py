@@ -1,4 +1,4 @@
-"""The application alone, under another ASGI server than that of the command."""
+"""The application alone, under a different ASGI server from the command's."""
 
 import pytest
 from serving import MODEL, make_chatty

@@ -10,7 +10,7 @@ PARAMS = SamplingParams(seed=7, max_tokens=12, max_step_tokens=12)
 
 
 def answered(decoder, text, params=PARAMS):
-    """What follows a text in process."""
+    """Returns the continuation of a text, computed in process."""
 
     async def run():
         root = await decoder.root(list(text.encode()), params)

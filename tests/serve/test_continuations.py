@@ -1,4 +1,4 @@
-"""A request that goes on with an earlier one computes only what is new, whatever its tokens are as text."""
+"""A request that continues an earlier one computes only the new tokens, whatever their text is."""
 
 import pytest
 from serving import Served
@@ -17,7 +17,7 @@ def cached(answer):
 
 
 def computed(served, call):
-    """What a call returns, and the tokens that went through the model for it."""
+    """Returns a call's result, and the number of tokens that the model computed for it."""
     before = served.decoder.stats()
     answer = call()
     after = served.decoder.stats()

@@ -1,4 +1,4 @@
-"""What a client is told of a wrong field: its name, what came and what was expected, in JSON's words."""
+"""The error for a wrong field: its name, what it got and what was expected, in JSON's terms."""
 
 from __future__ import annotations
 

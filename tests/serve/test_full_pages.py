@@ -125,7 +125,7 @@ def test_what_never_fits_is_the_clients_matter_beside_others_too(
     [
         {"prompt": "x" * 127, "max_tokens": 2},  # whose last token needs no page
         {"prompt": "x" * 128, "max_tokens": 1},
-        {"prompt": ["x" * 80, "y" * 80], "max_tokens": 20},  # one after the other
+        {"prompt": ["x" * 80, "y" * 80], "max_tokens": 20},  # one at a time
     ],
 )
 def test_what_fits_alone_is_never_refused_for_good(crowded: Served, body: Any) -> None:

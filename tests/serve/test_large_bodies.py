@@ -1,4 +1,4 @@
-"""Bodies that are large to check: one error is described, and only so many fields and messages are read."""
+"""Bodies that are large to check: one error is described, and the fields and messages read are limited."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""What is kept for one API key decides nothing for another one."""
+"""State kept for one API key does not affect another."""
 
 from serving import Served, make_chatty
 

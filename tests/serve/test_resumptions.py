@@ -1,4 +1,4 @@
-"""A request that goes on with an earlier one computes 16 tokens of it at most, whatever that was."""
+"""A request that continues an earlier one computes at most 16 tokens of it, whatever that was."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a reply sends: in time or not at all, and long answers written beside the event loop."""
+"""Replies are sent in time or not at all, and long answers are written outside the event loop."""
 
 import asyncio
 import threading

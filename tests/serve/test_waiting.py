@@ -18,7 +18,7 @@ SHORT = {"prompt": "x", "max_tokens": 1}
 
 
 class Slow:
-    """A function that waits until it may go on, and counts the calls that are inside."""
+    """A function that waits until it may continue, and counts the active calls."""
 
     def __init__(self, function: Any) -> None:
         self._function, self._lock = function, threading.Lock()
@@ -40,7 +40,7 @@ class Slow:
 
 @pytest.fixture
 def slow() -> Iterator[list[Slow]]:
-    """Those that a test makes; they go on at its end."""
+    """The waiting functions of a test; they continue at its end."""
     made: list[Slow] = []
     yield made
     for each in made:

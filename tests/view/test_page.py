@@ -1,4 +1,4 @@
-"""What the page holds, read without a browser."""
+"""The content of the page, read without a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the adapters of its-hub and llm-reasoners refuse of their arguments, in calls that change nothing."""
+"""The adapters of its-hub and llm-reasoners refuse bad arguments; refused calls change nothing."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_its_hub(name: str, model: Any) -> None:
 
 
 def test_its_hub_and_chat_templates(model: Any) -> None:
-    """None, one that refuses, and one that leaves the message out which is to go on."""
+    """None, one that refuses, and one that omits the message to continue."""
     with pytest.raises(ValueError, match=r"^decoder: got a tokenizer without a chat template"):
         its_hub.TreeLanguageModel(make(model))
     decoder = make_chatty(model)

@@ -51,7 +51,7 @@ def algorithm(name: str, steps: StepGeneration) -> Any:
 
 
 def greedy(model: Any, tokenizer: Any, text: str, tokens: int) -> str:
-    """What transformers writes behind a text."""
+    """Returns transformers' continuation of a text."""
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
     with torch.no_grad():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)

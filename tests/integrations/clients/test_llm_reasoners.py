@@ -39,7 +39,7 @@ def logits(model: Any, decoder: TreeDecoder, text: str) -> torch.Tensor:
 
 
 def greedy(model: Any, decoder: TreeDecoder, text: str, tokens: int) -> list[int]:
-    """What transformers writes behind a text."""
+    """Returns transformers' continuation of a text."""
     ids = torch.tensor([decoder.token_ids(text)])
     options = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     with torch.no_grad():

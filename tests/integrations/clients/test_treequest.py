@@ -48,7 +48,7 @@ def empty_decoder(model: Any) -> Iterator[TreeDecoder]:
 
 
 def greedy(model: Any, decoder: TreeDecoder, tokens: int) -> str:
-    """What transformers writes behind the prompt."""
+    """Returns transformers' continuation of the prompt."""
     ids = torch.tensor([decoder.prompt_ids(PROMPT)])
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
     with torch.no_grad():
