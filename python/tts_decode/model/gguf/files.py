@@ -70,7 +70,7 @@ def _load_dequantised(
             return _read(copy, dtype)
         except Exception:  # a damaged copy is no loss: the GGUF is still there
             discard(copy)
-    report(f"converting {file.name} (only once; some 20 s for each 100M parameters)")
+    report(f"converting {file.name} (only once; about 20 s for each 100M parameters)")
     model, tokenizer = _convert(file)
     try:
         store(copy, file, lambda folder: _save(folder, model, tokenizer))
