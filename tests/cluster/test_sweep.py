@@ -126,6 +126,7 @@ def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCl
     long = ["--max-tokens", "400", "--max-step-tokens", "4", "--budget-tokens", "4000"]
     arguments = ["sweep", "-m", str(folder / "tiny.gguf"), *SMALL, *long, "--save", str(out), "--limit", "2"]
     arguments += ["-s", "rebase", "-n", "8", "--stop", "never"]
+    arguments += ["--seeds", ",".join(map(str, range(60)))]  # more searches than end before the signal
     command = [sys.executable, "-m", "tts_decode", *arguments, "--ray", cluster.address]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     ends = time.monotonic() + 240
