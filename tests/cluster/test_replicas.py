@@ -289,6 +289,8 @@ def test_wrong_options_of_replicas_are_named(
 def test_ray_is_missing_for_replicas(
     module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if module == "ray.serve" and find_spec("ray") is None:
+        missing("needs Ray, without Ray Serve")
     monkeypatch.setitem(sys.modules, module, None)
     assert run(["serve", "--port", "0", "--replicas", "2"]) == 1
     told = last_error(capsys)

@@ -38,8 +38,9 @@ def shell_blocks(page: Path) -> str:
 
 
 def extras_for_tests() -> set[str]:
-    """Those that the extra `test`, with which make installs, includes in any depth."""
-    known = {"test"}
+    """Returns the extras with which make installs what tests need, and what they include at any depth."""
+    targets = re.findall(r"^(?:test|distributed):(.*)", MAKEFILE, re.M)
+    known = set(re.findall(r"\$\(VENV\)/(\w+)\.stamp", " ".join(targets)))
     for _ in range(5):
         for extra in tuple(known):
             for requirement in metadata("tts-kernels").get_all("Requires-Dist") or ():
