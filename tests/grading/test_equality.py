@@ -221,6 +221,13 @@ def test_notations_alike_of_other_answers(answer: str, expected: str) -> None:
         (r"that is $3 \cdot 4$", "12", False),
         (r"that is $3.5 \times 10^4$", "35000", True),
         ("7 = 3 + 4", "7", True),
+        ("8 = 3 + 4", "7", False),
+        ("$15 - $8", "7", False),
+        ("We need to find 12 / 4", "3", False),
+        ("12 \u00f7 4", "3", False),
+        ("so it is 1/2", "0.5", True),
+        ("10 - 3 = 7", "7", True),
+        ("so 5 - 2 gives 3", "3", True),
         ("so the root is 2 + 3i", "2+3i", True),
     ],
 )

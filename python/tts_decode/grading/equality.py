@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 
 from ..select import extract_answer, last_boxed, last_value, plain_number, stated_answer
@@ -22,11 +23,12 @@ _LONGEST = 2000  # characters of an answer; longer ones are compared as text onl
 _LINE = 100  # characters of a text that may consist of the answer alone
 _DEEPEST = 40  # nested brackets
 _NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()")  # (x,y) = (1,2)
-# A calculation left open, as in a text that repeats its question. 3.5 \times 10^4 is a number.
+# A calculation left open, as in a text that repeats its question. 3.5 \times 10^4 is a number, and so is 1/2.
 _OPEN_CALCULATION = re.compile(
-    r"[\d)}]\s*(?:[+\-\u2212]|(?:[*\u00d7\u00b7]|\\times|\\cdot)(?!\s*10\s*\^))\s*[\d({\\]"
+    r"[\d)}]\s*(?:[+\-\u2212\u00f7]|\\div|(?:[*\u00d7\u00b7]|\\times|\\cdot)(?!\s*10\s*\^))\s*[$\d({\\]"
 )
-_RESULT_BEFORE = re.compile(r"\d[\s$]*=[\s$]*$")  # 7 = 3 + 4
+_DIVISION = re.compile(r"\d\s*/\s*\d")  # open where the answer is whole
+_RESULT_BEFORE = re.compile(r"(-?[\d.,]*\d)[\s$]*=[\s$]*$")  # 7 = 3 + 4
 _MOST_PAIRS = 400  # values compared for one pair of answers
 
 
@@ -64,11 +66,15 @@ def is_correct(text: str, expected: str) -> bool:
     """
     boxed, stated = last_boxed(text), stated_answer(text)
     answer = text.strip() if boxed is None and stated is None else extract_answer(text)
-    if boxed is None and not stated and plain_number(expected) is not None:
-        last = last_value(text) or ""
-        if _OPEN_CALCULATION.search(last) and not _RESULT_BEFORE.search(text[: text.rfind(last)]):
-            return False
-    if (boxed is not None or stated or len(answer) <= _LINE) and same_answer(answer, expected):
+    marked = boxed is not None or bool(stated)
+    alone = marked or len(answer) <= _LINE  # whether the answer may be the whole of it
+    if not marked and (known := plain_number(expected)) is not None:
+        value = last_value(text) or ""
+        if _left_open(value, known):
+            result = _RESULT_BEFORE.search(text[: text.rfind(value)])
+            return result is not None and same_answer(result[1], expected)
+        alone = alone and not _left_open(answer, known)
+    if alone and same_answer(answer, expected):
         return True
     if boxed is not None:
         return False
@@ -76,6 +82,12 @@ def is_correct(text: str, expected: str) -> bool:
         stated = text[max(0, text.rfind(stated)) :]
     values = values_in_prose(stated or text, expected)
     return bool(values) and all(same_answer(value, expected) for value in values)
+
+
+def _left_open(text: str, expected: Decimal) -> bool:
+    """Whether a text holds a calculation that does not say its result."""
+    whole = expected == expected.to_integral_value()
+    return bool(_OPEN_CALCULATION.search(text) or (whole and _DIVISION.search(text)))
 
 
 @lru_cache(maxsize=CACHED)
