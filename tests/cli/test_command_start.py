@@ -30,15 +30,47 @@ PROBE = """if True:
 """
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_answers_at_once(argument: str) -> None:
-    done = subprocess.run([sys.executable, "-c", PROBE, argument], capture_output=True, text=True, check=True)
+SUBCOMMANDS = [
+    *([name] for name in COMMANDS),
+    ["bench", "attention"],
+    ["bench", "decode"],
+    ["bench", "search"],
+]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["sweep", "--help"], ["search", "a", "--help"]]
+)
+def test_answers_at_once(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=True
+    )
     *shown, imported = done.stdout.splitlines()
     assert json.loads(imported) == []
-    if argument == "--version":
+    if arguments == ["--version"]:
         assert shown == VERSIONS
-    else:
+    elif arguments == ["--help"]:
         assert all(any(f"{name} " in line for line in shown) for name in COMMANDS)
+    else:
+        assert any("--sparse-" in line for line in shown)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("arguments", SUBCOMMANDS, ids=" ".join)
+def test_help_without_the_code_is_that_of_the_command(
+    arguments: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second --help makes the command itself tell its help."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run([*arguments, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert run([*arguments, "--help", "--help"]) == 0
+    assert told == capsys.readouterr().out
+
+
+def test_help_as_the_value_of_an_option_runs_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["search", "a", "--json-schema", "--help"]) == 2
+    assert "--help" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1000"), ("7", "7")])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tts_decode.cli import completion
 from tts_decode.cli.app import COMMANDS, run
-from tts_decode.cli.completion_table import completion_table
+from tts_decode.cli.command_table import command_table
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.search import STRATEGIES
 
@@ -76,8 +76,8 @@ def test_zsh_and_fish_show_what_a_strategy_does(asked: Ask, shell: str, told: st
 
 
 def test_the_table_is_of_these_commands() -> None:
-    """If it is outdated, `python -m tts_decode.cli.completion_table` updates it."""
-    assert completion.table() == completion_table()
+    """If it is outdated, `python -m tts_decode.cli.command_table` updates it."""
+    assert completion.table() == command_table()
 
 
 @pytest.mark.parametrize("line", ["tts-decode search ", "tts-decode sweep -s ", "tts-decode search -o "])

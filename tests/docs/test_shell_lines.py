@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tts_decode.cli.completion_table import completion_table
+from tts_decode.cli.command_table import command_table
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-TABLE = completion_table()
+TABLE = command_table()
 
 
 def lines(page: Path) -> Iterator[list[str]]:
@@ -31,12 +31,12 @@ def test_a_page_calls_what_there_is(page: Path) -> None:
         if command.startswith("--"):
             assert command in ("--help", "--version", "--install-completion"), (command, words)
             continue
-        parameters = TABLE["commands"][command]
-        if isinstance(parameters, dict):
+        described = TABLE["commands"][command]
+        if "commands" in described:
             subcommand, *words = words
-            parameters = parameters[subcommand]
+            described = described["commands"][subcommand]
         known = {"--help"}
-        for parameter in parameters:
+        for parameter in described["parameters"]:
             named = f"--{parameter['name'].replace('_', '-')}"
             known |= {flag for given in parameter["flags"] or [named] for flag in given.split("/")}
         assert {word for word in words if re.match("--?[a-z]", word)} <= known, (command, words)

@@ -82,6 +82,6 @@ def _without_code(text: str) -> str:
     def word(match: re.Match[str]) -> str:
         lines = match[0].count("\n")
         inline = match[0].startswith("`") and not lines
-        return f"N{next(pieces)}" if inline else "\n" * lines
+        return f"N{next(pieces)}x" if inline else "\n" * lines
 
     return _DEFINED.sub("", _HEADING.sub(r"\1.", _NO_PROSE.sub(word, text)))

@@ -1,6 +1,7 @@
 """The subcommands.
 
-Only the called subcommand is imported, so that `--help` and `--version` answer immediately.
+Only the called subcommand is imported, and none for help, so that `--help` and `--version` answer
+immediately.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..extras import explained
 from . import failures
 from .help_text import Group, join_lines
 from .shell import VARIABLE, command_line
-from .stand_ins import stand_in
+from .stand_ins import stand_in, strategies_help
 from .versions import version_text
 
 _HELP = (
@@ -108,7 +109,7 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
     called = next((argument for argument in typed if not argument.startswith("-")), None)
     as_json = "--json" in arguments
     try:
-        app = _app(called, completing=completing)
+        app = _app(called, complete=not completing and not _asks_for_help(arguments))
         imported()
         return int(app(_with_values(arguments), prog_name="tts-decode", standalone_mode=False) or 0)
     except typer.TyperException as error:
@@ -123,6 +124,12 @@ def run(arguments: list[str], imported: Callable[[], None] = lambda: None) -> in
         return failures.tell(failure, as_json=as_json)
 
 
+def _asks_for_help(arguments: list[str]) -> bool:
+    """Whether --help alone follows a command and words, so that it is no value of an option."""
+    *words, last = arguments or [""]
+    return last == "--help" and not any(word.startswith("-") for word in words)
+
+
 def _with_values(arguments: list[str]) -> list[str]:
     """Returns the arguments, with a value added to an option that may lack one."""
     found: list[str] = []
@@ -133,10 +140,10 @@ def _with_values(arguments: list[str]) -> list[str]:
     return found
 
 
-def _app(called: str | None, *, completing: bool = False) -> typer.Typer:
+def _app(called: str | None, *, complete: bool = True) -> typer.Typer:
     """Returns the command with all its subcommands; those other than `called` are only listed.
 
-    completing: for the shell, which only asks for options and their values.
+    complete: whether `called` is to run. Otherwise its options and help suffice, which need no torch.
     """
     app = typer.Typer(
         name="tts-decode",
@@ -153,12 +160,9 @@ def _app(called: str | None, *, completing: bool = False) -> typer.Typer:
             continue
         epilog = None
         try:
-            if completing:
-                command = stand_in(name)
-            else:
-                command = load_command(module)
-                if lists_strategies:
-                    epilog = import_module(".strategy_options", __package__).strategies_help()
+            command = load_command(module) if complete else stand_in(name)
+            if lists_strategies:
+                epilog = strategies_help()
         except ModuleNotFoundError as missing:
             raise explained(missing) from missing
         if isinstance(command, typer.Typer):

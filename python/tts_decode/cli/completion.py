@@ -1,7 +1,7 @@
 """Completions that the shell offers for options: strategies and their options, local models, choices.
 
-Typer calls these functions while the user types. They read names from `completions.json`
-(`completion_table.py`): importing torch, which strategies need, would take seconds.
+Typer calls these functions while the user types. They read names from `commands.json`
+(`command_table.py`): importing torch, which strategies need, would take seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 import typer
 
-TABLE = Path(__file__).with_name("completions.json")
+TABLE = Path(__file__).with_name("commands.json")
 
 
 @cache
 def table() -> dict[str, Any]:
-    """Returns the table that `completion_table` wrote."""
+    """Returns the table that `command_table` wrote."""
     found: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
     return found
 

@@ -140,11 +140,3 @@ def families() -> dict[str, list[Strategy[...]]]:
     for strategy in STRATEGIES.values():
         found.setdefault(strategy.family, []).append(strategy)
     return found
-
-
-def strategies_help() -> str:
-    """Returns the names of the strategies, for the help text."""
-    lines = ["Strategies, by family; for what each does: [bold]tts-decode strategies[/bold]"]
-    for family, members in families().items():
-        lines.append(f"[bold]{family}[/bold]: {', '.join(strategy.name for strategy in members)}")
-    return "\n\n".join(lines)
