@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sampling_reference import reference_probs, reference_token
-from tts_decode.core.params import SamplingParams, mix, uniform
+from tts_decode.core.params import SamplingParams, mix, uniforms
 from tts_decode.decoding import sampler
 from tts_decode.decoding.sampler import token_logprobs
 
@@ -192,10 +192,8 @@ def test_bad_logits_are_an_error(sample: Sampler, bad: float) -> None:
         sample(torch.full((1, 5), -torch.inf), [SamplingParams()], [0.5], [[0]])
 
 
-def test_uniform_is_a_function_of_seed_and_position() -> None:
-    draws = torch.tensor(
-        [[uniform(seed, position) for position in range(200)] for seed in range(200)], dtype=torch.float64
-    )
+def test_uniforms_are_a_function_of_seed_and_position() -> None:
+    draws = torch.tensor([uniforms([seed] * 200, range(200)) for seed in range(200)], dtype=torch.float64)
     assert draws.min() >= 0
     assert draws.max() < 1
     assert len(draws.unique()) == draws.numel()
@@ -204,7 +202,12 @@ def test_uniform_is_a_function_of_seed_and_position() -> None:
     for low in range(10):
         share = ((draws >= low / 10) & (draws < (low + 1) / 10)).double().mean().item()
         assert abs(share - 0.1) < 0.01
-    assert uniform(3, 5) == uniform(3, 5)
+    rng = random.Random(2)
+    seeds = [rng.randrange(-(2**70), 2**70) for _ in range(100)]
+    positions = [rng.randrange(2**20) for _ in seeds]
+    alone = [uniforms([seed], [position])[0] for seed, position in zip(seeds, positions, strict=True)]
+    assert uniforms(seeds, positions) == alone
+    assert alone == [(mix(*pair) >> 11) / 2**53 for pair in zip(seeds, positions, strict=True)]
     assert mix(-1, 2) != mix(2, -1)
     assert mix(2**64 + 7) == mix(7)
 

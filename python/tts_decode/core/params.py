@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 from inspect import iscoroutinefunction
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from tts_kernels.checks import any_integer, integer, number, shown
 
 from .constraints.grammars import constraint_data, constraint_of
@@ -198,10 +201,28 @@ def mix(*values: int) -> int:
     return state
 
 
-def uniform(seed: int, position: int) -> float:
-    """Returns a uniform number in [0, 1) for the token at `position` of a branch with `seed`.
+def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> list[float]:
+    """Returns a uniform number in [0, 1) for the token at each position of a branch with that seed.
 
-    It depends on nothing else: a fork, a rollback or a replay draws the same numbers whatever else is in the
-    batch.
+    They are the upper 53 bits of `mix(seed, position)`. A number depends on nothing else: a fork, a rollback
+    or a replay draws the same numbers whatever else is in the batch.
     """
-    return (mix(seed, position) >> 11) * 2.0**-53
+    state = _mixed(np.array([seed & _MASK for seed in seeds], np.uint64))
+    state = _mixed(state ^ np.array(positions, np.uint64))
+    numbers: list[float] = ((state >> _11) * 2.0**-53).tolist()
+    return numbers
+
+
+# The constants of SplitMix64 as arrays of no dimension: NumPy would convert numbers in each call.
+_STEP, _FIRST, _SECOND = (
+    np.array(value, np.uint64) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+_30, _27, _31, _11 = (np.array(shift, np.uint64) for shift in (30, 27, 31, 11))
+
+
+def _mixed(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Returns one round of `mix` of each state; products wrap at 64 bits."""
+    state = state + _STEP
+    state = (state ^ (state >> _30)) * _FIRST
+    state = (state ^ (state >> _27)) * _SECOND
+    return state ^ (state >> _31)

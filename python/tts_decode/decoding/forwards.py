@@ -53,6 +53,7 @@ class Forwards:
             positions: list[int] = []
             embeds: list[Tensor] = []
             rows: list[int] = []  # tokens whose logits are needed
+            shares: list[int] = []  # of these, by feed
             hidden = False
             kept_rows: list[int] = []
             kept_layers: set[int] = set()
@@ -66,7 +67,7 @@ class Forwards:
                     pairs = zip(places, feed.tokens, strict=True)
                     embeds += [feed.request.embeds(place) for place, token in pairs if token < 0]
                 hidden = hidden or feed.request.needs_hidden
-                feed.rows_end = len(rows)
+                shares.append(len(wanted))
                 feed.tokens_end = len(tokens)
                 if feed.request.layers:
                     kept_rows.append(len(tokens) - 1)
@@ -95,18 +96,18 @@ class Forwards:
         self.steps += 1
         self.tokens += len(tokens)
         kept = iter(() if output.layers is None else output.layers)
-        row = token = 0
-        for feed in batch:
+        token = 0
+        for feed, logits in zip(batch, output.logits.split_with_sizes(shares), strict=True):
             if feed.request.layers:
                 feed.request.take_layers(next(kept)[[layers.index(layer) for layer in feed.request.layers]])
             states = None if output.hidden is None else output.hidden[token : feed.tokens_end]
             if output.masses is not None:
                 feed.request.path.add_mass(output.masses[token : feed.tokens_end].sum(0).numpy())
             try:
-                feed.request.fed(len(feed.tokens), output.logits[row : feed.rows_end], states)
+                feed.request.fed(len(feed.tokens), logits, states)
             except Exception as error:
                 feed.request.fail(error)
-            row, token = feed.rows_end, feed.tokens_end
+            token = feed.tokens_end
         return output.logits
 
 

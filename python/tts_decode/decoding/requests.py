@@ -18,14 +18,15 @@ T = TypeVar("T")
 P = TypeVar("P", bound=LivePath)
 
 
-@dataclass
+@dataclass(slots=True)
 class Feed:
     """Tokens of one request in one forward."""
 
     request: Request[Any]
     tokens: list[int]
-    rows_end: int = 0  # end of its rows of the logits; they begin where the previous feed's end
-    tokens_end: int = 0  # the same for the forward's tokens
+    tokens_end: int = (
+        0  # end of its rows among the forward's tokens; they begin where the previous feed's end
+    )
 
 
 class Request(ABC, Generic[T]):

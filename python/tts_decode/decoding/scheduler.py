@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..core.params import uniforms
 from ..core.progress import current_call
 from ..core.step import TopLogprobs
 from ..errors import BranchReleasedError, StaleKVError
@@ -164,18 +165,24 @@ class Scheduler:
             self._sample(turn, batch, logits)
         self._drop_done()
         if len(self._waiting) > 1:
-            had_turn, served = {id(request) for request in turn}, {id(feed.request) for feed in batch}
-            for request in self._waiting:
-                request.served = id(request) in served
-            # Next time, requests without a turn come first, then those not served. If these lack pages, those
-            # that have theirs run to their end.
-            self._stays = self._lacks_pages()
-            if self._stays:
-                self._waiting.sort(key=lambda request: not request.served)
-            else:
-                self._waiting.sort(key=lambda request: (id(request) in had_turn, request.served))
+            self._sort_waiting(turn, batch)
         for order, request in enumerate(self._waiting):
             request.order = order
+
+    def _sort_waiting(self, turn: list[Request[Any]], batch: list[Feed]) -> None:
+        """Sorts requests for the next tick: those without a turn come first, then those not served.
+
+        If the latter lack pages, those that have theirs run to their end.
+        """
+        served = {id(feed.request) for feed in batch}
+        for request in self._waiting:
+            request.served = id(request) in served
+        self._stays = self._lacks_pages()
+        if self._stays:
+            self._waiting.sort(key=lambda request: not request.served)
+        elif not all(request.served for request in self._waiting):
+            had_turn = {id(request) for request in turn}
+            self._waiting.sort(key=lambda request: (id(request) in had_turn, request.served))
 
     def _lacks_pages(self) -> bool:
         """Whether a request that was not served waits for offloaded pages, or for room."""
@@ -287,21 +294,22 @@ class Scheduler:
             if not count:
                 continue
             path_id = request.path.id
-            if kv.pages_needed(path_id, count) > free - reserved:
+            new = tree.pages_needed(path_id, count)
+            if new > free - reserved or (kv.offload is not None and kv.offload.missing(path_id)):
                 fed = [feed.request.path.id for feed in batch]
                 coming = [later.path.id for later, _ in queue[place + 1 :]]
                 needed = kv.make_room(path_id, count, reserved, keep=fed, coming=coming)
-                free = kv.free_pages
                 if needed:
+                    free = kv.free_pages
                     blocked = blocked or (request, needed)
                     if kv.offload is not None and batch:
                         break  # the next room is reserved for this one: smaller later ones would take it
                     continue
-            if kv.reload(path_id):
-                free = kv.free_pages
-            reserved += tree.pages_needed(path_id, count)
+                kv.reload(path_id)
+                free, new = kv.free_pages, tree.pages_needed(path_id, count)
+            reserved += new
             rows -= count
-            batch.append(Feed(request, tokens[:count]))
+            batch.append(Feed(request, tokens if count == len(tokens) else tokens[:count]))
         self._short_of_pages = blocked is not None
         if blocked and self._sparse_together:
             # All of a tree or none of it, as in `whole_trees`, if others can continue meanwhile.
@@ -340,16 +348,20 @@ class Scheduler:
 
     def _sample(self, turn: list[Request[Any]], batch: list[Feed], fresh: Tensor | None) -> None:
         """Draws a token for every path in a step whose logits are known. fresh: the logits of `batch`."""
-        stepping: list[StepRequest] = []
-        draws: list[Draw] = []
-        for request in turn:
-            if not isinstance(request, StepRequest) or request.future.done() or request.held:
-                continue
-            if request.samples:
-                stepping.append(request)
-                draws.append(request.draw())
+        stepping = [
+            request
+            for request in turn
+            if isinstance(request, StepRequest)
+            and request.samples
+            and not (request.future.done() or (request.hold is not None and request.held))
+        ]
         if not stepping:
             return
+        seeds = [request.seed for request in stepping]
+        lengths = [len(request.path.tokens) for request in stepping]
+        draws = [
+            request.draw(number) for request, number in zip(stepping, uniforms(seeds, lengths), strict=True)
+        ]
         if fresh is not None and len(fresh) == len(batch) and stepping == [feed.request for feed in batch]:
             logits = fresh
         else:

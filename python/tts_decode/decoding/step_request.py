@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.constraints.grammars import compile_aside
 from ..core.constraints.guide import Guide
 from ..core.detokenizer import continuation, text_stream
-from ..core.params import SamplingParams, uniform
+from ..core.params import SamplingParams
 from ..core.step import FINAL_REASONS, Step, TopLogprobs
 from ..core.stop_finder import StopFinder
 from .live_path import LivePath
@@ -70,6 +70,10 @@ class StepRequest(Request[Step]):
         self.tops: list[TopLogprobs] = []
         self.certainties: list[float] = []
         self.on_token: Callable[[], None] | None = None
+        # Length of the path at which the branch ends.
+        self._full = min(
+            path.prompt_length + params.max_tokens, self.begin + path.runtime.positions_left(self.begin)
+        )
         self._reason: str | None = None
         self.needs_hidden = path.runtime.keep_hidden > 0  # fixed for the whole step
         self._stops = StopFinder(path.runtime.tokenizer, params.stop, path.tokens) if params.stop else None
@@ -110,12 +114,11 @@ class StepRequest(Request[Step]):
         if self._reason is not None and path.logits is not None:
             self._close(self._reason)
 
-    def draw(self) -> Draw:
-        """Returns what decides the draw of its next token."""
-        u = uniform(self.seed, len(self.path.tokens))
+    def draw(self, uniform: float) -> Draw:
+        """Returns what decides the draw of its next token, with the number of its seed and length."""
         if self._seen is None:
-            return Draw(self.params, u, edits=self.edits)
-        return Draw(self.params, u, self._seen.entries["token"])
+            return Draw(self.params, uniform, edits=self.edits)
+        return Draw(self.params, uniform, self._seen.entries["token"])
 
     def take(
         self,
@@ -166,12 +169,9 @@ class StepRequest(Request[Step]):
     def _limit(self) -> str | None:
         """Returns why no further token may be sampled, whatever it would be."""
         path = self.path
-        if path.finish_reason is not None:
-            return path.finish_reason
-        if len(path.tokens) - path.prompt_length >= self.params.max_tokens:
-            return "max_tokens"
-        if path.runtime.positions_left(len(path.tokens)) <= 0:
-            return "length"
+        if len(path.tokens) >= self._full:
+            reached = len(path.tokens) - path.prompt_length >= self.params.max_tokens
+            return "max_tokens" if reached else "length"
         if path.budget is not None and path.budget.exhausted:
             return "budget"
         return None if self.edits is None else self.edits.blocked
