@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.types import Message
+from tts_decode.cluster import Identity
 from tts_decode.replicas.balance import AHEAD, Balance
 from tts_decode.replicas.beginnings import beginning_of
 from tts_decode.replicas.exposition import merged
@@ -17,6 +20,19 @@ from tts_decode.serve.config import Limits
 
 KEY = "a-key-for-the-test"
 PROMPT = "The quick brown fox"
+LIKE = Identity(
+    tts_kernels="1",
+    torch="2",
+    transformers="5",
+    python="3.11",
+    model="Little float32",
+    weights="12ab",
+    tokenizer="34cd",
+    kv_dtype="float32",
+    device="cpu",
+    isa="avx2",
+)
+UNLIKE = replace(LIKE, weights="ffff")
 
 
 class FakeReplica:
@@ -24,12 +40,14 @@ class FakeReplica:
 
     Attributes:
         told: the requests that came: scope and body. left: streams whose client left.
+        identity: of its process.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.told: list[tuple[dict[str, Any], bytes]] = []
         self.left = 0
+        self.identity = LIKE
         self.alive, self.death, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.alive.set()
 
@@ -41,9 +59,9 @@ class FakeReplica:
         self.death = asyncio.Event()
         self.alive.set()
 
-    async def presence(self) -> AsyncGenerator[int, None]:
+    async def presence(self) -> AsyncGenerator[Identity, None]:
         await self.alive.wait()
-        yield self.number
+        yield self.identity
         await self.death.wait()
         raise RuntimeError("the process has died")
 
@@ -231,6 +249,42 @@ def test_no_replica_is_up() -> None:
             status, body = await answer
             assert status == 503
             assert json.loads(body)["error"]["message"] == "no replica is up; try again"
+
+    run(test)
+
+
+def test_replicas_that_differ_do_not_start() -> None:
+    async def whole() -> None:
+        replicas = [FakeReplica(number) for number in range(3)]
+        replicas[2].identity = UNLIKE
+        front = Front(replicas, (), Limits())
+        front.open()
+        told = await asyncio.wait_for(front.complete(), 30)
+        assert told is not None
+        assert re.match(r"replica 2 is not like replica [01], which has weights 12ab, there ffff: ", told)
+        assert told.endswith("; put the same model on all nodes")
+        await front.close(0)
+
+    asyncio.run(whole())
+
+
+def test_a_replica_that_differs_after_a_restart_waits_until_it_may_serve(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(front: Front, replicas: list[FakeReplica]) -> None:
+        replicas[1].die()
+        await until(lambda: served(front) == 1)
+        replicas[1].identity = UNLIKE
+        replicas[1].rise()
+        await until(lambda: front.members[1].refused)
+        for number in range(4):
+            assert await ask(front, f"{number} {PROMPT}") == (200, b"0")
+        await asyncio.sleep(0.5)  # it is asked again meanwhile, and told once
+        assert caplog.text.count("replica 1 is not like replica 0") == 1
+        replicas[0].die()  # now none serves, and nothing differs from it
+        await until(lambda: front.members[1].serves)
+        assert await ask(front) == (200, b"1")
+        assert front.members[1].refused is None
 
     run(test)
 

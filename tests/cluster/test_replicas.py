@@ -19,12 +19,15 @@ from typing import Any
 import httpx
 import pytest
 from cli_commands import last_error
+from cluster_work import ServedOfTurn
 from needed import missing
 from serving import CHAT_TEMPLATE, Served
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode.cli.app import run
 from tts_decode.cli.groups import ModelOptions
 from tts_decode.cli.served_model import ServedModel
+from tts_decode.errors import ClusterError
+from tts_decode.replicas.run import Replicas, serving
 from tts_decode.serve.config import Limits
 
 from benches.local_cluster import LocalCluster
@@ -257,6 +260,14 @@ def test_a_model_that_does_not_load(
     arguments = ["serve", "-m", str(tmp_path / "none"), "--port", "0", "--ray", cluster.address]
     assert run(arguments) == 1
     assert re.search(r"--replicas: they do not start: .*none", last_error(capsys))
+    until(lambda: not serve_processes())
+
+
+def test_replicas_of_different_models_do_not_start(cluster: LocalCluster, tmp_path: Path) -> None:
+    replicas = Replicas(ServedOfTurn(tmp_path / "first"), 2, "127.0.0.1", 0, address=cluster.address, cpus=1)
+    told = r"^replicas: replica [01] is not like .* put the same model"
+    with pytest.raises(ClusterError, match=told), serving(replicas, grace=0):
+        raise AssertionError("they serve")
     until(lambda: not serve_processes())
 
 

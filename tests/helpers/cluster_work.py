@@ -15,6 +15,7 @@ from tts_decode import Branch, SamplingParams, TreeDecoder
 from tts_decode.cluster import Host, PooledSearch
 from tts_decode.rewards import mean_probability
 from tts_decode.search import Journal, SearchResult, rebase
+from tts_decode.serve.config import ServerConfig
 
 
 def tiny_decoder(seed: int = 0) -> TreeDecoder:
@@ -68,6 +69,16 @@ class DecoderOfTurn:
         except FileExistsError:
             return tiny_decoder(1)
         return tiny_decoder()
+
+
+@dataclass(frozen=True)
+class ServedOfTurn:
+    """Opens a replica with the decoder of `DecoderOfTurn`."""
+
+    marker: Path
+
+    def __call__(self) -> tuple[TreeDecoder, ServerConfig]:
+        return DecoderOfTurn(self.marker)(), ServerConfig("little")
 
 
 def no_decoder() -> TreeDecoder:

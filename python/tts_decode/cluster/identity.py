@@ -7,15 +7,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tts_kernels import _core
 
-from ..decoding.decoder import TreeDecoder
 from ..version import package_version
+
+if TYPE_CHECKING:
+    from ..decoding.decoder import TreeDecoder
 
 _CHUNKS, _CHUNK = 256, 4096  # number and bytes of the samples taken from a large tensor
 
@@ -47,6 +49,23 @@ class Identity:
             if mine != theirs:
                 return f"{field.name.replace('_', '-')} {mine}, there {theirs}"
         return None
+
+    def unlike(self, own: str, other: Identity, first: str) -> str | None:
+        """Returns why `own`, of this identity, does not run beside `first`, of the other; None if it may."""
+        if (difference := other.difference(self)) is None:
+            return None
+        advice = _ADVICE.get(difference.partition(" ")[0], "install the same versions and files on all nodes")
+        return (
+            f"{own} is not like {first}, which has {difference}: the same search could find another text "
+            f"there; {advice}"
+        )
+
+
+_ADVICE = {
+    "isa": "set TTS_KERNELS_FORCE_CPU_ISA on all nodes to a level that all have, before ray start",
+    "weights": "put the same model on all nodes",
+    "model": "put the same model on all nodes",
+}
 
 
 def identity_of(decoder: TreeDecoder) -> Identity:

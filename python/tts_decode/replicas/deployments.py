@@ -53,9 +53,9 @@ class FrontDeployment:
         self._front = Front([RemoteReplica(handle) for handle in replicas], keys, limits)
         self._front.open()
 
-    async def complete(self) -> None:
-        """Returns when all replicas serve."""
-        await self._front.complete()
+    async def complete(self) -> str | None:
+        """Returns None when all replicas serve, or why one of them must not."""
+        return await self._front.complete()
 
     async def __call__(self, request: Request) -> Response:
         return _Answer(self._front)

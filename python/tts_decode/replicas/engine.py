@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, Callable, MutableMapping
 from typing import Any
 
 import torch
 
+from ..cluster.identity import Identity, identity_of
 from ..decoding.decoder import TreeDecoder
 from ..serve.app import create_app
 from ..serve.config import ServerConfig
@@ -27,6 +27,7 @@ class Engine:
         torch.set_num_threads(threads)
         decoder, config = opens()
         log_to_stderr(config.keys)
+        self._identity = identity_of(decoder)
         self._app = create_app(decoder, config)
         self._server = self._app.state.server
         self._server.open()
@@ -37,9 +38,9 @@ class Engine:
         if not self._server.desk.engine.alive:
             raise RuntimeError("the decoder's thread has ended")
 
-    async def presence(self) -> AsyncGenerator[int, None]:
-        """Yields the process id, and ends only when the process does."""
-        yield os.getpid()
+    async def presence(self) -> AsyncGenerator[Identity, None]:
+        """Yields what it serves, and ends only when the process does."""
+        yield self._identity
         await asyncio.Event().wait()
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[dict[str, Any], None]:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from ..cluster.identity import Identity
 from ..serve.bodies import Bodies
 from ..serve.config import Limits
 from ..serve.errors import APIError, error_response, unavailable
@@ -51,12 +52,18 @@ class Front:
 
     def open(self) -> None:
         """Starts watching the replicas, on the loop that runs the application."""
-        self._watches = [asyncio.ensure_future(each.watch(self._balance.forget)) for each in self.members]
+        self._watches = [
+            asyncio.ensure_future(each.watch(self._refusal, self._balance.forget)) for each in self.members
+        ]
 
-    async def complete(self) -> None:
-        """Returns when all replicas serve."""
+    async def complete(self) -> str | None:
+        """Returns None when all replicas serve, or why one of them must not."""
         while not all(member.serves for member in self.members):
+            for member in self.members:
+                if member.refused is not None:
+                    return member.refused
             await asyncio.sleep(_LOOK_SECONDS)
+        return None
 
     async def close(self, grace: float) -> None:
         """Refuses new requests, and cancels those that have not ended after `grace` seconds."""
@@ -127,6 +134,14 @@ class Front:
         while self._running and loop.time() < end:
             await asyncio.sleep(_LOOK_SECONDS)
         return not self._running
+
+    def _refusal(self, member: Member, identity: Identity) -> str | None:
+        """Returns how a replica differs from one that serves; None if it may serve beside it."""
+        for other in self.members:
+            if other.serves and other.identity is not None:
+                names = f"replica {member.number}", f"replica {other.number}"
+                return identity.unlike(names[0], other.identity, names[1])
+        return None
 
     # -- requests to all replicas
 

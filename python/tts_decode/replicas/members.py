@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from starlette.types import Message, Scope
 
+from ..cluster.identity import Identity
+
 _log = logging.getLogger(__name__)
 _AGAIN_SECONDS = 0.2  # between attempts to reach a replica
 # The part of a request's scope that can be sent to another process.
@@ -24,8 +26,8 @@ _PORTABLE = (
 class Replica(Protocol):
     """A server with a decoder, in a process of its own that is restarted when it dies."""
 
-    def presence(self) -> AsyncGenerator[Any, None]:
-        """Yields once it serves; ends or raises when the process has died."""
+    def presence(self) -> AsyncGenerator[Identity, None]:
+        """Yields what it serves, once it does; ends or raises when the process has died."""
 
     def answer(self, scope: Scope, body: bytes) -> AsyncGenerator[Message, None]:
         """Yields what its application sends. Closing the generator means the client left."""
@@ -38,24 +40,34 @@ class Member:
     """One of the front's replicas.
 
     Attributes:
-        number: its number among them.
+        number: its number among them. identity: of its latest process that served.
+        refused: why its process does not serve, though it is there; None: it does, or there is none.
     """
 
     def __init__(self, number: int, replica: Replica) -> None:
         self.number, self._replica = number, replica
+        self.identity: Identity | None = None
+        self.refused: str | None = None
         self._death: asyncio.Future[None] | None = None  # of the process that serves; None: none does
 
     @property
     def serves(self) -> bool:
         return self._death is not None
 
-    async def watch(self, died: Callable[[int], None]) -> None:
-        """Follows the replica through its restarts. died: called with its number at each death."""
+    async def watch(
+        self, refusal: Callable[[Member, Identity], str | None], died: Callable[[int], None]
+    ) -> None:
+        """Follows the replica through its restarts.
+
+        refusal: returns why a process of this identity may not serve now, or None. It is asked again until
+        the process may. died: called with the member's number at each death.
+        """
         while True:
             try:
                 async with aclosing(self._replica.presence()) as presence:
-                    async for _ in presence:
-                        self._death = asyncio.get_running_loop().create_future()
+                    async for identity in presence:
+                        if not self._accept(identity, refusal(self, identity)):
+                            break
             except Exception as error:  # Ray's, which says how the process died
                 _log.warning("replica %d is not there: %s", self.number, " ".join(str(error).split())[:300])
             if self._death is not None:
@@ -63,6 +75,15 @@ class Member:
                 self._death = None
                 died(self.number)
             await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _accept(self, identity: Identity, refused: str | None) -> bool:
+        """Lets the process serve unless it is refused, which is logged once; returns whether it serves."""
+        if refused is not None and refused != self.refused:
+            _log.error("%s", refused)
+        self.refused = refused
+        if refused is None:
+            self.identity, self._death = identity, asyncio.get_running_loop().create_future()
+        return refused is None
 
     async def carry(
         self, scope: Scope, body: bytes, take: Callable[[Message], Any], *ends: asyncio.Future[Any]

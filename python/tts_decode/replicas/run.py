@@ -71,7 +71,7 @@ def serving(replicas: Replicas, *, grace: float) -> Iterator[None]:
     Raises:
         MissingExtraError: Ray or Ray Serve is not installed.
         ClusterError: the cluster does not answer, runs Ray Serve already or lacks room, or a replica does not
-            start.
+            start, or differs from the others.
     """
     require("ray")
     if replicas.address == LOCAL:
@@ -152,7 +152,8 @@ def _start(replicas: Replicas, place: Place) -> Any:
         handle = serve.run(application, name=APPLICATION, route_prefix="/")
     except RuntimeError as cause:
         raise ClusterError(f"replicas: they do not start: {_reason()}") from cause
-    handle.complete.remote().result()
+    if (refused := handle.complete.remote().result()) is not None:
+        raise ClusterError(f"replicas: {refused}")
     return handle
 
 
