@@ -72,6 +72,7 @@ USUAL_BFLOAT16 = ["transformers, bfloat16", "llama.cpp, BF16", "OpenVINO, F16, b
 # Those that read the same GGUF file, weights quantised as they are there.
 QUANTISED = {
     "ours": Engine("tts_peer", "", "file", {"weights": "auto"}),
+    "ours, int8 KV": Engine("tts_peer", "", "file", {"weights": "auto", "kv": "int8"}),
     "llama.cpp, F16 KV": Engine(
         "llama_cpp_peer", "llama.cpp", "file", {"kv": "F16", "flash_attention": False}
     ),

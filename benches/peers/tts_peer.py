@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from adapter import KeptPrompt, serve
 from tts_decode import Branch, SamplingParams, TreeDecoder, gather
 from tts_decode.model.loading import load_model
@@ -13,17 +14,18 @@ from tts_kernels import _core
 
 
 class Tts(KeptPrompt):
-    """options: model, kv_bytes, and those of `load_model`: dtype, weights."""
+    """options: model, kv_bytes, kv (the name of its dtype), and those of `load_model`: dtype, weights."""
 
     root: Branch | None = None
 
     def __init__(self, options: dict[str, Any]) -> None:
         chosen = {name: options[name] for name in ("dtype", "weights") if name in options}
         model, tokenizer = load_model(options["model"], pack_weights=True, **chosen)
-        self.decoder = TreeDecoder(model, tokenizer, kv_bytes=options.get("kv_bytes"))
+        kv = getattr(torch, options["kv"]) if "kv" in options else model.dtype
+        self.decoder = TreeDecoder(model, tokenizer, kv_bytes=options.get("kv_bytes"), kv_dtype=kv)
         self.decoder.eos_token_ids = frozenset()
         weights = options.get("weights", str(model.dtype))
-        self.about = {"weights": weights, "kv": str(model.dtype), "isa": _core.cpu_isa()}
+        self.about = {"weights": weights, "kv": str(kv), "isa": _core.cpu_isa()}
 
     def prefill(self, prompt: list[int]) -> float:
         if self.root is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-OURS = ("ours",)
+OURS, OURS_INT8 = ("ours",), ("ours, int8 KV",)
 LLAMA_CPP = ("llama.cpp, F16 KV", "llama.cpp, F16 KV, flash", "llama.cpp, Q8_0 KV, flash")
 OPENVINO = ("OpenVINO, u8 KV", "OpenVINO, bf16 KV")
 
@@ -24,7 +24,7 @@ class Case:
     kind: str
     prompts: tuple[int, ...] = (512, 4096)
     branches: tuple[int, ...] = (1, 8, 64)
-    settings: tuple[str, ...] = OURS + LLAMA_CPP + OPENVINO
+    settings: tuple[str, ...] = OURS + OURS_INT8 + LLAMA_CPP + OPENVINO
     prefills: tuple[int, ...] = ()
     plot: bool = False
 
