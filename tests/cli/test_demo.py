@@ -13,6 +13,7 @@ from tts_decode.bench import replicated
 from tts_decode.cli import demo as demo_module
 from tts_decode.cli.app import run
 from tts_decode.cli.demo_puzzle import NUMBERS, TARGET, puzzle, solves
+from tts_decode.cli.errors import CommandError
 
 
 def test_the_checker_agrees_with_python_on_all_expressions() -> None:
@@ -96,6 +97,14 @@ def test_what_the_demo_says(
     shared = (said["prompt_tokens"] + 32 * 24) * 30 * 3 * 64 * 2 * element
     assert 0 < said["shared"]["kv_bytes"] < 2 * shared
     assert "6 * 4 + 2 = 26" in page.read_text(encoding="utf-8")
+
+    def broken(*_given: object) -> None:
+        raise CommandError("no comparison")
+
+    with monkeypatch.context() as patch:  # the answers are told before the comparison
+        patch.setattr(demo_module, "replicated_decoding", broken)
+        assert run(["demo", "-n", "8", "--out", str(page)]) == 1
+    assert "the best of 8 branches" in capsys.readouterr().out
 
     monkeypatch.setattr(demo_module, "memory_bytes", lambda: 1 << 20)
     assert run(["demo", "-n", "8", "--out", str(page)]) == 2

@@ -21,7 +21,7 @@ from ..search import SearchResult, best_of_n, render_tree
 from ..view import Problem, Shown, make_page
 from . import options as opt
 from .demo_puzzle import NUMBERS, SOLVED, TARGET, puzzle, solves
-from .display import Screen, mib, print_json
+from .display import Display, Screen, mib, print_json
 from .errors import CommandError, UsageError, usage_errors
 from .filled import filled
 from .session import Session, open_session
@@ -70,17 +70,24 @@ def demo(
         session.display.stage(f"decoding {n} branches over one prompt")
         shown = _search(session, n)
         _check_memory(shown, n)
-        session.display.stage(f"transformers decodes {n} branches, each with a cache of its own")
-        replicated = _replicated(session, n)
+        dtype = str(session.model.dtype).removeprefix("torch.")
     page = make_page([_page_of(shown)], title="tts-decode demo")
     try:
         out.write_text(page.html, encoding="utf-8")
     except OSError as cause:
         raise CommandError(f"--out: {out} cannot be written: {cause.strerror}; give another file") from cause
+    screen = Screen()
+    if not json_output:  # the answer is there before the comparison, which takes seconds
+        _print_answers(screen, shown, n)
+        _print_tree(screen, shown.result, out)
+    with Display() as display:
+        display.stage(f"transformers decodes {n} branches, each with a cache of its own")
+        replicated = _replicated(dtype, n)
     if json_output:
         print_json(_described(shown, replicated, n, out))
     else:
-        _print(shown, replicated, n, out)
+        screen.print(_gain(shown, replicated, n))
+        screen.print(f"The tree in a browser: {out}", soft_wrap=True)
 
 
 def _search(session: Session, n: int) -> _Shown:
@@ -117,9 +124,8 @@ def _check_memory(shown: _Shown, n: int) -> None:
         )
 
 
-def _replicated(session: Session, n: int) -> Replicated:
+def _replicated(dtype: str, n: int) -> Replicated:
     """Measures transformers' decode steps of n branches, in the same dtype as the search."""
-    dtype = str(session.model.dtype).removeprefix("torch.")
     with usage_errors():
         model, tokenizer = load_model(DEFAULT_MODEL, dtype, weights=dtype)
     prompt = tokenizer(puzzle(NUMBERS, TARGET))["input_ids"]
@@ -148,8 +154,7 @@ def _described(shown: _Shown, replicated: Replicated, n: int, out: Path) -> dict
     }
 
 
-def _print(shown: _Shown, replicated: Replicated, n: int, out: Path) -> None:
-    screen = Screen()
+def _print_answers(screen: Screen, shown: _Shown, n: int) -> None:
     listed = ", ".join(map(str, sorted(NUMBERS, reverse=True)))
     screen.print(
         f"Reach {TARGET} with {listed}, after {len(SOLVED)} solved puzzles: {shown.prompt_tokens} tokens"
@@ -161,9 +166,6 @@ def _print(shown: _Shown, replicated: Replicated, n: int, out: Path) -> None:
     answers.add_row(f"the best of {n} branches", shown.result.answer.strip(), found)
     screen.print(answers)
     screen.print()
-    _print_tree(screen, shown.result, out)
-    screen.print(_gain(shown, replicated, n))
-    screen.print(f"The tree in a browser: {out}", soft_wrap=True)
 
 
 def _print_tree(screen: Screen, result: SearchResult, out: Path) -> None:
