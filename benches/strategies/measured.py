@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class Measured:
             "figures": self.measure(**self.settings),
             "date": date.today().isoformat(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "cpu": f"{device_name('cpu')}, {_core.cpu_isa()}",
+            "cpu": f"{device_name('cpu')}, {_core.cpu_isa()}{_threads()}",
         }
         known: Record = json.loads(json.dumps(made))
         return known
@@ -70,6 +71,12 @@ class Grown:
     measure: Callable[[], Record]
     read: Callable[[], Record]
     text: Callable[[Record], str]
+
+
+def _threads() -> str:
+    """Returns how many threads compute, if they are fewer than the cores."""
+    threads = torch.get_num_threads()
+    return "" if threads >= (os.cpu_count() or 1) else f", {threads} thread{'s' * (threads > 1)}"
 
 
 def search_shares(*, n: int, limit: int, model: str, dtype: str) -> Record:

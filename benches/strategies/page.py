@@ -12,7 +12,8 @@ from benches.tables import line as line_of
 Record = dict[str, Any]
 
 HEADS = ("measured with", "solved", "tokens", "KV MiB")
-_KEPT = 4  # columns of a table that are written by hand
+_OURS = ("strategy", "paper", "needs", "departures")  # columns that are written by hand
+_KEPT = len(_OURS)
 
 
 def cells(kept: Record) -> tuple[str, str, str]:
@@ -36,7 +37,10 @@ def setup_note(setup: Record) -> str:
 
 
 def fill_rows(page: str, record: Record) -> str:
-    """Returns the page with the measured columns of its tables of strategies replaced or added."""
+    """Returns the page with the measured columns of its tables of strategies replaced or added.
+
+    Other tables may have a column `strategy` too; they are left as they are.
+    """
     rows = {
         f"[`{name}`]": (setup_note(kept["setup"]), *cells(kept))
         for name, kept in record["strategies"].items()
@@ -44,8 +48,8 @@ def fill_rows(page: str, record: Record) -> str:
     rows |= {f"[`{name}`]": (f"not run: {reason}", "", "", "") for name, reason in NOT_RUN.items()}
 
     def columns(line: str) -> str:
-        row = [cell.strip() for cell in line.strip("|").split("|")]
-        if row[0] == "strategy":
+        row = _row(line)
+        if _is_head(row):
             return line_of([*row[:_KEPT], *HEADS])
         if name := re.match(r"\[`\w+`\]", row[0]):
             return line_of([*row[:_KEPT], *rows.get(name[0], ("",) * len(HEADS))])
@@ -53,9 +57,17 @@ def fill_rows(page: str, record: Record) -> str:
 
     lines = page.split("\n")
     for i, line in enumerate(lines):
-        if line.startswith("|---") and lines[i - 1].startswith("| strategy |"):
+        if line.startswith("|---") and _is_head(_row(lines[i - 1])):
             lines[i] = "|---" * (_KEPT + 1) + "|---:" * (len(HEADS) - 1) + "|"
     return "\n".join(columns(line) if line.startswith("| ") else line for line in lines)
+
+
+def _row(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _is_head(row: list[str]) -> bool:
+    return tuple(row[:_KEPT]) == _OURS
 
 
 def settings(record: Record) -> str:

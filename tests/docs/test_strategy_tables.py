@@ -39,7 +39,7 @@ def test_records_are_of_the_settings_that_would_be_measured() -> None:
     [
         ("coverage_curve", lambda f: f["right"].__setitem__(slice(None), [32] * 12), None, "100.0 %"),
         ("atts_pair", lambda f: f["rows"]["p-values"].update(solved=11), None, "| p-values | 11/12 |"),
-        ("search_cost", lambda f: f["outside"].update(ets=0.125), "4.4 %", "12.5 %"),
+        ("search_cost", lambda f: f["outside"].update(ets=0.125), "| `ets` | 2.4 % |", "12.5 %"),
     ],
 )
 def test_a_figure_that_changes_is_changed_in_the_page(

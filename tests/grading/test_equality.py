@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 
 import pytest
-from answer_cases import Case, harmless, wrong_constants, wrong_roots, wrong_structures
+from answer_cases import Case, calculations, harmless, wrong_constants, wrong_roots, wrong_structures
 from tts_decode.errors import MissingExtraError
 from tts_decode.grading import group, groups, is_correct, mathematics, needs_mathematics, same_answer
+from tts_decode.grading.open_calculations import left_open
 
 pytest.importorskip("math_verify")
 
@@ -229,10 +230,49 @@ def test_notations_alike_of_other_answers(answer: str, expected: str) -> None:
         ("10 - 3 = 7", "7", True),
         ("so 5 - 2 gives 3", "3", True),
         ("so the root is 2 + 3i", "2+3i", True),
+        ("What is 2^3?", "8", False),
+        ("The answer is 2^3.", "8", True),
+        ("8 = 2^3", "8", True),
+        ("6 = 2^3", "8", False),
+        ("2 + 6 = 2^3", "6", False),
+        (r"$\frac{5}{6} = \frac{1}{2} + \frac{1}{3}$", r"\frac{5}{6}", True),
+        ("Tom works 2 + 3 hours", "5 hours", False),
+        ("x = 2 + 3", "x = 5", False),
+        ("there are 10^6 of them", "1000000", True),
+        (r"an area of $12 \text{ m}^2$", "12", True),
+        (r"we get $\sqrt{3}$", "1.73205", True),
+        (r"we get $\sqrt{18}$", r"3\sqrt{2}", True),
+        (r"so it is $3 \cdot \sqrt{2}$", r"3\sqrt{2}", True),
+        ("it takes 5 min", "5 minutes", True),
+        ("on 2024-01-02", "2024-01-02", True),
+        ("so it is 50/100", r"50\%", True),
+        ("so (x + 1)^2", "x^2 + 2x + 1", True),
+        ("What is 12\u00b2?", "12", False),
+        ("So we get .34", "34", False),
+        ("So we get $.34$.", "0.34", True),
+        ("so it is ...5", "5", True),
     ],
 )
 def test_the_answer_of_a_text(text: str, expected: str, right: bool) -> None:
     assert is_correct(text, expected) is right
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "What is {}?", "Let me compute ${}$.", "We have to find {}, so", r"Find \({}\)."]
+)
+def test_a_text_that_repeats_a_calculation_gives_no_answer(text: str) -> None:
+    cases = list(calculations(4, 12))
+    assert [case for case in cases if is_correct(text.format(case.answer), case.expected)] == []
+
+
+def test_a_marked_calculation_is_right_by_equality() -> None:
+    cases = [case for case in calculations(4, 12) if not case.answer.startswith("$")]
+    right = [case for case in cases if is_correct(rf"So \boxed{{{case.answer}}}", case.expected)]
+    assert len(right) >= 0.97 * len(cases), [case for case in cases if case not in right]
+
+
+def test_harmless_variants_are_no_open_calculations() -> None:
+    assert [case for case in HARMLESS if left_open(case.answer, case.expected)] == []
 
 
 def test_groups_are_by_meaning_and_led_by_the_first() -> None:

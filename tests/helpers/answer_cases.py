@@ -196,3 +196,29 @@ def harmless(seed: int, count: int) -> Iterator[Case]:
         yield Case("complex", f"{m}+{n}i", f"{n}i+{m}")
         yield Case("function", rf"\sin^2 {x}", rf"(\sin {x})^2")
         yield Case("minus of Unicode", f"-{m}", f"\u2212{m}")
+
+
+def calculations(seed: int, count: int) -> Iterator[Case]:
+    """Calculations, as questions hold them, and their results."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        a, b = _coprime(rng)
+        m, n, k = rng.randint(2, 40), rng.randint(2, 40), rng.randint(2, 6)
+        yield Case("sum", f"{m + n}", rng.choice((f"{m} + {n}", f"{m}+{n}", f"${m} + ${n}")))
+        yield Case("difference", f"{m - n}", rng.choice((f"{m} - {n}", f"{m}-{n}", f"{m} \u2212 {n}")))
+        yield Case("product", f"{m * n}", rng.choice((f"{m} \u00d7 {n}", rf"{m} \times {n}", f"{m} * {n}")))
+        yield Case("quotient", f"{m}", rng.choice((f"{m * n} / {n}", f"{m * n} \u00f7 {n}")))
+        yield Case("fraction", f"{m}", rf"\{rng.choice('dt ').strip()}frac{{{m * n}}}{{{n}}}")
+        total = rf"\frac{{{a * n + m * b}}}{{{b * n}}}"
+        yield Case("fractions", total, rf"\frac{{{a}}}{{{b}}} + \frac{{{m}}}{{{n}}}")
+        yield Case("power", f"{m**k}", rng.choice((f"{m}^{k}", f"{m}^{{{k}}}", f"{m}**{k}")))
+        yield Case("power", f"{(-m) ** k}", f"(-{m})^{k}")
+        yield Case("power", rf"\frac{{1}}{{{m**k}}}", f"{m}^{{-{k}}}")
+        yield Case("square", f"{m**2} cm", rf"{m}^2 \text{{ cm}}")
+        yield Case("root", f"{m}", rng.choice((rf"\sqrt{{{m * m}}}", f"sqrt({m * m})", f"\u221a{m * m}")))
+        yield Case("root", f"{m}", rf"\sqrt[3]{{{m**3}}}")
+        yield Case("root", f"{m}", f"{m * m}^{{1/2}}")
+        yield Case("binomial", f"{math.comb(m, k)}", rf"\binom{{{m}}}{{{k}}}")
+        yield Case("logarithm", f"{k}", rf"\log_{{{m}}} {m**k}")
+        yield Case("floor", f"{m}", rf"\lfloor {m}.{k} \rfloor")
+        yield Case("decimals", f"{(m + k) / 10}", f"{m / 10} + .{k}")

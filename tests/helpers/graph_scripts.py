@@ -26,6 +26,23 @@ def some_list(rng, most, needs=True):
     return "\n".join(lines)
 
 
+def plain_items(reply, most):
+    """The first items of a reply of `some_list`, without what they need, and that as indices."""
+    items, needs = [], []
+    for line in reply.splitlines():
+        mark, _, item = line.partition(". ")
+        if mark.isdecimal() and len(items) < most:
+            text, _, behind = item.partition(" (needs: ")
+            items.append(text)
+            needs.append([int(k) - 1 for k in behind.rstrip(")").split(", ") if k])
+    return items, needs
+
+
+def plain_numbered(texts):
+    """Texts as the prompts show them, under [1], [2], ..."""
+    return "\n\n".join(f"[{i + 1}] " + text for i, text in enumerate(texts))
+
+
 def yes_log_prob(prompt, text):
     """Log-probabilities of " Yes" and "No" after a prompt, as one token."""
     p = generator("yes", prompt).random()

@@ -1,10 +1,14 @@
 """Searches of step strategies on the script of steps."""
 
+import math
+import statistics
+
 from plain_scripts import asked, step_sampling
 from scripted import run_scripted, scripted_decoder
 
 SAMPLING = step_sampling(11)
 SEEDS = range(6)
+FOLDS = {"last": lambda s: s[-1], "min": min, "mean": statistics.fmean, "prod": math.prod}  # agg_strategy
 
 
 def found(candidates):

@@ -4,11 +4,20 @@ import re
 from collections import Counter
 
 import pytest
-from graph_scripts import LONG, QUESTION, SEEDS, generator, p_yes, some_list, yes_log_prob
+from graph_scripts import (
+    LONG,
+    QUESTION,
+    SEEDS,
+    generator,
+    p_yes,
+    plain_items,
+    plain_numbered,
+    some_list,
+    yes_log_prob,
+)
 from plain_scripts import PlainModel, asked
 from scripted import run_scripted, scripted_decoder
 from tts_decode.search import archon, aries
-from tts_decode.search.graphs.parsing import listed, numbered
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,7 +67,7 @@ def plain_aries(model, question, n, max_steps, max_parts):
     def apply(name, k):
         text, _, answer = graph[k]
         if name == "decompose":
-            found = listed(model.text(DECOMPOSE.format(question=text, n=max_parts)), max_parts)
+            found, _ = plain_items(model.text(DECOMPOSE.format(question=text, n=max_parts)), max_parts)
             for part in found if len(found) > 1 else []:
                 graph[max(graph) + 1] = [part, k, None]
         elif name == "solve":
@@ -153,7 +162,9 @@ def plain_archon(model, question, n, layers):
     for layer in layers.split():
         name, _, number = layer.partition(":")
         k = int(number) if number else None
-        told = numbered([r + (f"\nCritique: {c}" if c else "") for r, c in zip(state, critics, strict=True)])
+        told = plain_numbered(
+            [r + (f"\nCritique: {c}" if c else "") for r, c in zip(state, critics, strict=True)]
+        )
         order = list(range(len(state)))
         if name == "generate":
             state = [model.text(question) for _ in range(k or n)]
@@ -172,7 +183,7 @@ def plain_archon(model, question, n, layers):
                     right.append(i)
             order = right or order
         elif name == "test":
-            tests = listed(model.text(TESTS.format(question=question, n=5)), 5)
+            tests, _ = plain_items(model.text(TESTS.format(question=question, n=5)), 5)
             counts = [
                 sum(p_yes(PASSES.format(question=question, response=r, test=t)) > 0.5 for t in tests)
                 for r in state

@@ -8,14 +8,22 @@ import re
 from collections import Counter
 
 import pytest
-from graph_scripts import LONG, QUESTION, SEEDS, generator, p_yes, some_list, yes_log_prob
+from graph_scripts import (
+    LONG,
+    QUESTION,
+    SEEDS,
+    generator,
+    p_yes,
+    plain_items,
+    plain_numbered,
+    some_list,
+    yes_log_prob,
+)
 from plain_scripts import PlainModel, asked
 from scripted import run_scripted, scripted_decoder
 from tiny_models import byte_tokenizer, tiny_model
 from tts_decode import SamplingParams, TreeDecoder
 from tts_decode.search import adaptive_graph, atom_of_thoughts, get_strategy
-from tts_decode.search.graphs.parsing import listed, numbered, with_needs
-from tts_decode.select import extract_answer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,6 +44,11 @@ def atoms(seed):
     return script
 
 
+def plain_answer(text):
+    """The number that a text of the script says last."""
+    return re.findall(r"\d+", text)[-1]
+
+
 def plain_atom_of_thoughts(model, question, max_depth):
     from tts_decode.search.graphs.atom_of_thoughts import CONTRACT, DECOMPOSE, JUDGE
 
@@ -43,7 +56,7 @@ def plain_atom_of_thoughts(model, question, max_depth):
     direct = model.text(question)
     while True:
         decomposed = model.text(DECOMPOSE.format(question=question))
-        parts, needs = with_needs(listed(decomposed, 10))
+        parts, needs = plain_items(decomposed, 10)
         needs = [[j for j in sorted(set(wanted)) if 0 <= j < i] for i, wanted in enumerate(needs)]
         if len(parts) < 2:
             return direct, contractions
@@ -64,13 +77,13 @@ def plain_atom_of_thoughts(model, question, max_depth):
         contracted = model.text(new)
         three = [contracted, decomposed, direct]
         verdict = re.search(
-            r"\b[123]\b", model.text(JUDGE.format(question=question, answers=numbered(three)))
+            r"\b[123]\b", model.text(JUDGE.format(question=question, answers=plain_numbered(three)))
         )
         if verdict:
             best = three[int(verdict[0]) - 1]
         else:
-            counts = Counter(extract_answer(text) for text in three)
-            best = next(t for t in three if counts[extract_answer(t)] == max(counts.values()))
+            counts = Counter(plain_answer(text) for text in three)
+            best = next(t for t in three if counts[plain_answer(t)] == max(counts.values()))
         depth += 1
         contractions += 1
         if best is not contracted or depth == limit:
@@ -95,7 +108,7 @@ def test_atom_of_thoughts_contracts_while_the_judge_likes_it(max_depth):
 def test_chains_of_atom_of_thoughts_vote():
     result = run_scripted(scripted_decoder(atoms(1)), atom_of_thoughts, QUESTION, sampling=LONG, n=5)
     assert sum(result.votes.values()) == 5
-    assert extract_answer(result.answer) == next(iter(result.votes))
+    assert plain_answer(result.answer) == next(iter(result.votes))
 
 
 # -- adaptive graph
@@ -131,7 +144,7 @@ def plain_adaptive_graph(model, question, n, max_layers, max_depth, top=True):
     for layer in range(max_layers):
         whole = text(graph, range(len(graph)))
         reply = model.text((NEXT if layer else FIRST).format(question=question, n=n, graph=whole))
-        tasks, wanted = with_needs(listed(reply, n))
+        tasks, wanted = plain_items(reply, n)
         if len(tasks) < (1 if layer else 2):
             break
         new = []

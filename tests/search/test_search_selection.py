@@ -4,15 +4,15 @@ import math
 import sys
 import types
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from published_walk import published_counts
+from published_walk import best_leaves, exact_counts, published_counts
 from search_options import vowels
 from tiny_searches import PROMPT, children, levels, path, run, search_decoder
 from tts_decode.rewards import verifier
 from tts_decode.search import sentence_embedder
-from tts_decode.select import allocate, ets_select, rebase_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,7 +90,7 @@ def test_rebase_gives_continuations_by_the_softmax_of_scores(decoder, options):
         live = [node for node in level if node.status != "finished"]
         scores = [node.score for node in live]
         if options == {"allocation": "exact"}:
-            counts = allocate(len(live), rebase_weights(scores))
+            counts = exact_counts(len(live), scores)
         else:
             counts = published_counts(len(live), scores)
         assert [len(children(result.tree, node)) for node in live] == counts
@@ -143,19 +143,15 @@ def test_ets_keeps_what_the_cost_model_keeps(decoder, node_cost):
     result = run(decoder, "ets", n=12, lambda_b=1.5, lambda_d=0.0, node_cost=node_cost)
     tree_levels = levels(result.tree)
     pruned = 0
-    for depth, level in enumerate(tree_levels[1:-1], start=1):
+    for level in tree_levels[1:-1]:
         live = [node for node in level if node.status != "finished"]
-        tree = [node for level in tree_levels[: depth + 1] for node in level]
-        index = {node.id: i for i, node in enumerate(tree)}
-        outcomes = [c / len(live) for c in published_counts(len(live), [n.score for n in live])]
-        kept = ets_select(
-            outcomes,
-            [-1, *(index[node.parent] for node in tree[1:])],
-            [index[node.id] for node in live],
-            [1.0] * len(tree)
-            if node_cost == "node"
-            else [0.0, *(float(len(node.tokens)) for node in tree[1:])],
-            lambda_b=1.5,
+        prices = [1 if node_cost == "node" else len(node.tokens) for node in result.tree]
+        prices[0] = int(node_cost == "node")
+        kept = best_leaves(
+            [Fraction(c, len(live)) for c in published_counts(len(live), [n.score for n in live])],
+            [{node.id for node in path(result.tree, leaf.id)} for leaf in live],
+            prices,
+            Fraction(3, 2),
         )
         scores = [node.score for node, keep in zip(live, kept, strict=True) if keep]
         counts = iter(published_counts(len(live), scores))

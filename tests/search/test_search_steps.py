@@ -7,11 +7,10 @@ import pytest
 from plain_scripts import PlainModel, number, random_score, step_script
 from scipy.stats import chisquare
 from scripted import run_scripted, scorer, scripted_decoder, words
-from step_searches import SAMPLING, SEEDS, check_same, search
+from step_searches import FOLDS, SAMPLING, SEEDS, check_same, search
 from tts_decode import SamplingParams
 from tts_decode.errors import UnsupportedByEngineError
 from tts_decode.search import beam_search, dvts, fetch, lookahead, swift
-from tts_decode.select import aggregate
 
 # -- DVTS
 
@@ -26,7 +25,7 @@ def plain_dvts(model, score, *, n, m, iterations, agg):
             for _ in range(m):
                 step, ended = model.step("Q: " + text)
                 samples.append((text + step, [*scores, score(text + step)], ended))
-            best = max(samples, key=lambda s: aggregate(s[1], agg))
+            best = max(samples, key=lambda s: FOLDS[agg](s[1]))
             if best[2]:
                 answers += [s for s in samples if s[2]]
             elif iteration == iterations - 1:
@@ -34,7 +33,7 @@ def plain_dvts(model, score, *, n, m, iterations, agg):
             else:
                 following.append(best[:2])
         live = following
-    return [(text, aggregate(scores, agg), ended) for text, scores, ended in answers]
+    return [(text, FOLDS[agg](scores), ended) for text, scores, ended in answers]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -86,13 +85,13 @@ def plain_beams(model, score, *, n, m, k, iterations, agg, sort_completed=False)
                     ahead += step
             beam = (text, [*scores, score(ahead)])
             if ended or iteration == iterations - 1:
-                answers.append((text, aggregate(beam[1], agg), ended))
+                answers.append((text, FOLDS[agg](beam[1]), ended))
             else:
                 going.append(beam)
         if not going or (sum(ended for *_, ended in answers) >= n and not sort_completed):
-            left = [(text, aggregate(scores, agg), False) for text, scores in going]
+            left = [(text, FOLDS[agg](scores), False) for text, scores in going]
             return truncated(answers, n, sort_completed) + left
-        kept = sorted(going, key=lambda beam: -aggregate(beam[1], agg))[: n // m]
+        kept = sorted(going, key=lambda beam: -FOLDS[agg](beam[1]))[: n // m]
         share, extra = divmod(n, len(kept))
         beams = []
         for beam in going:

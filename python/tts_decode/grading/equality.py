@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from functools import lru_cache
 
 from ..select import extract_answer, last_boxed, last_value, plain_number, stated_answer
 from .mathematics import MATHEMATICS, UnjudgedError
 from .notation import CACHED, normalised, spelling
+from .open_calculations import left_open
 from .prose import values_in_prose
 from .structure import Parts, interval, named, parts, variables
 from .values import close, number, same_value
@@ -23,12 +23,7 @@ _LONGEST = 2000  # characters of an answer; longer ones are compared as text onl
 _LINE = 100  # characters of a text that may consist of the answer alone
 _DEEPEST = 40  # nested brackets
 _NAMED_TUPLE = re.compile(r"^\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\)\s*=\s*(?=\()")  # (x,y) = (1,2)
-# A calculation left open, as in a text that repeats its question. 3.5 \times 10^4 is a number, and so is 1/2.
-_OPEN_CALCULATION = re.compile(
-    r"[\d)}]\s*(?:[+\-\u2212\u00f7]|\\div|(?:[*\u00d7\u00b7]|\\times|\\cdot)(?!\s*10\s*\^))\s*[$\d({\\]"
-)
-_DIVISION = re.compile(r"\d\s*/\s*\d")  # open where the answer is whole
-_RESULT_BEFORE = re.compile(r"(-?[\d.,]*\d)[\s$]*=[\s$]*$")  # 7 = 3 + 4
+_EQUALS = re.compile(r"=[\s$]*$")  # before the calculation of 7 = 3 + 4
 _MOST_PAIRS = 400  # values compared for one pair of answers
 
 
@@ -61,19 +56,19 @@ def is_correct(text: str, expected: str) -> bool:
 
     The content of `\boxed{}` has to be the answer. In a sentence after "answer is", or a text without either,
     the last number or expression may be it too, unless the words around it change it: `at least 5`, `5 or 6`,
-    another unit. Where nothing marks the answer and a number is expected, `3 + 4` is no answer. Raises the
-    errors of `same_answer`.
+    another unit. Where nothing marks the answer and a number is expected, `3 + 4` and `2^3` are no answers
+    (`open_calculations`). Raises the errors of `same_answer`.
     """
     boxed, stated = last_boxed(text), stated_answer(text)
     answer = text.strip() if boxed is None and stated is None else extract_answer(text)
     marked = boxed is not None or bool(stated)
     alone = marked or len(answer) <= _LINE  # whether the answer may be the whole of it
-    if not marked and (known := plain_number(expected)) is not None:
+    if not marked and comparable(expected):
         value = last_value(text) or ""
-        if _left_open(value, known):
-            result = _RESULT_BEFORE.search(text[: text.rfind(value)])
-            return result is not None and same_answer(result[1], expected)
-        alone = alone and not _left_open(answer, known)
+        if comparable(value) and left_open(value, expected):
+            result = _result_before(text, value)
+            return bool(result) and not left_open(result, expected) and same_answer(result, expected)
+        alone = alone and not left_open(answer, expected)
     if alone and same_answer(answer, expected):
         return True
     if boxed is not None:
@@ -84,10 +79,10 @@ def is_correct(text: str, expected: str) -> bool:
     return bool(values) and all(same_answer(value, expected) for value in values)
 
 
-def _left_open(text: str, expected: Decimal) -> bool:
-    """Whether a text holds a calculation that does not say its result."""
-    whole = expected == expected.to_integral_value()
-    return bool(_OPEN_CALCULATION.search(text) or (whole and _DIVISION.search(text)))
+def _result_before(text: str, calculation: str) -> str:
+    """Returns the value that a text equates with the calculation that it ends with; "" for none."""
+    equals = _EQUALS.search(text[: max(0, text.rfind(calculation))])
+    return (last_value(text[: equals.start()]) or "") if equals else ""
 
 
 @lru_cache(maxsize=CACHED)

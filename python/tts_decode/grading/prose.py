@@ -18,7 +18,8 @@ _CHANGED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _CHANGED_BEHIND = re.compile(
-    r"[kKMi](?!\w)|[\u00bc\u00bd\u00be]|[\s$)*]*(?:or|and) (?:more|less|fewer|greater|above|below|over|up)\b"
+    r"[kKMi](?!\w)|[\u00b9\u00b2\u00b3\u00bc\u00bd\u00be\u2070-\u207b]"
+    r"|[\s$)*]*(?:or|and) (?:more|less|fewer|greater|above|below|over|up)\b"
     r"|\s*(?:squared|cubed|factorial)\b|\s*\\(?:rfloor|rceil|pi)(?![a-zA-Z])"
 )
 _JOINED = re.compile(r"(?:\bor|\band|\\text\{\s*(?:or|and)\s*\})" + _OPEN, re.IGNORECASE)

@@ -53,7 +53,7 @@ def same_value(first: str, second: str) -> bool:
     if max(map(len, formulas)) > max(_LONGEST, len(a.value), len(b.value)) or not algebra_knows(*formulas):
         return False
     for decimal, (rounded, formula) in ((x, formulas), (y, formulas[::-1])):
-        if decimal is not None and _digits(decimal) >= _DIGITS and MATHEMATICS.rounds(rounded, formula):
+        if decimal is not None and rounds_exact(decimal) and MATHEMATICS.rounds(rounded, formula):
             return True
     return any(
         MATHEMATICS.equal(_scaled(formulas[0], over), _scaled(formulas[1], under)) for over, under in scales
@@ -85,10 +85,10 @@ def close(x: Decimal, y: Decimal) -> bool:
     return abs(x - y) <= _CLOSE * max(abs(x), abs(y))
 
 
-def _digits(x: Decimal) -> int:
-    """Returns the significant digits of a decimal; 0 for an integer, which is exact."""
+def rounds_exact(x: Decimal) -> bool:
+    """Whether a number has a fraction and digits enough to stand for the exact number that it rounds."""
     digits, exponent = x.as_tuple().digits, x.as_tuple().exponent
-    return len(digits) if isinstance(exponent, int) and exponent < 0 else 0
+    return isinstance(exponent, int) and exponent < 0 and len(digits) >= _DIGITS
 
 
 def _scaled(formula: str, by: int) -> str:

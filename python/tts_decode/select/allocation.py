@@ -51,8 +51,9 @@ def walk_ceilings(width: int, weights: Sequence[float]) -> list[int]:
     the lower index. The later nodes pay for each ceiling, so the tail gets nothing: scores of .70, .68 ...
     .56 at width 8 and temperature 0.2 give 2, 2, 1, 1, 1, 1, 0, 0, where `allocate` gives one each.
 
-    Uses exact rational arithmetic. The published code uses float32, whose residue can give one of several
-    equal nodes two and the last none; among equal nodes it serves the last first.
+    Uses exact rational arithmetic. The published code uses float32, whose residue can give a node one more,
+    also beyond `width`, or one of several equal nodes two and the last none; among equal nodes it serves the
+    last first.
     """
     shares = _shares(width, weights)
     counts = [0] * len(shares)

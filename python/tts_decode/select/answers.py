@@ -17,6 +17,7 @@ _PROSE_NUMBER = re.compile(rf"-?(?:{_DIGITS})")
 _OPERATORS = ("+", "-", "*", "/", "^", "=", "\\times", "\\cdot", "\u00d7", "\u00b7", "\u00f7", "\u2212")
 _REACH = 1000  # characters examined around the last digit
 _DECORATION = "*$ \t.,;:!?"
+_DECORATED = re.compile(rf"(?:(?!(?<!\.)\.\d)[{_DECORATION}])*")  # up to the point of .5, not of ...5
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 # Two letters or more: a single one may be a variable.
 _UNIT = re.compile(
@@ -126,7 +127,7 @@ def _signed(word: str) -> bool:
 
 def _reduced(expression: str) -> str:
     """Returns what follows the last `=`; a number without its surroundings."""
-    value = expression.rpartition("=")[2].strip(_DECORATION).removeprefix("\\boxed{").strip(_DECORATION)
+    value = _bare(_bare(expression.rpartition("=")[2]).removeprefix("\\boxed{"))
     number = _PROSE_NUMBER.search(value)
     if (
         number
@@ -135,6 +136,12 @@ def _reduced(expression: str) -> str:
     ):
         return number[0].replace(",", "")
     return value
+
+
+def _bare(text: str) -> str:
+    """Drops decoration around a value, but not the point of `.5`."""
+    begin = _DECORATED.match(text)
+    return text[begin.end() if begin else 0 :].rstrip(_DECORATION)
 
 
 def _clean(answer: str) -> str:

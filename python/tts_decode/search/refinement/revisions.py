@@ -40,7 +40,7 @@ async def revisions(
     decide_by: Literal["chains", "max", "last", "weighted", "majority"] = "chains",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Writes `n` answers in concurrent chains; a chain's later answers are shown its previous ones.
+    """Writes chains of answers, each shown the previous ones of its chain; lacks the trained reviser.
 
     Snell et al., "Scaling LLM Test-Time Compute Optimally", arXiv 2408.03314, section 6: the ratio of
     sequential to parallel sampling at a budget of n answers. There are `n / num_sequential` chains.

@@ -48,8 +48,9 @@ async def rebase(
         extract: the answer in a text, or None to abstain.
 
     The paper samples at temperature 1, and its scripts decide by a majority, weighted or not. Departures: the
-    walk uses exact numbers; the code's float32 may give one of several equal nodes two and the last one none.
-    Among equal nodes the first is served first, in the code the last.
+    walk uses exact numbers; the code's float32 may give a node one more, and so exceed the width, or one of
+    several equal nodes two and the last one none. Among equal nodes the first is served first, in the code
+    the last.
     """
     at_least(1, n=n)
     check_choice("allocation", allocation, [*ALLOCATIONS])

@@ -101,7 +101,7 @@ async def r_mcts(
     agg_strategy: str = "last",
     extract: Extract = extract_answer,
 ) -> SearchResult:
-    """Searches, reflects on the most surprising step, and searches again with what was learned.
+    """Searches, reflects on the most surprising step, and searches again; lacks the debate of models.
 
     Yu et al., "ExACT: Teaching AI Agents to Explore with Reflective-MCTS and Exploratory Learning", arXiv
     2410.02052 (first called "Improving Autonomous AI Agents with Reflective Tree Search and Self-Learning"),
