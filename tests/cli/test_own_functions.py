@@ -134,7 +134,7 @@ def test_what_is_no_strategy(own: Path, named: str, message: str) -> None:
 def test_signatures_are_checked(own: Path) -> None:
     with pytest.raises(UsageError, match=r"got none\(\) in .*own.py, expected it to take none\(text\)"):
         load_function(f"{own}:none", "--scorer", "text")
-    with pytest.raises(UsageError, match=r"a int, expected a function"):
+    with pytest.raises(UsageError, match=r"an int, expected a function"):
         load_function(f"{own}:number", "--scorer", "text")
 
 
@@ -183,7 +183,7 @@ def test_a_verifier_that_gives_no_score_is_named(own: Path, name: str, reason: s
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("broken", "broken raised KeyError"), ("too_much", "got a int")]
+    ("name", "reason"), [("broken", "broken raised KeyError"), ("too_much", "got an int")]
 )
 def test_an_extract_that_fails_is_named(own: Path, name: str, reason: str) -> None:
     (made,) = strategy_options.parse_options([STRATEGIES["self_consistency"]], [f"extract={own}:{name}"])
@@ -313,8 +313,8 @@ def number(text):
             ["-s", "best_of_n", "-o", "n=2", "--scorer", "{}:none"],
             "scorer verifier: got the score None for branch",
         ),
-        (["-s", "t1_verify", "-o", "n=2", "-o", "tool={}:number"], "tool: got a int of it, expected a text"),
-        (["-s", "r2_retrieval", "-o", "retrieve={}:number"], "retrieve: got a int of it, expected a text"),
+        (["-s", "t1_verify", "-o", "n=2", "-o", "tool={}:number"], "tool: got an int of it, expected a text"),
+        (["-s", "r2_retrieval", "-o", "retrieve={}:number"], "retrieve: got an int of it, expected a text"),
     ],
 )
 def test_what_a_function_returns_is_told_in_one_line(

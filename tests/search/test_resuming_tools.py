@@ -205,8 +205,8 @@ def test_the_search_of_threads_that_take_their_time(tmp_path: Path, model: Any) 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("retrieve", 7, "retrieve: got a int of it, expected a text"),
-        ("trigger", 7, "trigger: got a int of it, expected a text"),
+        ("retrieve", 7, "retrieve: got an int of it, expected a text"),
+        ("trigger", 7, "trigger: got an int of it, expected a text"),
     ],
 )
 def test_what_is_no_text_is_refused(model: Any, option: str, value: Any, message: str) -> None:

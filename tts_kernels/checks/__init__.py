@@ -10,6 +10,7 @@ from .guard import Guard, SignatureOf
 from .memory import check_storage
 from .signature import Argument, Choice, Footprint, Number, Numbers, Result, Rule, Signature
 from .values import (
+    a_type,
     any_integer,
     choice,
     dtype_of,
@@ -35,6 +36,7 @@ __all__ = [
     "Rule",
     "Signature",
     "SignatureOf",
+    "a_type",
     "any_integer",
     "check_storage",
     "choice",

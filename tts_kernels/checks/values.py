@@ -105,10 +105,16 @@ def dtype_of(name: str, value: Any, dtypes: Sequence[torch.dtype]) -> torch.dtyp
     return value
 
 
+def a_type(value: Any) -> str:
+    """Returns the name of a value's type with its article, for an error: `an int`."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
 def shown(value: Any) -> str:
     """Returns a short form for an error; of a tensor not its values, as it may have no memory."""
     if isinstance(value, torch.Tensor):
-        return f"a {type(value).__name__}"
+        return a_type(value)
     try:
         return reprlib.repr(value)
     except ValueError:  # Python refuses to print integers of thousands of digits

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tts_kernels.checks import a_type
+
 from ..core.visible import one_line
 from ..errors import TTSError
 from ..sandbox import check_sandbox, python_tool
@@ -40,9 +42,7 @@ def load_function(text: str, option: str, *arguments: str) -> Callable[..., Any]
         raise UsageError(f"{option}: got {text!r}, expected FILE.py:NAME")
     function: Any = attribute(text, option)
     if not callable(function):
-        raise UsageError(
-            f"{option}: got {found[2]} in {found[1]}, a {type(function).__name__}, expected a function"
-        )
+        raise UsageError(f"{option}: got {found[2]} in {found[1]}, {a_type(function)}, expected a function")
     expected = f"{found[2]}({', '.join(arguments)})"
     try:
         inspect.signature(function).bind(*arguments)
@@ -98,7 +98,7 @@ def _answering(named: str, function: Callable[..., Any]) -> Callable[[str], str 
         answer = function(text)
         if answer is None or isinstance(answer, str):
             return answer
-        raise UsageError(f"{named}: got a {type(answer).__name__} of it, expected a text or None")
+        raise UsageError(f"{named}: got {a_type(answer)} of it, expected a text or None")
 
     return extract
 

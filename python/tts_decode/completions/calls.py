@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 from weakref import WeakSet
 
+from tts_kernels.checks import a_type
+
 from ..core.budget import Budget
 from ..core.progress import current_call
 from ..errors import EngineError, UnsupportedByEngineError
@@ -48,7 +50,7 @@ class Calls:
         async with self._slot():
             completion = await self.function(request)
         if not isinstance(completion, Completion):
-            raise TypeError(f"complete: got a {type(completion).__name__} from it, expected a Completion")
+            raise TypeError(f"complete: got {a_type(completion)} from it, expected a Completion")
         request.check(completion)
         self.completions += 1
         self.tokens += len(completion.ids)

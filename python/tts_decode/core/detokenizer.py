@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from tts_kernels.checks import a_type
+
 _UNKNOWN = "\ufffd"  # what decoders give for bytes that are no character, or not yet one
 _BEFORE = "a"  # text before a token while it is decoded
 _KEPT = 32  # earlier tokens that are decoded with new ones if tokens do not map to bytes
@@ -85,7 +87,7 @@ def token_bytes(tokenizer: Any, size: int) -> list[bytes]:
     tables = _tables(tokenizer)
     if tables is None:
         raise TypeError(
-            f"tokenizer: got a {type(tokenizer).__name__}, expected a fast one of transformers whose tokens "
+            f"tokenizer: got {a_type(tokenizer)}, expected a fast one of transformers whose tokens "
             "decode each on its own"
         )
     pieces = [tables[False][token] for token in range(size)]

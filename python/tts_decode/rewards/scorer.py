@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tts_kernels.checks import shown
+from tts_kernels.checks import a_type, shown
 
 from ..errors import ReturnedError, ScorerError
 
@@ -48,10 +48,10 @@ async def score_branches(scorer: Scorer, branches: Sequence[Branch]) -> list[flo
         raise ScorerError(f"scorer {name} raised {type(error).__name__}: {error}") from error
     if not isinstance(call, Awaitable):
         raise ReturnedError(
-            f"scorer {name}: got a {type(call).__name__} of it, expected an awaitable; write it as async def"
+            f"scorer {name}: got {a_type(call)} of it, expected an awaitable; write it as async def"
         )
     if not hasattr(values, "__len__"):
-        raise ReturnedError(f"scorer {name}: got a {type(values).__name__} of it, expected a list of numbers")
+        raise ReturnedError(f"scorer {name}: got {a_type(values)} of it, expected a list of numbers")
     if len(values) != len(branches):
         raise ValueError(
             f"scorer {name}: got {len(values)} scores for {len(branches)} branches, expected one each"

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tts_kernels.checks import any_integer, is_real, number
+from tts_kernels.checks import a_type, any_integer, is_real, number
 
 from ..core.checks import at_least, check_choice
 from ..core.running import gather
@@ -182,9 +182,7 @@ def _opened(root: Branch, held: ExitStack) -> tuple[SearchRun, ExitStack]:
 def _checked(reward: object, index: int) -> float:
     """Returns a verifier's result as a number."""
     if not is_real(reward) and not isinstance(reward, bool):
-        raise TypeError(
-            f"questions[{index}]: got a {type(reward).__name__} of its verifier, expected a number"
-        )
+        raise TypeError(f"questions[{index}]: got {a_type(reward)} of its verifier, expected a number")
     return number(f"what the verifier of questions[{index}] returned", float(reward))
 
 

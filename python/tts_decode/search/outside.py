@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from tts_kernels.checks import a_type
+
 from ..core.running import in_thread
 from ..errors import ReturnedError
 from .model_calls import SearchStoppedError
@@ -71,7 +73,7 @@ async def tests_passed(run: SearchRun, tests: Tests, text: str) -> list[bool]:
             return [bool(passed) for passed in value]
         except TypeError:
             raise ReturnedError(
-                f"run_tests: got a {type(value).__name__} of it, expected a list of true and false"
+                f"run_tests: got {a_type(value)} of it, expected a list of true and false"
             ) from None
 
     async def call() -> list[bool]:
@@ -107,5 +109,5 @@ def _slots() -> asyncio.Semaphore:
 def _text(name: str, value: object) -> str:
     """Makes the text valid UTF-8: half a surrogate pair, as from a program's broken output, becomes "?"."""
     if not isinstance(value, str):
-        raise ReturnedError(f"{name}: got a {type(value).__name__} of it, expected a text")
+        raise ReturnedError(f"{name}: got {a_type(value)} of it, expected a text")
     return value.encode("utf-8", "replace").decode("utf-8")

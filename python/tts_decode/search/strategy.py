@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
+from tts_kernels.checks import a_type
+
 from ..errors import OutOfPagesError, PromptTooLongError, StaleKVError, StrategyError
 from .model_calls import SearchStoppedError
 from .option_kinds import check_kinds
@@ -163,7 +165,7 @@ def _described(result: object) -> str:
         return "None"
     if inspect.iscoroutine(result):
         return f"the coroutine {result.__name__}(), which was not awaited,"
-    return f"a {type(result).__name__}"
+    return a_type(result)
 
 
 def strategy(summary: str) -> Callable[[Body[Options]], Strategy[Options]]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from tts_kernels.checks import a_type
+
 VARIABLE = "TTS_DECODE_API_KEYS"
 _SHORTEST = 8  # characters
 
@@ -41,7 +43,7 @@ def check_keys(source: str, keys: Sequence[str]) -> None:
     Keys are secret, so an error names a key by its number. source: of the keys, for an error.
     """
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(k, str) for k in keys):
-        raise TypeError(f"{source}: got a {type(keys).__name__}, expected a list of texts")
+        raise TypeError(f"{source}: got {a_type(keys)}, expected a list of texts")
     for number, key in enumerate(keys, start=1):
         if len(key) < _SHORTEST or not key.isascii() or not key.isprintable() or " " in key:
             raise ValueError(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from tts_kernels.checks import flag, instance, shown
+from tts_kernels.checks import a_type, flag, instance, shown
 
 from ...extras import require
 from .protocol import Constraint, ConstraintState
@@ -166,7 +166,7 @@ def constraint_data(constraint: Constraint) -> dict[str, Any]:
         if type(constraint) is its_class:
             return {"kind": kind, **asdict(constraint)}
     raise ValueError(
-        f"constraint: got a {type(constraint).__name__}, expected one of "
+        f"constraint: got {a_type(constraint)}, expected one of "
         f"{', '.join(its_class.__name__ for its_class in _KINDS.values())}; no other can be written to a file"
     )
 
