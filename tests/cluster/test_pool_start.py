@@ -84,6 +84,16 @@ def test_no_actor_starts(cluster: LocalCluster) -> None:
     )
 
 
+def test_ctrl_c_while_the_pool_waits_leaves_no_actor(cluster: LocalCluster) -> None:
+    def interrupt(told: str) -> None:
+        raise KeyboardInterrupt
+
+    with in_use(cluster, 1), pytest.raises(KeyboardInterrupt):
+        SearchPool(tiny_decoder, on_wait=interrupt)
+    with in_use(cluster, 0, 1):  # nothing of the pool has their cores, or waits for them
+        until(lambda: not cluster.actors())
+
+
 def test_a_decoder_that_cannot_be_made_is_told(cluster: LocalCluster) -> None:
     with pytest.raises(
         ClusterError,

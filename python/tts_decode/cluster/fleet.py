@@ -156,8 +156,14 @@ class Fleet:
 
     def give_up_late(self) -> list[Member]:
         """Removes and returns the actors that have no decoder after `start_seconds`."""
+        import ray
+
+        def ended(member: Member) -> bool:  # and the service's thread has not come to it yet
+            return bool(ray.wait([member.opening], timeout=0, fetch_local=False)[0])
+
         now = time.monotonic()
-        late = [member for member in self.opening.values() if now - member.answered > self.start_seconds]
+        late = [one for one in self.opening.values() if now - one.answered > self.start_seconds]
+        late = [member for member in late if not ended(member)]
         for member in late:
             self.leave(member)
         return late
