@@ -96,6 +96,8 @@ def throughput(problems: int, rounds: int) -> dict[str, Any]:
             "one actor of 2 cores": lambda works: on_pool(one, works),
             "two actors of 1 core": lambda works: on_pool(two, works),
         }
+        while two.stats().actors < 2:
+            time.sleep(0.1)
         speeds: dict[str, list[float]] = {name: [] for name in ways}
         found: dict[str, list[list[str]]] = {}
         for run in ways.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from busy_nodes import in_use
 from cli_commands import SMALL, last_error, write_files
 from tts_decode.cli.app import run
+from tts_decode.cli.display import Display
+from tts_decode.cli.progress import Progress
 from tts_decode.cli.saving import read_saved
 from tts_decode.search import Journal, SearchRun
 
@@ -119,6 +123,34 @@ def test_a_sweep_that_broke_off_goes_on_on_the_cluster(
     assert texts(out) == texts(tmp_path / "alone")
 
 
+def test_a_sweep_says_who_is_missing(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], cluster: LocalCluster
+) -> None:
+    """No actor starts on the second node: the sweep begins and ends with the other one."""
+    with in_use(cluster, 1):
+        assert sweep(folder, tmp_path / "out", "--ray", cluster.address, "--json") == 0
+    lines = capfd.readouterr().err.splitlines()
+    waits = [line for line in lines if re.match(r"waiting \d+ s for the first of 2 actors: node ", line)]
+    assert len(waits) == 1, "a log is told once"
+    assert "1 of 2 actors have opened it, and the sweep begins" in lines
+    progress = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [(one["done"], one["actors"], one["actors_wanted"]) for one in progress] == [
+        (done, 1, 2) for done in range(1, 13)
+    ]
+
+
+def test_the_line_says_who_is_missing_until_all_are_there() -> None:
+    progress = Progress(Display(), 12, 24, as_json=False)
+    progress.begin("rebase, width 2", 2)
+    assert "actors" not in progress.line()
+    assert "actors" not in progress.told()
+    progress.joined(1, 2)
+    assert progress.line().startswith("0/12 · solved 0 · rebase, width 2 · 1 of 2 actors · ")
+    progress.joined(2, 2)
+    assert "actors" not in progress.line()
+    assert progress.told().items() >= {"total": 12, "actors": 2, "actors_wanted": 2}.items()
+
+
 def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCluster) -> None:
     """In order, with its journals; no actor is left, and it continues."""
     out = tmp_path / "out"
@@ -151,6 +183,11 @@ def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCl
     ("arguments", "code", "message"),
     [
         (["--ray-actors", "2"], 2, "--ray-actors: got 2 without --ray, of which it says something"),
+        (
+            ["--ray-start-seconds", "9"],
+            2,
+            "--ray-start-seconds: got 9 without --ray, of which it says something",
+        ),
         (["--ray", "auto", "--ray-cpus", "0"], 2, "--ray-cpus: got 0, expected at least 1"),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,17 +58,33 @@ def process(decoder: TreeDecoder) -> int:
     return os.getpid()
 
 
+def no_decoder() -> TreeDecoder:
+    raise FileNotFoundError("no such model: /models/none")
+
+
+def other_decoder() -> TreeDecoder:
+    return tiny_decoder(1)
+
+
 @dataclass(frozen=True)
 class DecoderOfTurn:
-    """Makes a decoder of the same model for the first one that asks, of another for all after it."""
+    """Makes a decoder for the first one that asks. All after it wait for the file `go`, then call `later`.
 
-    marker: Path
+    folder: where that file is, and a line in `calls` for each of them.
+    """
+
+    folder: Path
+    later: Callable[[], TreeDecoder]
 
     def __call__(self) -> TreeDecoder:
         try:
-            self.marker.touch(exist_ok=False)
+            (self.folder / "first").touch(exist_ok=False)
         except FileExistsError:
-            return tiny_decoder(1)
+            with open(self.folder / "calls", "a") as file:
+                file.write(f"{os.getpid()}\n")
+            while not (self.folder / "go").exists():
+                time.sleep(0.05)
+            return self.later()
         return tiny_decoder()
 
 
@@ -79,10 +96,6 @@ class ServedOfTurn:
 
     def __call__(self) -> tuple[TreeDecoder, ServerConfig]:
         return DecoderOfTurn(self.marker)(), ServerConfig("little")
-
-
-def no_decoder() -> TreeDecoder:
-    raise FileNotFoundError("no such model: /models/none")
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def named(text: str, options: Mapping[str, str] = {}) -> str:
     text = _ARGUMENT.sub(lambda found: f"{_OPTIONS[found[1]]} {found[3]}", text)
     text = re.sub(r"\bkv_bytes = (\d+)", lambda found: f"--kv-mib = {int(found[1]) / MIB:g}", text)
     text = re.sub(r"\bkv_bytes\b", "--kv-mib", text)
+    text = re.sub(r"\bstart_seconds\b", "--ray-start-seconds", text)
     return re.sub(r"\bkv_offload\b|\bKVOffload\.bytes\b", "--kv-offload-mib", text)
 
 

@@ -71,14 +71,20 @@ class ClusterOptions:
     ray: opt.Ray = None
     ray_actors: opt.RayActors = None
     ray_cpus: opt.RayCpus = None
+    ray_start_seconds: opt.RayStartSeconds = None
 
     def __post_init__(self) -> None:
-        at_least(1, ray_actors=self.ray_actors, ray_cpus=self.ray_cpus)
+        at_least(1, **self._numbers)
+
+    @property
+    def _numbers(self) -> dict[str, int | None]:
+        return {name: value for name, value in vars(self).items() if name != "ray"}
 
     def refuse_without_ray(self) -> None:
         """Raises UsageError for cluster options without --ray."""
-        for flag, value in (("--ray-actors", self.ray_actors), ("--ray-cpus", self.ray_cpus)):
+        for name, value in self._numbers.items():
             if value is not None:
+                flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag}: got {value} without --ray, of which it says something")
 
 

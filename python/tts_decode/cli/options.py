@@ -90,6 +90,14 @@ RayCpus = Annotated[
     int | None,
     _cluster_option(help="Cores of each actor. Default: an equal share of its node's.", show_default=False),
 ]
+RayStartSeconds = Annotated[
+    int | None,
+    _cluster_option(
+        metavar="SECONDS",
+        help="Longest time for an actor to load the model; then it is given up. Default: 600.",
+        show_default=False,
+    ),
+]
 Save = Annotated[
     Path | None,
     _output_option(metavar="FOLDER", help="Folder for the results, written as searches end."),

@@ -28,6 +28,7 @@ class Progress:
         self._rate = Rate()
         self._tokens_per_second = 0.0
         self._stats: DecoderStats | None = None
+        self._actors: tuple[int, int] | None = None
         self._seconds, self._began = 0.0, 0.0  # of earlier batches; when this one began
 
     def begin(self, label: str, width: int) -> None:
@@ -51,6 +52,10 @@ class Progress:
         self._stats = stats
         self._display.update(self.line())
 
+    def joined(self, actors: int, wanted: int) -> None:
+        """Takes how many actors of a cluster take part, of how many."""
+        self._actors = actors, wanted
+
     def ended(self, outcome: Outcome, ran: bool) -> None:
         """Counts a search that ended. ran: it ran now, rather than being saved earlier."""
         self._done += 1
@@ -63,14 +68,17 @@ class Progress:
     def line(self) -> str:
         left = self.seconds_left()
         time_left = "" if left is None else f" · {_minutes(left)} left"
+        joined, wanted = self._actors or (0, 0)
+        missing = f"{joined} of {wanted} actors · " if joined < wanted else ""
         held = "0 MiB" if self._stats is None else kv_held(self._stats)
         return (
-            f"{self._done}/{self._total} · solved {self._solved} · {self._label} · "
+            f"{self._done}/{self._total} · solved {self._solved} · {self._label} · {missing}"
             f"{self._tokens_per_second:.0f} tok/s · KV {held}{time_left}"
         )
 
     def told(self) -> dict[str, object]:
         """Returns the same as `line`, JSON-ready."""
+        joined = {"actors": self._actors[0], "actors_wanted": self._actors[1]} if self._actors else {}
         return {
             "done": self._done,
             "total": self._total,
@@ -80,6 +88,7 @@ class Progress:
             "kv_bytes": 0 if self._stats is None else self._stats.resident_bytes,
             "kv_offloaded_bytes": 0 if self._stats is None else self._stats.offloaded_bytes,
             "seconds_left": self.seconds_left(),
+            **joined,
         }
 
     def seconds_left(self) -> float | None:

@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from ..cluster import Host, SearchPool
 from ..core.running import Runner
+from ..core.stats import DecoderStats
 from ..decoding.decoder import TreeDecoder
 from ..model.sparse import SparseConfig
 from ..search import Strategy
@@ -92,7 +94,7 @@ class RemoteEngine(Runner):
         self._pool, self._loads, self._parallel = pool, loads, parallel
         self._scores = None if is_reward_model(scorer) else ScorerOf(scorer)
         self._needs_verifier = scorer == "verifier"
-        self._about: dict[str, Any] = pool.ask(partial(described, loads))[0]
+        self._about: dict[str, Any] = pool.ask(partial(described, loads))[0] | {"threads": pool.threads}
 
     def describe(self) -> dict[str, Any]:
         return self._about
@@ -106,7 +108,11 @@ class RemoteEngine(Runner):
             ended = await self._pool.search(self._sent(setting, job))
             return Found(None, ended.error, 0.0) if ended.error is not None else ended.result()
 
-        stats = lambda: self._pool.stats().decoders  # noqa: E731
+        def stats() -> DecoderStats:
+            now = self._pool.stats()
+            progress.joined(now.actors, now.wanted)
+            return now.decoders
+
         return self.run(solve_jobs(jobs, search, stats, len(jobs), progress.seen, progress.ended))
 
     def _sent(self, setting: Setting, job: Job) -> RemoteSearch:
@@ -129,6 +135,9 @@ def remote_engine(
     loads = Loads(model, scorer if is_reward_model(scorer) else None)
     where = "on this machine" if cluster.ray == "local" else f"at {cluster.ray}"
     display.stage(f"opening {model.model} on the actors of a Ray cluster {where}")
+    seconds = cluster.ray_start_seconds
+    limit: dict[str, Any] = {} if seconds is None else {"start_seconds": float(seconds)}
+    shows = chain([display.stage], repeat(display.update))  # a log needs to be told only once
     with (
         redirect_stdout(sys.stderr),
         SearchPool(
@@ -139,6 +148,11 @@ def remote_engine(
             gpus=model.device.partition(":")[0] == "cuda",
             in_flight=parallel,
             pinned_prompts=0,
+            on_wait=lambda text: next(shows)(text),
+            **limit,
         ) as pool,
     ):
+        status = pool.stats()
+        if status.actors < status.wanted:
+            display.stage(f"{status.actors} of {status.wanted} actors have opened it, and the sweep begins")
         yield RemoteEngine(pool, loads, scorer, parallel)

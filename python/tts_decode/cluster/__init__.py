@@ -2,7 +2,7 @@
 
 from .identity import Identity
 from .pool import SearchPool
-from .service import PoolStats
+from .totals import PoolStats
 from .work import Ended, Host, PooledSearch, Work
 
 __all__ = ["Ended", "Host", "Identity", "PoolStats", "PooledSearch", "SearchPool", "Work"]

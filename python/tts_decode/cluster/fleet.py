@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,9 @@ from .connection import nodes
 from .identity import Identity
 from .placing import Place, Wish, missing, places, possible
 from .totals import closed
+from .trials import Trials
+
+_NAMED = 4  # places in a message
 
 
 @dataclass
@@ -41,13 +44,15 @@ class Member:
 
 
 class Fleet:
-    """Starts an actor at every place of the cluster and waits until all have their decoders.
+    """Starts an actor at every place of the cluster. It does not wait until they have their decoders.
 
     Attributes:
         members: actors that have a decoder, by number. opening: those being started.
+        wanted: number that the cluster should have. threads: most that one of them has.
+        proven: whether the factory has made a decoder. trials: which nodes may get an actor now.
         lost: number that died. past: what those did. pinned: prompts that an actor keeps.
 
-    Raises ClusterError: same as `SearchPool`; no actor is left then.
+    Raises ClusterError: the cluster has no room for them; no actor is left then.
     """
 
     def __init__(
@@ -67,14 +72,15 @@ class Fleet:
         self._wish, self.pinned = wish, pinned
         self._numbers = itertools.count()
         self._identity: tuple[Identity, str] | None = None  # shared by all, and who reported it first
-        self._refused: set[str] = set()  # node ids
+        self.trials = Trials()
+        self.proven = False
+        wanted = places(nodes(), wish)
+        self.wanted, self.threads = len(wanted), max(place.cpus for place in wanted)
+        if wish.actors is not None:  # all have the same number of cores, whatever happens to nodes
+            self._wish = replace(wish, cpus=wanted[0].cpus)
         try:
-            wanted = places(nodes(), wish)
-            if wish.actors is not None:  # all have the same number of cores, whatever happens to nodes
-                self._wish = replace(wish, cpus=wanted[0].cpus)
             for place in wanted:
                 self.start(place)
-            self._await_all()
         except BaseException:
             self.close()
             raise
@@ -110,9 +116,11 @@ class Fleet:
         try:
             self.compare(member, identity)
         except ClusterError:
-            self._refused.add(member.place.node.id)
+            self.trials.leave_out(member.place.node.id)
             self._kill(member)
             raise
+        self.proven = True
+        self.trials.opened(member.place.node.id)
         member.answered = time.monotonic()
         self.members[member.number] = member
 
@@ -120,7 +128,7 @@ class Fleet:
         """Has the actor make another decoder if the factory changed since it began to make its own."""
         if member.made_by is self.make_decoder:
             return False
-        member.made_by = self.make_decoder
+        member.made_by, member.answered = self.make_decoder, time.monotonic()
         member.opening = member.handle.open.remote(member.made_by)
         return True
 
@@ -135,30 +143,42 @@ class Fleet:
         return True
 
     def vacant(self) -> list[Place]:
-        """Returns the places where the cluster currently lacks an actor. Raises ClusterError without room."""
+        """Returns the places where an actor is to be started now. Raises ClusterError without room."""
         there = [member.place for member in (*self.members.values(), *self.opening.values())]
-        known = [node for node in nodes() if node.id not in self._refused]
+        self.wanted = len(there)
+        known = [node for node in nodes() if node.id not in self.trials.left_out]
         vacant = missing(possible(known, self._wish), there)
-        return vacant if self._wish.actors is None else vacant[: self._wish.actors - len(there)]
+        if self._wish.actors is not None:
+            vacant = vacant[: max(self._wish.actors - len(there), 0)]
+        self.wanted += len(vacant)
+        now = time.monotonic()
+        return [place for place in vacant if self.trials.may_start(place.node.id, now)]
+
+    def give_up_late(self) -> list[Member]:
+        """Removes and returns the actors that have no decoder after `start_seconds`."""
+        import ray
+
+        def ended(member: Member) -> bool:  # and the service's thread has not come to it yet
+            return bool(ray.wait([member.opening], timeout=0, fetch_local=False)[0])
+
+        now = time.monotonic()
+        late = [one for one in self.opening.values() if now - one.answered > self.start_seconds]
+        late = [member for member in late if not ended(member)]
+        for member in late:
+            self.leave(member)
+        return late
+
+    def too_late(self, late: Sequence[Member]) -> ClusterError:
+        who = f"{late[0]} has" if len(late) == 1 else f"{len(late)} actors have"
+        return ClusterError(
+            f"{who} no decoder after {self.start_seconds:g} s: {listed(late)} may be in use by others, or it "
+            "takes longer; raise start_seconds, or ask for less"
+        )
 
     def close(self) -> None:
         for member in (*self.members.values(), *self.opening.values()):
             self._kill(member)
         self.members, self.opening = {}, {}
-
-    def _await_all(self) -> None:
-        import ray
-
-        started = list(self.opening.values())
-        calls = [member.opening for member in started]
-        ray.wait(calls, num_returns=len(calls), timeout=self.start_seconds, fetch_local=False)
-        for member in started:
-            if not ray.wait([member.opening], timeout=0)[0]:
-                raise ClusterError(
-                    f"{member} has no decoder after {self.start_seconds:g} s: {member.place} may be in use "
-                    "by others, or it takes longer; raise start_seconds, or ask for less"
-                )
-            self.opened(member, lambda member=member: ray.get(member.opening))  # type: ignore[misc]
 
     def compare(self, member: Member, identity: Identity) -> None:
         """Raises ClusterError for an actor that differs from the others."""
@@ -169,13 +189,8 @@ class Fleet:
             )
         if self._identity is None:
             self._identity = identity, str(member)
-        known, first = self._identity
-        if difference := known.difference(identity):
-            name = difference.partition(" ")[0]
-            raise ClusterError(
-                f"{member} is not like {first}, which has {difference}: the same search could find another "
-                f"text there; {_ADVICE.get(name, 'install the same versions and files on all nodes')}"
-            )
+        if (unlike := identity.unlike(str(member), *self._identity)) is not None:
+            raise ClusterError(unlike)
 
     def _kill(self, member: Member) -> None:
         import ray
@@ -184,11 +199,10 @@ class Fleet:
             ray.kill(member.handle)
 
 
-_ADVICE = {
-    "isa": "set TTS_KERNELS_FORCE_CPU_ISA on all nodes to a level that all have, before ray start",
-    "weights": "put the same model on all nodes",
-    "model": "put the same model on all nodes",
-}
+def listed(members: Sequence[Member]) -> str:
+    """Returns the actors' places, of many only the first."""
+    named = ", ".join(str(member.place) for member in members[:_NAMED])
+    return named if len(members) <= _NAMED else f"{named} and {len(members) - _NAMED} more"
 
 
 def reason(error: BaseException) -> str:
@@ -197,3 +211,8 @@ def reason(error: BaseException) -> str:
     if isinstance(cause, BaseException):
         return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def raised(error: Any) -> Exception:
+    """Returns what a call on an actor raised."""
+    return error.cause if isinstance(error.cause, Exception) else ClusterError(reason(error))

@@ -14,7 +14,8 @@ from ..decoding.decoder import TreeDecoder
 from .connection import LOCAL, connect
 from .fleet import Fleet
 from .placing import Wish
-from .service import PoolStats, Service
+from .service import Service
+from .totals import PoolStats
 from .work import Ended, Work
 
 T = TypeVar("T")
@@ -30,6 +31,12 @@ class SearchPool:
     again: from their journals if they have them, otherwise from their beginning. Both find what an
     undisturbed run would have found, because all randomness comes from seeds. Each search ends once.
 
+    The pool is ready when the first actor has its decoder; the others join as they get theirs. A node whose
+    actors get none, or another model's, is reported in the log and left out.
+
+    Attributes:
+        threads: of an actor's decoder; the most, where nodes differ.
+
     Args:
         decoder_factory: makes an actor's decoder on the actor; it is pickled, and what it loads must exist
             there too.
@@ -41,15 +48,17 @@ class SearchPool:
         in_flight: maximum number of searches on an actor at a time; the others wait in the pool.
         attempts: actors that may die during a search before it is given up.
         pinned_prompts: how many of an actor's last searches keep their prompts resident while there is room.
-        start_seconds: time limit for all actors to have their decoders.
+        start_seconds: time limit for an actor to have its decoder.
         silent_seconds: time after which an actor that does not answer counts as dead. It does not answer
             while one forward runs.
         runtime_env: of Ray, for a cluster to which this process is not connected yet.
+        on_wait: called every two seconds with what the pool waits for, until the first actor is ready.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ClusterError: the address does not answer, the cluster lacks room, an actor has no decoder, or its
-            model or versions differ from another one's; the message names address, actor and node.
+        ClusterError: the address does not answer, the cluster lacks room, no actor has a decoder in time, or,
+            before any has one, one cannot make it or has another version of tts-kernels; the message names
+            address, actor and node.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class SearchPool:
         start_seconds: float = 600.0,
         silent_seconds: float = 600.0,
         runtime_env: dict[str, Any] | None = None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         if not callable(decoder_factory):
             raise TypeError(
@@ -89,6 +99,12 @@ class SearchPool:
             self._service = Service(fleet, in_flight, attempts)
         except BaseException:
             self._disconnect()
+            raise
+        self.threads = fleet.threads
+        try:
+            self._service.await_first(on_wait)
+        except BaseException:
+            self.close()
             raise
 
     # -- searches

@@ -9,18 +9,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.stats import DecoderStats
 from ..decoding.decoder import TreeDecoder
 from ..errors import ClusterError, JournalError
 from .actor import Finished, Report
 from .dispatch import Dispatch
-from .fleet import Fleet, Member, reason
+from .fleet import Fleet, Member, listed, raised, reason
 from .journals import JournalCopy
-from .totals import total
+from .totals import PoolStats, total
 from .work import Ended, Work
 
 _log = logging.getLogger(__name__)
@@ -28,28 +27,9 @@ _log = logging.getLogger(__name__)
 _REPORT_SECONDS = 0.5  # between reports of an actor
 _LOOK_SECONDS = 1.0  # between checks for silent and missing actors
 _LAST_WORDS_SECONDS = 3.0  # for actors to send their journals at the end
+_TELL_SECONDS = 2.0  # between reports of what the pool waits for before it can begin
 _MOST_WAIT = 60.0  # longest wait before retrying a place where actors die as they start
 _FAILURES = 6  # consecutive deaths of actors, without a search that ended, after which the pool gives up
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """A pool's status.
-
-    Attributes:
-        actors: number that have a decoder.
-        lost: number that died.
-        waiting, running, ended: searches.
-        decoders: the counters of all decoders, including lost ones; what those held at the end is not
-            included.
-    """
-
-    actors: int
-    lost: int
-    waiting: int
-    running: int
-    ended: int
-    decoders: DecoderStats
 
 
 @dataclass
@@ -82,12 +62,23 @@ class Service:
         self._broken: ClusterError | None = None
         self._closing = False
         self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        for member in fleet.members.values():
-            self._welcome(member)
+        self._first: Future[None] = Future()  # done when an actor has its decoder, or none will
+        for member in fleet.opening.values():
+            self._await(member)
         self._thread = threading.Thread(target=self._run, name="SearchPool", daemon=True)
         self._thread.start()
 
     # -- calls of other threads
+
+    def await_first(self, on_wait: Callable[[str], None] | None) -> None:
+        """Waits until an actor has its decoder. Raises ClusterError: one cannot make it, none is in time."""
+        began = time.monotonic()
+        while not wait([self._first], _TELL_SECONDS).done:
+            opening = list(self._fleet.opening.values())
+            if on_wait is not None and opening:
+                first = "actor" if len(opening) == 1 else f"first of {len(opening)} actors"
+                on_wait(f"waiting {time.monotonic() - began:.0f} s for the {first}: {listed(opening)}")
+        self._first.result()
 
     @property
     def in_flight(self) -> int:
@@ -110,6 +101,7 @@ class Service:
         told = [one for member in members for one in member.stats]
         return PoolStats(
             len(members),
+            max(self._fleet.wanted, len(members)),
             self._fleet.lost,
             self._dispatch.waiting,
             self._dispatch.running,
@@ -139,7 +131,7 @@ class Service:
             try:
                 answers.append(ray.get(call, timeout=self._fleet.silent_seconds))
             except ray.exceptions.RayTaskError as error:
-                raise _raised(error) from error
+                raise raised(error) from error
             except (ray.exceptions.RayError, TimeoutError):
                 continue
         if not answers:
@@ -174,6 +166,7 @@ class Service:
             self._closing = True
             self._last_words()
             self._fleet.close()
+            self._first.cancel()
             for order in self._orders.values():
                 order.close()
                 order.future.cancel()
@@ -229,7 +222,7 @@ class Service:
         try:
             finished = result()
         except ray.exceptions.RayTaskError as error:
-            finished = Finished(error=_raised(error))
+            finished = Finished(error=raised(error))
         except Exception as error:
             self._lose(member, error)
             return
@@ -251,7 +244,12 @@ class Service:
 
     # -- actors
 
+    def _await(self, member: Member) -> None:
+        self._after(member.opening, lambda result: self._opened(member, result))
+
     def _welcome(self, member: Member) -> None:
+        if not self._first.done():
+            self._first.set_result(None)
         self._dispatch.join(member.number)
         self._ask_report(member)
 
@@ -305,9 +303,7 @@ class Service:
         for member in list(self._fleet.members.values()):
             if now - member.answered > self._fleet.silent_seconds:
                 self._lose(member, TimeoutError(f"it was silent for {self._fleet.silent_seconds:g} s"))
-        for member in list(self._fleet.opening.values()):
-            if now - member.answered > self._fleet.start_seconds:
-                self._lose(member, TimeoutError(f"no decoder after {self._fleet.start_seconds:g} s"))
+        self._give_up_late()
         if self._fleet.members:
             self._alone_since = None
         elif self._alone_since is None:
@@ -315,28 +311,48 @@ class Service:
         if now < self._next_start or self._broken is not None:
             return
         try:
-            started = [self._fleet.start(place) for place in self._fleet.vacant()]
+            for place in self._fleet.vacant():
+                self._await(self._fleet.start(place))
         except Exception as error:  # no room, or the head does not answer
             if self._alone_since is not None and now - self._alone_since > self._fleet.start_seconds:
-                self._break(ClusterError(f"no actor is left: {error}"))
+                left_out = len(self._fleet.trials.left_out)
+                besides = f"; {left_out} nodes are left out, as the log says" if left_out else ""
+                self._break(ClusterError(f"no actor is left: {error}{besides}"))
+
+    def _give_up_late(self) -> None:
+        late = self._fleet.give_up_late()
+        if late and not (self._fleet.members or self._fleet.opening):
+            self._break(self._fleet.too_late(late))
             return
-        for member in started:
-            self._after(member.opening, lambda result, m=member: self._opened(m, result))  # type: ignore[misc]
+        for member in late:
+            self._not_opened(member, self._fleet.too_late([member]))
 
     def _opened(self, member: Member, result: Callable[[], Any]) -> None:
         if member.number not in self._fleet.opening:  # it took too long
             return
         if self._fleet.reopen(member):
-            self._after(member.opening, lambda result: self._opened(member, result))
+            self._await(member)
             return
         try:
             self._fleet.opened(member, result)
         except ClusterError as error:
+            self._not_opened(member, error)
+            return
+        self._welcome(member)
+
+    def _not_opened(self, member: Member, error: ClusterError) -> None:
+        """Handles an actor without a decoder. If others have theirs, only its node gets fewer tries."""
+        fleet, node = self._fleet, member.place.node
+        if not self._first.done():
+            self._break(error)
+        elif fleet.proven and fleet.members:
+            reported = fleet.trials.failed(node.id, time.monotonic())
+            then = "the node gets no more" if node.id in fleet.trials.left_out else "another one is tried"
+            _log.log(logging.WARNING if reported else logging.INFO, "%s; %s", error, then)
+        else:
             _log.warning("%s", error)
             self._failures += 1
             self._delay(str(error))
-            return
-        self._welcome(member)
 
     def _renew(self, make_decoder: Callable[[], TreeDecoder]) -> None:
         """Renews the decoders. There are no searches, so the thread may wait."""
@@ -348,23 +364,24 @@ class Service:
             raise ClusterError(
                 f"renew: {len(self._orders)} searches are under way; wait until they have ended"
             )
-        self._fleet.make_decoder = make_decoder
+        self._fleet.make_decoder, self._fleet.proven = make_decoder, False
         members = list(self._fleet.members.values())
         calls = [member.handle.open.remote(make_decoder) for member in members]
         ray.wait(calls, num_returns=len(calls), timeout=self._fleet.start_seconds, fetch_local=False)
-        raised: Exception | None = None
+        failure: Exception | None = None
         for member, call in zip(members, calls, strict=True):
             member.made_by, member.answered = make_decoder, time.monotonic()
             try:
                 self._fleet.compare(member, ray.get(call, timeout=0))
+                self._fleet.proven = True
             except ray.exceptions.RayTaskError as error:
-                raised = _raised(error)
+                failure = raised(error)
             except ClusterError as error:
-                raised = error
+                failure = error
             except (ray.exceptions.RayError, TimeoutError) as error:
                 self._lose(member, error)
-        if raised is not None:
-            raise raised
+        if failure is not None:
+            raise failure
 
     def _delay(self, last: str) -> None:
         """Delays new actors more after each consecutive failure, and finally stops starting them."""
@@ -377,6 +394,8 @@ class Service:
     def _break(self, error: ClusterError) -> None:
         """Ends all searches with the error, as nothing more can be done."""
         self._broken = error
+        if not self._first.done():
+            self._first.set_exception(error)
         for order in self._orders.values():
             order.close()
             if order.future.set_running_or_notify_cancel():
@@ -393,8 +412,3 @@ class Service:
         while any(order.copy for order in self._orders.values()) and time.monotonic() < until:
             with contextlib.suppress(queue.Empty):
                 self._todo.get(timeout=0.1)()
-
-
-def _raised(error: Any) -> Exception:
-    """Returns what a call on an actor raised."""
-    return error.cause if isinstance(error.cause, Exception) else ClusterError(reason(error))

@@ -1,9 +1,9 @@
-"""Combines the counters of several decoders into one."""
+"""The status of a pool, and the counters of several decoders as one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.stats import DecoderStats
@@ -12,6 +12,28 @@ from ..cost.forward import StepCost
 _NOTHING = DecoderStats(0, 0, 0, 0.0, StepCost(), 0, 0, 0, 0, 0, 0, 0, 0)
 _COUNTED = ("steps", "generated_tokens", "forward_tokens", "seconds", "cost", "peak_bytes")
 _HELD = ("branches", "pins", "logical_tokens", "unique_tokens", "resident_bytes")
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool's status.
+
+    Attributes:
+        actors: number that have a decoder.
+        wanted: number that the cluster should have; the others are being started, or wait for it.
+        lost: number that died.
+        waiting, running, ended: searches.
+        decoders: the counters of all decoders, including lost ones; what those held at the end is not
+            included.
+    """
+
+    actors: int
+    wanted: int
+    lost: int
+    waiting: int
+    running: int
+    ended: int
+    decoders: DecoderStats
 
 
 def total(stats: Sequence[DecoderStats]) -> DecoderStats:
