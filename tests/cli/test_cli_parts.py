@@ -32,6 +32,7 @@ from tts_decode.search import STRATEGIES, SearchRun, Strategy
             "KVOffload.bytes: got 5, expected at least one page",
             "--kv-offload-mib: got 5, expected at least one page",
         ),
+        ("it takes longer; raise start_seconds", "it takes longer; raise --ray-start-seconds"),
         ("kv_bytes: got 1048576, expected 5", "--kv-mib: got 1, expected 5"),
         ("model: there is no file x", "--model: there is no file x"),
         ("nothing: got 1, expected 2", "nothing: got 1, expected 2"),
