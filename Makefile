@@ -177,8 +177,8 @@ $(VENV)/%.stamp: $(VENV)/torch.stamp $(NATIVE)
 	touch $@ $(INCLUDED_$*:%=$(VENV)/%.stamp)
 
 # The package is installed already: pip adds what the extra requires, and the C++ is not compiled again.
-$(VENV)/docs.stamp: $(VENV)/test.stamp
-	$(BIN)/pip install 'tts-kernels[docs]'
+$(VENV)/docs.stamp $(VENV)/ray.stamp: $(VENV)/%.stamp: $(VENV)/test.stamp
+	$(BIN)/pip install 'tts-kernels[$*]'
 	touch $@
 
 # pip leaves a folder alone that a broken installation left behind.
