@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from tts_kernels.checks import is_integer
 
 from ...errors import ModelLoadError
-from .tensors import FLOATS, SavedTensors
+from .tensors import FLOATS, SavedTensors, has_weights
 
 _MOST = 10_000  # layers, or experts, of any model
 _LAYERS = "num_hidden_layers"
@@ -87,16 +86,11 @@ def other_shape(source: Path | str, name: str, got: Any, expected: Any) -> Model
 def _tensors_of(source: Path | str) -> SavedTensors | None:
     """Returns the tensors; None without a folder or known files: transformers reports what is missing.
 
-    Raises ModelLoadError if a file is damaged.
+    Raises ModelLoadError if a file, or the index of several, is damaged or missing.
     """
-    if not isinstance(source, Path):
+    if not isinstance(source, Path) or not has_weights(source):
         return None
-    try:
-        return SavedTensors(source)
-    except ModelLoadError as error:
-        if isinstance(error.__cause__, SafetensorError):
-            raise
-        return None
+    return SavedTensors(source)
 
 
 def _counts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:
