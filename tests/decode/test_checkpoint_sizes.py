@@ -129,6 +129,28 @@ def test_parts_beside_the_model_are_left_out(tmp_path: Path) -> None:
     assert torch.equal(model.get_parameter(UP), tensors[UP])
 
 
+@pytest.mark.parametrize(("kind", "count"), [("qwen3_moe", 6), ("mixtral", 5), ("olmoe", 8)])
+def test_experts_that_are_not_those_of_the_config(kind: str, count: int, tmp_path: Path) -> None:
+    """transformers joins them first, and names none where that fails."""
+    folder = saved(tmp_path / "tiny", kind)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    ending = ".experts.1.w3.weight" if kind == "mixtral" else ".experts.1.up_proj.weight"
+    name = next(name for name in tensors if name.endswith(ending))
+    extra = name.replace(".1.", f".{count}.")
+    for changed, message in (
+        ({key: value for key, value in tensors.items() if key != name}, r"no tensor .*\.1\.up_proj\.weight"),
+        (
+            tensors | {extra: tensors[name].clone()},
+            f"experts.{count}.up_proj.weight, expected {count} experts",
+        ),
+        (tensors | {name: tensors[name][1:].clone()}, r"\.1\.up_proj\.weight: got shape \["),
+    ):
+        save_file(changed, file, metadata={"format": "pt"})
+        with pytest.raises(ModelLoadError, match=message):
+            load_model(folder)
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

@@ -204,7 +204,7 @@ def _load_pretrained(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         part = "fields in config.json"
         empty = skeleton(without_settings(config), dtype)
-        part = "weights"
+        part = "weights (or generation_config.json)"
         if settings is not None:
             model = load_checkpoint(source, empty, settings, dtype, quantised=quantised)
         elif weights in _BITS:
