@@ -101,6 +101,85 @@ def test_a_file_cut_short_is_named(weights: str, length: int, tmp_path: Path) ->
         load_model(folder, weights=weights)
 
 
+EXTRA = "model.layers.1.self_attn.q_proj.bias"
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama4"])
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_parts_that_the_config_denies(kind: str, weights: str, tmp_path: Path) -> None:
+    """transformers leaves them out, and the rest would be another model."""
+    options = {"no_rope_layers": [1, 0], "layer_types": None} if kind == "llama4" else {}
+    folder = saved(tmp_path / "tiny", kind, num_hidden_layers=2, **options)
+    with pytest.raises(ModelLoadError, match=r"got the tensor model\.layers\.2\."):
+        load_model(folder, weights=weights)
+    folder = saved(tmp_path / "biased", kind)
+    tensors = load_file(folder / "model.safetensors") | {EXTRA: torch.ones(128)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=f"got the tensor {EXTRA}|{EXTRA}: got numbers"):
+        load_model(folder, weights=weights)
+
+
+def test_parts_beside_the_model_are_left_out(tmp_path: Path) -> None:
+    """Towers for images, layers that draft, frequencies that older classes saved, and biases of zeros."""
+    folder = saved(tmp_path / "tiny")
+    beside = ("vision.layers.0.fc.weight", "mtp.norm.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    tensors = load_file(folder / "model.safetensors") | {name: torch.ones(4) for name in beside}
+    tensors[EXTRA] = torch.zeros(128)  # a bias that changes nothing
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model, _ = load_model(folder)
+    assert torch.equal(model.get_parameter(UP), tensors[UP])
+
+
+@pytest.mark.parametrize(("kind", "count"), [("qwen3_moe", 6), ("mixtral", 5), ("olmoe", 8)])
+def test_experts_that_are_not_those_of_the_config(kind: str, count: int, tmp_path: Path) -> None:
+    """transformers joins them first, and names none where that fails."""
+    folder = saved(tmp_path / "tiny", kind)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    ending = ".experts.1.w3.weight" if kind == "mixtral" else ".experts.1.up_proj.weight"
+    name = next(name for name in tensors if name.endswith(ending))
+    extra = name.replace(".1.", f".{count}.")
+    for changed, message in (
+        ({key: value for key, value in tensors.items() if key != name}, r"no tensor .*\.1\.up_proj\.weight"),
+        (
+            tensors | {extra: tensors[name].clone()},
+            f"experts.{count}.up_proj.weight, expected {count} experts",
+        ),
+        (tensors | {name: tensors[name][1:].clone()}, r"\.1\.up_proj\.weight: got shape \["),
+    ):
+        save_file(changed, file, metadata={"format": "pt"})
+        with pytest.raises(ModelLoadError, match=message):
+            load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("model.safetensors.index.json", "[1]", r"cannot read .*model\.safetensors\.index\.json"),
+        (
+            "model.safetensors.index.json",
+            '{"weight_map": {"a": "gone.safetensors"}}',
+            r"cannot read gone\.saf",
+        ),
+        ("tokenizer.json", "{}", r"got no usable tokenizer \(tokenizer\.json, tokenizer_config\.json\)"),
+        ("config.json", "{}", r"got no usable config\.json"),
+    ],
+)
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_the_damaged_file_is_named(weights: str, file: str, text: str, message: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "tiny")
+    (folder / file).write_text(text)
+    with pytest.raises(ModelLoadError, match=message):
+        load_model(folder, weights=weights)
+
+
+@pytest.mark.parametrize("weights", ["auto", "int8"])
+def test_fields_of_which_transformers_makes_no_model(weights: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "tiny", hidden_act="unheard of")
+    with pytest.raises(ModelLoadError, match=r"got no usable fields in config\.json.*'unheard of'"):
+        load_model(folder, weights=weights)
+
+
 def test_what_is_right_loads(tmp_path: Path) -> None:
     for kind in ("llama", "mixtral", "llama4"):
         model, _ = load_model(saved(tmp_path / kind, kind), "float32")

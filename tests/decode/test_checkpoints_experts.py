@@ -11,6 +11,7 @@ import pytest
 import torch
 from saved_checkpoints import Saved, awq, compressed, gptq, pack_quantized
 from saved_mixtures import CONFIGS, PARTS, expert_weights, published, save_mixture, save_mxfp4
+from tiny_models import byte_tokenizer, tiny_model
 from torch import Tensor
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from tts_decode import TreeDecoder
@@ -19,6 +20,7 @@ from tts_decode.model import loading
 from tts_decode.model.families.conditions import why_general
 from tts_decode.model.loading import load_model
 from tts_decode.model.quantised_experts import QuantisedExperts
+from tts_decode.model.quantised_modules import QuantisedLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +115,18 @@ def test_experts_are_rounded(family: str, weights: str, most: float, tmp_path: P
         assert 0 < share(found.pop(name), weight) < most, name
     assert not found
     assert share(served(model, tokenizer), logits(model)[0, -1].log_softmax(-1)) < ROUNDING
+
+
+def test_experts_of_which_only_some_layers_can_be_rounded_stay_floats(tmp_path: Path) -> None:
+    """Groups of 32 divide the 64 inputs of `gate` and `up`, and not the 48 of `down`."""
+    expected = tiny_model("qwen3_moe")
+    expected.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    model, _ = load_model(tmp_path, "float32", weights="int8")
+    for name, weight in expected.named_parameters():
+        if ".experts." in name:
+            assert torch.equal(model.get_parameter(name), weight), name
+    assert any(isinstance(module, QuantisedLinear) for module in model.modules())
 
 
 def scaled(tensors: dict[str, Tensor], name: str) -> None:

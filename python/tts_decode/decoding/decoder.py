@@ -54,7 +54,8 @@ class TreeDecoder(Runner):
             once; default: three quarters of what is free. A `KVBudget`, on the CPU only, bounds the sum over
             all decoders that share it.
         kv_dtype: of the KV pages; default: the model's. On the CPU torch.int8 halves the bytes of bfloat16
-            but rounds each key and value (see `tts_kernels.append_kv`).
+            but rounds each key and value (see `tts_kernels.append_kv`), in a way that depends on which tokens
+            of a page one forward writes: numbers then depend on the chunks of a prompt, and so on the batch.
         kv_offload: where pages go that do not fit into `kv_bytes` while other branches run; they come back
             before their branch runs. Default: all pages must fit. The text is the same either way.
         max_batch_tokens: maximum number of tokens in one forward; longer prompts are fed in chunks beside the
@@ -64,13 +65,13 @@ class TreeDecoder(Runner):
         sparse: read only part of the KV pages in decode steps; default: all of them. On a GPU such steps run
             without CUDA graphs, and their cost is estimated as if every budget were used up.
         compress: keep the KV of each branch within a budget, as `Branch.compress` does; CPU only.
-        pack_weights: on the CPU, run models of the Llama kind (Llama, Mistral, Qwen2, Qwen3) on weights in
-            the order in which the kernels read them, which makes steps faster. A model from `load_model` has
+        pack_weights: on the CPU, run models of the packed families (docs/models.md) on weights in the order
+            in which the kernels read them, which makes steps faster. A model from `load_model` has
             only these weights. For another model they are a copy, which doubles the weights' memory. The copy
             is renewed when a weight is replaced or written in place; only a new decoder notices writes
             through `.data` and replaced modules. The model's modules are not called, so hooks added to them
-            later do not run. Other models, and models with adapters, quantised layers or hooks, run through
-            transformers, as all do with False.
+            later do not run. Other models, and models with adapters, layers that others quantised or hooks,
+            run through transformers, as all do with False.
         cuda_graphs: on a GPU, capture decode steps as CUDA graphs: one for each of a few batch sizes, at its
             first use.
         check: before serving, compare the model's own plain forward of a few random tokens with the

@@ -26,8 +26,9 @@ from ..default_model import DEFAULT_MODEL, default_model_file
 from ..errors import ModelLoadError
 from .assembly import skeleton
 from .checkpoints.floats import load_floats
-from .checkpoints.loading import load_checkpoint, load_rounded, settings_of
+from .checkpoints.loading import load_checkpoint, load_rounded, settings_of, without_settings
 from .checkpoints.sizes import other_shape, refuse_counts, refuse_sizes
+from .checkpoints.unread import is_zero_bias, left_out
 from .gguf.files import load_gguf, load_gguf_config
 from .memory import refuse_beyond_memory
 from .single_copy import pack_modules
@@ -188,21 +189,27 @@ def _load_pretrained(
     source: Path | str, dtype: torch.dtype, weights: str, quantised: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options: dict[str, Any] = {"trust_remote_code": False}
+    part = "config.json"
     try:
         # The smallest file first: a wrong name fails early.
         config = AutoConfig.from_pretrained(source, **options)
+        settings = settings_of(source, config)
         refuse_counts(source, config)
-        saved = settings_of(config) is not None
-        if weights in (_BITS if saved else ("file",)):
-            expected = "'file', as its weights are quantised" if saved else "'auto', 'int8' or 'int4'"
+        if weights in (("file",) if settings is None else _BITS):
+            expected = (
+                "'auto', 'int8' or 'int4'" if settings is None else "'file', as its weights are quantised"
+            )
             raise ModelLoadError(f"weights: got {weights!r} for {source}, expected {expected}")
+        part = "tokenizer (tokenizer.json, tokenizer_config.json)"
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        if saved:
-            model = load_checkpoint(source, config, dtype, quantised=quantised)
+        part = "fields in config.json"
+        empty = skeleton(without_settings(config), dtype)
+        part = "weights (or generation_config.json)"
+        if settings is not None:
+            model = load_checkpoint(source, empty, settings, dtype, quantised=quantised)
         elif weights in _BITS:
-            model = load_rounded(source, config, dtype, _BITS[weights])
+            model = load_rounded(source, empty, dtype, _BITS[weights])
         else:
-            empty = skeleton(config, dtype)
             refuse_beyond_memory(source, dtype.itemsize * empty.num_parameters())
             refuse_sizes(source, empty)
             model = _load_floats(source, config, dtype) or _load_whole(source, dtype, options)
@@ -216,8 +223,8 @@ def _load_pretrained(
             )
         else:
             what = (
-                f"model: cannot load the directory {source}; it needs config.json, a tokenizer and "
-                "safetensors weights (pickled .bin weights are not read)"
+                f"model: cannot load the directory {source}: got no usable {part}; it needs config.json, a "
+                "tokenizer and safetensors weights (pickled .bin weights are not read)"
             )
         raise ModelLoadError(f"{what}. Cause: {first_line(cause)}") from cause
     return model, tokenizer
@@ -229,7 +236,7 @@ def _load_floats(source: Path | str, config: Any, dtype: torch.dtype) -> PreTrai
 
 
 def _load_whole(source: Path | str, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
-    """Loads with transformers. Raises ModelLoadError where it would fill in random numbers."""
+    """Loads with transformers. Raises ModelLoadError where it would invent numbers, or leave out parts."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
@@ -246,4 +253,10 @@ def _load_whole(source: Path | str, dtype: torch.dtype, options: dict[str, Any])
             f"model: {source} does not fill {min(missing)} of {type(model).__name__}; it may be cut short "
             "(fetch it again), or its weights lie in another way than its config.json says"
         )
+    for name in left_out(model, loaded[1]["unexpected_keys"]):
+        if not is_zero_bias(source, name):
+            raise ModelLoadError(
+                f"model: {source}: got the tensor {name}, for which {type(model).__name__} has no place by "
+                "its config.json; correct the config (numbers of layers, biases), or fetch the model again"
+            )
     return model

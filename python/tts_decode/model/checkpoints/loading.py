@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from tts_kernels import QuantisedWeight
 
 from ...errors import ModelLoadError
-from ..assembly import Kept, assembled, skeleton
+from ..assembly import Kept, assembled
 from ..memory import refuse_beyond_memory
 from .awq import AWQ
 from .compressed import CompressedTensors
@@ -28,6 +28,7 @@ from .rounding import Rounded
 from .settings import INSTEAD, Settings
 from .tensors import FLOATS, SavedTensors
 
+_SETTINGS = ("quantization_config", "compression_config")  # in config.json
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")  # in older checkpoints; models compute it
 
 
@@ -61,38 +62,50 @@ _FORMATS: dict[str, Callable[[Settings], Format]] = {
 }
 
 
-def settings_of(config: Any) -> Any:
-    """Returns how the weights of a saved model are quantised, or None."""
-    return getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+def settings_of(source: Path | str, config: Any) -> Settings | None:
+    """Returns how the weights of a saved model are quantised, or None.
+
+    Raises ModelLoadError if the field of config.json is no object.
+    """
+    for name in _SETTINGS:
+        if (fields := getattr(config, name, None)) is not None:
+            return Settings(fields, source, name)
+    return None
+
+
+def without_settings(config: Any) -> Any:
+    """Returns the config as of a model with float weights."""
+    plain = copy.deepcopy(config)
+    for name in _SETTINGS:
+        if hasattr(plain, name):
+            delattr(plain, name)
+    return plain
 
 
 def load_checkpoint(
-    source: Path | str, config: Any, dtype: torch.dtype, *, quantised: bool
+    source: Path | str, model: Any, settings: Settings, dtype: torch.dtype, *, quantised: bool
 ) -> PreTrainedModel:
     """Loads the model of a folder, or of an id on the hub, whose config says how its weights are quantised.
 
+    model: the skeleton of its config `without_settings`. settings: of `settings_of`.
     quantised: weights stay so; otherwise they are dequantised.
 
     Raises:
         ModelLoadError: an unsupported quantisation, by name, before any weight is read; tensors that are
             missing, damaged, or not what the config says.
     """
-    settings = Settings(settings_of(config), source)
     known = _FORMATS[settings.one_of("quant_method", *_FORMATS)](settings)
-    plain = copy.deepcopy(config)
-    for name in ("quantization_config", "compression_config"):
-        if hasattr(plain, name):
-            delattr(plain, name)
-    return _load(_folder(source), skeleton(plain, dtype), known, dtype, quantised=quantised)
+    return _load(_folder(source), model, known, dtype, quantised=quantised)
 
 
-def load_rounded(source: Path | str, config: Any, dtype: torch.dtype, bits: int) -> PreTrainedModel:
+def load_rounded(source: Path | str, model: Any, dtype: torch.dtype, bits: int) -> PreTrainedModel:
     """Loads the model of a folder, or of an id on the hub, with linear layers rounded to 8 or 4 bits.
+
+    model: the skeleton of its config.
 
     Raises:
         ModelLoadError: tensors that are missing, damaged, or cannot be rounded.
     """
-    model = skeleton(config, dtype)
     return _load(_folder(source), model, Rounded.of(model, bits), dtype, quantised=True)
 
 

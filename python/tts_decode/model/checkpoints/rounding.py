@@ -40,9 +40,9 @@ class Rounded:
                 found[name] = _HEAD_BITS
             elif module is not head and _is_rounded(name, module):
                 found[name] = bits
-            for layer in layers_of_experts(name, module):
-                if layer.inputs % _GROUP == 0 and layer.outputs % PANEL == 0:
-                    found[layer.name] = bits
+            experts = layers_of_experts(name, module)
+            if all(layer.inputs % _GROUP == 0 and layer.outputs % PANEL == 0 for layer in experts):
+                found |= {layer.name: bits for layer in experts}  # all or none: they share modules
         return cls(found)
 
     def modules(self, tensors: SavedTensors) -> list[str]:

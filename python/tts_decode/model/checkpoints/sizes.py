@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from tts_kernels.checks import is_integer
 
 from ...errors import ModelLoadError
-from .tensors import FLOATS, SavedTensors
+from .experts import pieces_of
+from .tensors import FLOATS, SavedTensors, has_weights
 
 _MOST = 10_000  # layers, or experts, of any model
 _LAYERS = "num_hidden_layers"
@@ -57,8 +57,8 @@ def refuse_counts(source: Path | str, config: Any) -> None:
 def refuse_sizes(source: Path | str, model: nn.Module) -> None:
     """Raises ModelLoadError if a folder's tensor and the parameter of its name differ in size.
 
-    It also refuses numbers other than floats, which belong to quantised weights and which transformers would
-    cast.
+    A parameter of all experts may have a tensor for each; none may be missing. It also refuses numbers other
+    than floats, which belong to quantised weights and which transformers would cast.
 
     model: of the folder's config, on the meta device.
     """
@@ -66,6 +66,7 @@ def refuse_sizes(source: Path | str, model: nn.Module) -> None:
         return
     for name, parameter in model.state_dict().items():
         if name not in tensors:
+            _refuse_experts(source, name, parameter.shape, tensors)
             continue
         if tensors.count(name) != parameter.numel():
             raise other_shape(source, name, tensors.shape(name), parameter.shape)
@@ -74,6 +75,22 @@ def refuse_sizes(source: Path | str, model: nn.Module) -> None:
                 f"model: {source}: {name}: got {tensors.dtype_name(name)}, expected floats, as its "
                 "config.json has no quantization_config; take the model's float checkpoint"
             )
+
+
+def _refuse_experts(source: Path | str, name: str, shape: torch.Size, tensors: SavedTensors) -> None:
+    """Refuses files with tensors for each expert if one is missing, has another shape or is too many."""
+    pieces = pieces_of(name, shape)
+    if not any(piece in tensors for piece in pieces):
+        return
+    for piece, rows in pieces.items():
+        expected = [rows, shape[-1]]
+        if piece not in tensors:
+            raise tensors.damaged(f"got no tensor {piece}, expected one of shape {expected}")
+        if tensors.shape(piece) != expected:
+            raise other_shape(source, piece, tensors.shape(piece), expected)
+    for piece in pieces_of(name, torch.Size((shape[0] + 1, *shape[1:]))):
+        if piece in tensors and piece not in pieces:
+            raise tensors.damaged(f"got the tensor {piece}, expected {shape[0]} experts")
 
 
 def other_shape(source: Path | str, name: str, got: Any, expected: Any) -> ModelLoadError:
@@ -87,16 +104,11 @@ def other_shape(source: Path | str, name: str, got: Any, expected: Any) -> Model
 def _tensors_of(source: Path | str) -> SavedTensors | None:
     """Returns the tensors; None without a folder or known files: transformers reports what is missing.
 
-    Raises ModelLoadError if a file is damaged.
+    Raises ModelLoadError if a file, or the index of several, is damaged or missing.
     """
-    if not isinstance(source, Path):
+    if not isinstance(source, Path) or not has_weights(source):
         return None
-    try:
-        return SavedTensors(source)
-    except ModelLoadError as error:
-        if isinstance(error.__cause__, SafetensorError):
-            raise
-        return None
+    return SavedTensors(source)
 
 
 def _counts(fields: Mapping[str, Any], path: str) -> Iterator[tuple[str, int]]:

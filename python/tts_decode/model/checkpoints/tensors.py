@@ -159,6 +159,11 @@ class SavedTensors:
         )
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has weights in a known place, or an index of such."""
+    return any((folder / name).is_file() for name in (_SINGLE, _INDEX))
+
+
 def _places(file: Path) -> dict[str, tuple[Path, int, int]]:
     """Returns the places of the tensors of a file whose header safetensors has checked."""
     with file.open("rb") as stream:
