@@ -26,7 +26,7 @@ from tts_decode.bench.timing import Quartiles, interleaved, quartiles
 from tts_decode.bench.trees import PAGE, Heads, Tree
 from tts_decode.cli.app import run
 from tts_decode.cost import Machine
-from tts_decode.decoding import scheduler
+from tts_decode.decoding import drawing
 from tts_decode.model.shape import shape_of_config
 from tts_decode.search import STRATEGIES
 from tts_decode.tasks import default_tasks
@@ -172,7 +172,7 @@ def test_decode_steps(decoder: TreeDecoder) -> None:
 
 
 def test_searches(model: PreTrainedModel) -> None:
-    drawn = scheduler.sample
+    drawn = drawing.sample
     done: list[int] = []
     tasks = default_tasks(2)
     sampling = SamplingParams(1.0, max_tokens=6, max_step_tokens=3)
@@ -190,7 +190,7 @@ def test_searches(model: PreTrainedModel) -> None:
         assert sum(times.shares().values()) == pytest.approx(1)
         assert min(times.model, times.sampling, times.engine, times.strategy) > 0
         assert 0 < times.tokens <= 2 * 3 * 6
-    assert scheduler.sample is drawn
+    assert drawing.sample is drawn
 
 
 # -- the command

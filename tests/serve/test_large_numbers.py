@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from tts_decode import SamplingParams
-from tts_decode.decoding import scheduler
+from tts_decode.decoding import drawing
 from tts_decode.records.strict_json import loads
 from tts_decode.serve.config import Limits
 from tts_decode.serve.errors import APIError
@@ -24,14 +24,14 @@ def test_any_top_k_above_the_vocabulary_keeps_all_tokens(served, top_k):
 
 def test_a_row_that_the_sampler_refuses_fails_alone(alone, monkeypatch):
     """Its logits are finite: only its parameters are at fault."""
-    sample = scheduler.sample
+    sample = drawing.sample
 
     def refusing(logits, draws):
         if any(draw.params.top_k == 7 for draw in draws):
             raise ValueError("top_k: refused")
         return sample(logits, draws)
 
-    monkeypatch.setattr(scheduler, "sample", refusing)
+    monkeypatch.setattr(drawing, "sample", refusing)
 
     async def run():
         good = await alone.root(PROMPT, SamplingParams(max_step_tokens=4))

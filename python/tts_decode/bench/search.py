@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..core.params import SamplingParams
-from ..decoding import scheduler
+from ..decoding import drawing
 from ..decoding.decoder import TreeDecoder
 from ..rewards import mean_probability
 from ..search import Strategy
@@ -93,7 +93,7 @@ def measure_search(
             root.release()
 
     started = time.perf_counter()
-    with forward.on(decoder.runtime.engine, "forward"), draw.on(scheduler, "sample"):
+    with forward.on(decoder.runtime.engine, "forward"), draw.on(drawing, "sample"):
         for done, task in enumerate(tasks):
             on_task(done)
             decoder.run(search(task))

@@ -13,20 +13,14 @@ import time
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
-from ..core.params import uniforms
 from ..core.progress import current_call
-from ..core.step import TopLogprobs
 from ..errors import BranchReleasedError, StaleKVError
 from .compression import compress_if_over
+from .drawing import draw_tokens
 from .forwards import Forwards
 from .requests import Feed, Request, RootRequest
 from .runtime import Runtime
-from .sampler import Draw, sample, self_certainties, top_logprobs
 from .sparse_batch import whole_trees
-from .step_request import StepRequest
 
 T = TypeVar("T")
 
@@ -162,7 +156,7 @@ class Scheduler:
             self._fail([feed.request for feed in batch], error)
         else:
             self._compress(batch)
-            self._sample(turn, batch, logits)
+            self.generated_tokens += draw_tokens(turn, batch, logits)
         self._drop_done()
         if len(self._waiting) > 1:
             self._sort_waiting(turn, batch)
@@ -345,81 +339,6 @@ class Scheduler:
         for feed in batch:
             if not feed.request.path.released:
                 compress_if_over(self.runtime, self.forwards.meter, feed.request.path, config)
-
-    def _sample(self, turn: list[Request[Any]], batch: list[Feed], fresh: Tensor | None) -> None:
-        """Draws a token for every path in a step whose logits are known. fresh: the logits of `batch`."""
-        stepping = [
-            request
-            for request in turn
-            if isinstance(request, StepRequest)
-            and request.samples
-            and not (request.future.done() or (request.hold is not None and request.held))
-        ]
-        if not stepping:
-            return
-        seeds = [request.seed for request in stepping]
-        lengths = [len(request.path.tokens) for request in stepping]
-        draws = [
-            request.draw(number) for request, number in zip(stepping, uniforms(seeds, lengths), strict=True)
-        ]
-        if fresh is not None and len(fresh) == len(batch) and stepping == [feed.request for feed in batch]:
-            logits = fresh
-        else:
-            logits = torch.stack([request.logits for request in stepping])
-        try:
-            sampled = sample(logits, draws)
-        except ValueError as error:
-            self._fail_unsampled(stepping, draws, logits, error)
-            return  # the others are sampled in the next tick
-        tops = _listed(stepping, logits, sampled.log_sums)
-        certain = _certain(stepping, logits, sampled.log_sums)
-        for row, request in enumerate(stepping):
-            token, logprob, entropy = sampled.tokens[row], sampled.logprobs[row], sampled.entropies[row]
-            try:
-                self.generated_tokens += request.take(
-                    token, logprob, entropy, tops.get(row), certain.get(row)
-                )
-            except Exception as error:
-                self._fail([request], error)
-
-    def _fail_unsampled(
-        self, stepping: list[StepRequest], draws: list[Draw], logits: Tensor, error: ValueError
-    ) -> None:
-        """Fails the requests whose own row cannot be sampled, or all if each row can.
-
-        A tick must not repeat.
-        """
-        failed: list[tuple[StepRequest, ValueError]] = []
-        for row, request in enumerate(stepping):
-            try:
-                sample(logits[row : row + 1], draws[row : row + 1])
-            except ValueError as own:
-                failed.append((request, own))
-        for request, reason in failed or [(request, error) for request in stepping]:
-            self._fail([request], reason)
-            request.path.drop_logits()
-
-
-def _listed(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) -> dict[int, TopLogprobs]:
-    """Returns, by row of the logits, the most probable tokens for requests that asked for them."""
-    rows: dict[int, list[int]] = {}  # rows by count, so that each group is ranked at once
-    for row, request in enumerate(stepping):
-        if request.params.top_logprobs:
-            rows.setdefault(request.params.top_logprobs, []).append(row)
-    listed: dict[int, TopLogprobs] = {}
-    for count, group in rows.items():
-        tops = top_logprobs(logits[group], count, [log_sums[row] for row in group])
-        listed |= zip(group, tops, strict=True)
-    return listed
-
-
-def _certain(stepping: list[StepRequest], logits: Tensor, log_sums: list[float]) -> dict[int, float]:
-    """Returns, by row of the logits, the self-certainty for requests that asked for it."""
-    rows = [row for row, request in enumerate(stepping) if request.params.self_certainty]
-    if not rows:
-        return {}
-    values = self_certainties(logits[rows], [log_sums[row] for row in rows])
-    return dict(zip(rows, values, strict=True))
 
 
 def _held_order(request: Request[Any]) -> int:
