@@ -21,7 +21,8 @@ import torch
 import transformers
 import typer
 from tts_decode import SamplingParams, TreeDecoder, gather
-from tts_decode.cli.problems import Outcome, Settings, make_prompt
+from tts_decode.cli.outcomes import Outcome
+from tts_decode.cli.problems import Settings, make_prompt
 from tts_decode.default_model import DEFAULT_MODEL
 from tts_decode.model.loading import load_model
 from tts_decode.search import STRATEGIES, Strategy

@@ -21,7 +21,7 @@ from tiny_gguf import write_tiny_gguf
 from tts_decode import DecoderStats
 from tts_decode.cli.app import run
 from tts_decode.cli.display import Display, Screen, print_json
-from tts_decode.cli.problems import Outcome, RunStats
+from tts_decode.cli.outcomes import Outcome, RunStats
 from tts_decode.cli.search import _print_outcomes, _print_search
 from tts_decode.cli.tables import Row, print_tables
 from tts_decode.core.visible import one_line, visible

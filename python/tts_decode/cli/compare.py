@@ -14,7 +14,8 @@ from .errors import at_least
 from .filled import filled
 from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
 from .judging import unjudged_note
-from .problems import require_one, run_problems, run_settings
+from .outcomes import require_one
+from .problems import run_problems, run_settings
 from .saving import Saved, open_folder, saved_name
 from .scorers import is_reward_model, open_scorer
 from .tables import Row, as_json, print_tables

@@ -8,7 +8,7 @@ import time
 
 from ..core.stats import DecoderStats
 from .display import Display, Rate, kv_held
-from .problems import Outcome
+from .outcomes import Outcome
 
 
 class Progress:

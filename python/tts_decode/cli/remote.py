@@ -25,7 +25,8 @@ from ..tasks import Task
 from .display import Display
 from .grid import Setting
 from .groups import ClusterOptions, ModelOptions
-from .problems import Found, Job, Outcome, Settings, search_task, solve_jobs
+from .outcomes import Outcome
+from .problems import Found, Job, Settings, search_task, solve_jobs
 from .progress import Progress
 from .scorers import ScorerOf, is_reward_model, open_scorer
 from .session import Session

@@ -23,7 +23,8 @@ from .errors import UsageError, named
 from .filled import filled
 from .groups import LimitOptions, ModelOptions, ProblemOptions, SamplingOptions, SparseOptions
 from .judging import unjudged_note
-from .problems import Outcome, RunStats, describe, require_one, run_problems, run_settings, summary, told
+from .outcomes import Outcome, RunStats, describe, require_one, summary, told
+from .problems import run_problems, run_settings
 from .ranks import mesh_of_torchrun
 from .saving import Saved, open_folder, saved_name
 from .scorers import check_scorer, is_reward_model, open_scorer

@@ -29,7 +29,7 @@ from .groups import (
 )
 from .info import collect
 from .judging import unjudged_note
-from .problems import raise_first
+from .outcomes import raise_first
 from .progress import Progress
 from .saving import open_folder
 from .scorers import is_reward_model, open_scorer

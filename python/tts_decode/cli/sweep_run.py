@@ -17,7 +17,8 @@ from ..sweeps import Sample, Search
 from ..tasks import Task
 from .errors import CommandError, UsageError
 from .grid import Setting
-from .problems import CORRECT, Job, Outcome, Settings, make_prompt, run_jobs, run_settings, told
+from .outcomes import CORRECT, Outcome, told
+from .problems import Job, Settings, make_prompt, run_jobs, run_settings
 from .progress import Progress
 from .saving import Saved
 from .scorers import ScorerOf

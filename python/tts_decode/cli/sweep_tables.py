@@ -13,7 +13,7 @@ from ..select import Interval
 from ..sweeps import Budget, Estimate, Search
 from .display import Screen, mib, short
 from .errors import named
-from .problems import told
+from .outcomes import told
 
 Setting = tuple[str, int, bool]  # strategy, width, whether sparse
 _SHOWN: dict[str, Callable[[float], str]] = {

@@ -17,7 +17,7 @@ from ..search import SearchResult
 from ..select.statistics import Interval, geometric_mean_ratio, paired_proportion_difference, wilson_interval
 from .display import Screen, mib, short
 from .errors import named
-from .problems import Outcome, RunStats, describe, told
+from .outcomes import Outcome, RunStats, describe, told
 
 
 @dataclass(frozen=True)
