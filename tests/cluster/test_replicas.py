@@ -264,7 +264,7 @@ def test_a_model_that_does_not_load(
 
 
 def test_replicas_of_different_models_do_not_start(cluster: LocalCluster, tmp_path: Path) -> None:
-    replicas = Replicas(ServedOfTurn(tmp_path / "first"), 2, "127.0.0.1", 0, address=cluster.address, cpus=1)
+    replicas = Replicas(ServedOfTurn(tmp_path), 2, "127.0.0.1", 0, address=cluster.address, cpus=1)
     told = r"^replicas: replica [01] is not like .* put the same model"
     with pytest.raises(ClusterError, match=told), serving(replicas, grace=0):
         raise AssertionError("they serve")

@@ -155,10 +155,13 @@ def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCl
     """In order, with its journals; no actor is left, and it continues."""
     out = tmp_path / "out"
     before = cluster.actors()
-    long = ["--max-tokens", "400", "--max-step-tokens", "4", "--budget-tokens", "4000"]
+    long = ["--max-tokens", "400", "--max-step-tokens", "4", "--budget-tokens", "100000"]
     arguments = ["sweep", "-m", str(folder / "tiny.gguf"), *SMALL, *long, "--save", str(out), "--limit", "2"]
-    arguments += ["-s", "rebase", "-n", "8", "--stop", "never"]
-    arguments += ["--seeds", ",".join(map(str, range(60)))]  # more searches than end before the signal
+    arguments += ["-s", "rebase", "-n", "64", "--stop", "never"]
+    arguments += [
+        "--seeds",
+        ",".join(map(str, range(20))),
+    ]  # each search takes seconds, and its journal grows
     command = [sys.executable, "-m", "tts_decode", *arguments, "--ray", cluster.address]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     ends = time.monotonic() + 240

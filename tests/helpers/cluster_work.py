@@ -90,12 +90,13 @@ class DecoderOfTurn:
 
 @dataclass(frozen=True)
 class ServedOfTurn:
-    """Opens a replica with the decoder of `DecoderOfTurn`."""
+    """Opens a replica of one model for the first that asks, of another for all after it."""
 
-    marker: Path
+    folder: Path
 
     def __call__(self) -> tuple[TreeDecoder, ServerConfig]:
-        return DecoderOfTurn(self.marker)(), ServerConfig("little")
+        (self.folder / "go").touch()
+        return DecoderOfTurn(self.folder, other_decoder)(), ServerConfig("little")
 
 
 @dataclass(frozen=True)
