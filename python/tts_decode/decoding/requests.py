@@ -20,13 +20,14 @@ P = TypeVar("P", bound=LivePath)
 
 @dataclass(slots=True)
 class Feed:
-    """Tokens of one request in one forward."""
+    """Tokens of one request in one forward.
+
+    tokens_end: end of its rows among the forward's tokens; they begin where the previous feed's end.
+    """
 
     request: Request[Any]
     tokens: list[int]
-    tokens_end: int = (
-        0  # end of its rows among the forward's tokens; they begin where the previous feed's end
-    )
+    tokens_end: int = 0
 
 
 class Request(ABC, Generic[T]):
