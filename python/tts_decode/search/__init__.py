@@ -83,6 +83,20 @@ from .asynchronous import atts
 from ..core.checks import at_least
 from .agent_tts import Agent, Archive, language_agent, search_plans
 from .bandits import Allotted, Arm, allot_samples, halve_settings
+from .collaboration import (
+    GRAPH_ROLES,
+    CollaborationGraph,
+    GraphAgent,
+    GraphArchive,
+    GraphDistribution,
+    GraphNode,
+    GraphRound,
+    GraphTrial,
+    graph_agent,
+    measure_graph,
+    run_graph,
+    search_graphs,
+)
 from .files import read_json, write_json, write_parquet
 from .journal import Journal
 from .meaning import Labels, answers_of
@@ -95,6 +109,7 @@ from .strategy import STRATEGIES, Strategy, get_strategy, strategy
 from .tree import Node, render_tree
 
 __all__ = [
+    "GRAPH_ROLES",
     "STRATEGIES",
     "Agent",
     "Allotted",
@@ -102,6 +117,13 @@ __all__ = [
     "Arm",
     "Candidate",
     "Choice",
+    "CollaborationGraph",
+    "GraphAgent",
+    "GraphArchive",
+    "GraphDistribution",
+    "GraphNode",
+    "GraphRound",
+    "GraphTrial",
     "Journal",
     "KVSample",
     "Labels",
@@ -148,6 +170,7 @@ __all__ = [
     "fit_policy",
     "forest_of_thought",
     "get_strategy",
+    "graph_agent",
     "halve_settings",
     "heart",
     "hint_infer",
@@ -160,6 +183,7 @@ __all__ = [
     "magicore",
     "mcts",
     "mcts_judge",
+    "measure_graph",
     "measure_plan",
     "measure_settings",
     "model_switch",
@@ -180,8 +204,10 @@ __all__ = [
     "reward_guided_tree_search",
     "rollout_share",
     "rpc",
+    "run_graph",
     "s_star",
     "sample_scrutinize",
+    "search_graphs",
     "search_plans",
     "selective_answer",
     "self_calibration",
