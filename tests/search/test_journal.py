@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -219,3 +220,30 @@ def test_an_option_of_numpy_is_the_number_that_it_is(tmp_path):
     assert engine.asked == []
     with pytest.raises(JournalError, match="its options"):
         search(path, resume=True, n=np.int64(6), softmax_temperature=0.25)
+
+
+@dataclass(frozen=True)
+class Weights:
+    by_name: dict[str, float]
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "other"),
+    [
+        (["a", 1, 2.5], ["a", np.int64(1), 2.5], ["a", 2, 2.5]),
+        ({"a": [1], "b": 2}, {"b": 2, "a": [1]}, {"a": [1], "b": 3}),
+        (Weights({"x": 1.0}), Weights({"x": 1.0}), Weights({"x": 2.0})),
+        ([Weights({"x": 1.0})], [Weights({"x": 1.0})], [Weights({"y": 1.0})]),
+    ],
+    ids=["list", "mapping", "dataclass", "nested"],
+)
+def test_an_option_with_parts_is_told_by_its_content(tmp_path, first, again, other):
+    async def listed(run, *, chosen, n, scorer):
+        return await rebase.body(run, n=n, scorer=scorer)
+
+    path = tmp_path / "search.jsonl"
+    body = unregistered(listed)
+    search(path, body=body, chosen=first)
+    search(path, resume=True, body=body, chosen=again)
+    with pytest.raises(JournalError, match="its options"):
+        search(path, resume=True, body=body, chosen=other)

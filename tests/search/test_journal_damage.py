@@ -35,8 +35,8 @@ NUMBERS = b'{"key":"0 x1 1","numbers":[1.0],' + MOMENT + b"}"
     [
         (lambda lines: [b'{"schema":"other"}\n', *lines[1:]], "is of 'other', version None; expected"),
         (
-            lambda lines: [lines[0].replace(b'"version":4', b'"version":1'), *lines[1:]],
-            "is of 'tts-decode/journal', version 1; expected 'tts-decode/journal', version 4: go on with the",
+            lambda lines: [lines[0].replace(b'"version":5', b'"version":1'), *lines[1:]],
+            "is of 'tts-decode/journal', version 1; expected 'tts-decode/journal', version 5: go on with the",
         ),
         (lambda lines: [*lines[:3], b"\x00\x01\n", *lines[3:]], "line 4 is damaged"),
         (lambda lines: [*lines[:3], b"[1]\n", *lines[3:]], "line 4 is damaged"),

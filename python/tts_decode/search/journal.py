@@ -9,9 +9,11 @@ step in one forward, for their KV pages.
 from __future__ import annotations
 
 import base64
+import json
 import os
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA, VERSION = "tts-decode/journal", 4
+SCHEMA, VERSION = "tts-decode/journal", 5
 
 
 class Journal:
@@ -274,12 +276,28 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """Returns an option as a JSON value; functions and other objects become their names."""
+    """Returns an option as a JSON value.
+
+    A list, mapping or dataclass becomes a checksum of its content; a function or another object its name.
+    """
     if isinstance(value, (str, bool)):
         return value
     if is_integer(value) or is_real(value):
         return int(value) if is_integer(value) else float(value)
+    if (content := _content(value)) is not None:
+        return f"{type(value).__name__} {zlib.crc32(json.dumps(content).encode()):08x}"
     return str(getattr(value, "__name__", type(value).__name__))
+
+
+def _content(value: object) -> list[object] | None:
+    """Returns what a list, mapping or dataclass holds, as JSON values; None for another object."""
+    if isinstance(value, Mapping):
+        return [[name, _plain(value[name])] for name in sorted(value, key=str)]
+    if isinstance(value, (list, tuple)):
+        return [_plain(held) for held in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [[field.name, _plain(getattr(value, field.name))] for field in fields(value)]
+    return None
 
 
 def _pack_step(step: Step) -> dict[str, Any]:
