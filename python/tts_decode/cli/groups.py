@@ -19,7 +19,7 @@ from .display import Display
 from .errors import MIB, UsageError, at_least, usage_errors
 from .judging import judged_by, read_problems, refuse_task_options
 from .problems import Settings
-from .session import Session, open_session
+from .session import Session, check_model_options, open_session
 
 # Longest answer and step, in tokens. The default problems need a number, which fits into 64 tokens.
 _LENGTHS = (256, 64)
@@ -38,6 +38,11 @@ class ModelOptions:
     kv_dtype: model_opt.KvDtype = "auto"
     kv_offload_mib: model_opt.KvOffloadMib = None
     kv_offload_folder: model_opt.KvOffloadFolder = None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError here and not in each process of a cluster that opens the model."""
+        check_model_options(self.model, self.dtype, self.device, self.kv_mib, self.kv_dtype, self.weights)
+        self._offload()
 
     def open(
         self, *, shared: bool = False, display: Display | None = None
