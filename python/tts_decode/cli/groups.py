@@ -16,7 +16,7 @@ from . import options as opt
 from . import problem_options as problem_opt
 from . import sampling_options as sampling_opt
 from .display import Display
-from .errors import MIB, UsageError, at_least, usage_errors
+from .errors import MIB, MOST, UsageError, at_least, usage_errors
 from .judging import judged_by, read_problems, refuse_task_options
 from .problems import Settings
 from .session import Session, check_model_options, open_session
@@ -61,7 +61,7 @@ class ModelOptions:
         )
 
     def _offload(self) -> KVOffload | None:
-        at_least(1, kv_offload_mib=self.kv_offload_mib)
+        at_least(1, most=MOST // MIB, kv_offload_mib=self.kv_offload_mib)
         if self.kv_offload_mib is not None:
             return KVOffload(self.kv_offload_mib * MIB, self.kv_offload_folder)
         if self.kv_offload_folder is not None:

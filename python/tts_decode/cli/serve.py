@@ -232,18 +232,17 @@ def _serve_replicas(served: ServedModel, settings: Settings, port: int) -> None:
         )
     address = settings.ray or "local"
     where = "on this machine" if address == "local" else f"at {address}"
-    with usage_errors():
-        replicas = Replicas(
-            served,
-            settings.replicas,
-            settings.host,
-            port,
-            address=address,
-            cpus=settings.ray_cpus,
-            gpus=device == "cuda",
-            keys=served.keys,
-            limits=served.limits,
-        )
+    replicas = Replicas(
+        served,
+        settings.replicas,
+        settings.host,
+        port,
+        address=address,
+        cpus=settings.ray_cpus,
+        gpus=device == "cuda",
+        keys=served.keys,
+        limits=served.limits,
+    )
     with ExitStack() as stack:
         with Display() as display:
             display.stage(f"opening {served.model.model} on replicas of a Ray cluster {where}")

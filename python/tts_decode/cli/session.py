@@ -20,10 +20,8 @@ from ..model.loading import load_model
 from ..model.sparse import SparseConfig
 from . import model_options as model_opt
 from .display import Display, Rate, kv_held
-from .errors import MIB, UsageError, at_least, usage_errors
+from .errors import MIB, MOST, UsageError, at_least, usage_errors
 from .ranks import refuse_torchrun
-
-_MOST_KV_MIB = (2**63 - 1) // MIB  # the largest size in bytes; the decoder allocates no more than there is
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,7 @@ def check_model_options(
     name: str, dtype: str, device: str, kv_mib: int | None, kv_dtype: str, weights: str
 ) -> None:
     """Raises UsageError for what is wrong whichever model it is, before anything is loaded."""
-    at_least(1, kv_mib=kv_mib)
-    if kv_mib is not None and kv_mib > _MOST_KV_MIB:
-        raise UsageError(f"--kv-mib: got {kv_mib}, expected at most {_MOST_KV_MIB}")
+    at_least(1, most=MOST // MIB, kv_mib=kv_mib)
     if not name.strip():
         raise UsageError(f"--model: got {name!r}, expected a model's name, folder or file")
     if kv_dtype not in ("auto", "int8"):
