@@ -74,7 +74,7 @@ def named(text: str, options: Mapping[str, str] = {}) -> str:
     return re.sub(r"\bkv_offload\b|\bKVOffload\.bytes\b", "--kv-offload-mib", text)
 
 
-def at_least(least: int, *, most: int = MOST, **values: int | None) -> None:
+def at_least(least: int, most: int = MOST, /, **values: int | None) -> None:
     """Raises UsageError unless each value is from `least` to `most`, or None.
 
     values: by the name of their option, with underscores.

@@ -61,7 +61,7 @@ class ModelOptions:
         )
 
     def _offload(self) -> KVOffload | None:
-        at_least(1, most=MOST // MIB, kv_offload_mib=self.kv_offload_mib)
+        at_least(1, MOST // MIB, kv_offload_mib=self.kv_offload_mib)
         if self.kv_offload_mib is not None:
             return KVOffload(self.kv_offload_mib * MIB, self.kv_offload_folder)
         if self.kv_offload_folder is not None:

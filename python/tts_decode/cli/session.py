@@ -86,7 +86,7 @@ def check_model_options(
     name: str, dtype: str, device: str, kv_mib: int | None, kv_dtype: str, weights: str
 ) -> None:
     """Raises UsageError for what is wrong whichever model it is, before anything is loaded."""
-    at_least(1, most=MOST // MIB, kv_mib=kv_mib)
+    at_least(1, MOST // MIB, kv_mib=kv_mib)
     if not name.strip():
         raise UsageError(f"--model: got {name!r}, expected a model's name, folder or file")
     if kv_dtype not in ("auto", "int8"):
