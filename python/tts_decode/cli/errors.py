@@ -27,7 +27,12 @@ _SAME = (
 )
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
 _ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # in Python's syntax
-_OPTIONS |= {"kv_bytes": "--kv-mib", "KVOffload.bytes": "--kv-offload-mib", "reward model": "--scorer"}
+_OPTIONS |= {
+    "kv_bytes": "--kv-mib",
+    "KVOffload.bytes": "--kv-offload-mib",
+    "KVOffload.folder": "--kv-offload-folder",
+    "reward model": "--scorer",
+}
 _OPTIONS |= {"address": "--ray", "actors": "--ray-actors", "replicas": "--replicas"}
 _OPTIONS |= {"stop_token_ids": "--stop-token", "suppress_token_ids": "--suppress", "options": "--choice"}
 
