@@ -71,7 +71,7 @@ pytestmark = pytest.mark.usefixtures("cache")
         ),
         (
             ["search", "a", "--kv-offload-mib", "1", "--kv-offload-folder", "/no/folder"],
-            "/no/folder does not take a file of",
+            "--kv-offload-folder: /no/folder does not take a file of",
         ),
         (["search", "a", "--kv-dtype", "int4"], "--kv-dtype: got 'int4', expected auto or int8"),
         (["search", "a", "--kv-mib", "99999999999"], "--kv-mib: got 99999999999, more than the system"),

@@ -152,6 +152,34 @@ def outlives_the_first_signal(command: InTerminal) -> None:
     command.process.send_signal(signal.SIGTERM)
 
 
+@pytest.mark.parametrize(("number", "code"), [end[:2] for end in ENDS])
+def test_a_signal_in_a_finalizer_ends_it_too(number: signal.Signals, code: int) -> None:
+    """Python drops what a finalizer raises, as it does in hooks of a fork, which start Ray's processes."""
+    script = f"""if True:
+        import os, time
+        from tts_decode.cli.signals import Signals
+        signals = Signals()
+        signals.install()
+        signals.started()
+        class Ends:
+            def __del__(self):
+                os.kill(os.getpid(), {int(number)})
+                time.sleep(0.01)
+        ends = Ends()
+        del ends
+        time.sleep(30)
+        print("went on")
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        preexec_fn=default_signals,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "")
+
+
 def test_the_second_signal_ends_a_long_call_into_c() -> None:
     def computed() -> float:
         fields = Path(f"/proc/{command.process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -158,6 +158,12 @@ def test_a_sweep_of_which_all_fails_is_an_error(
         (["-o", "n=8"], "--option: got n=8 for best_of_n, which --widths sets"),
         (["-s", "ets", "-s", "ets"], "--strategy: the same strategy is given twice"),
         (["--parallel", "0"], "--parallel: got 0, expected at least 1"),
+        *(
+            ([option, str(10**20), "--ray"], f"{option}: got {10**20}, expected at most 9223372036854775807")
+            for option in ("--parallel", "--ray-actors", "--ray-cpus", "--ray-start-seconds")
+        ),
+        (["--ray", "--kv-mib", "0"], "--kv-mib: got 0, expected at least 1"),
+        (["--ray", "--kv-offload-mib", str(10**20)], f"--kv-offload-mib: got {10**20}, expected at most 879"),
     ],
 )
 def test_wrong_options_are_named(

@@ -173,6 +173,13 @@ def test_the_defaults_of_the_options_are_those_of_the_limits() -> None:
         (["--grace", "nan"], 2, "--grace: got nan"),
         (["--scorer", "x"], 2, "expected NAME=READER:FOLDER"),
         (["--scorer", "x=nothing:folder"], 2, "expected one of"),
+        (["--replicas", "2", "--kv-mib", "0"], 2, "--kv-mib: got 0, expected at least 1"),
+        (
+            ["--replicas", "2", "--kv-offload-folder", "/tmp"],
+            2,
+            "--kv-offload-folder: got a folder, expected",
+        ),
+        (["--replicas", str(10**20)], 2, f"--replicas: got {10**20}, expected"),
         (["--port", "70000"], 2, "--port: got 70000, expected 0 to 65535"),
         (["--host", "203.0.113.1"], 1, "--host 203.0.113.1 --port 8000: cannot listen there"),
     ],
@@ -185,3 +192,13 @@ def test_wrong_arguments_are_told_in_a_line(
     assert line in told
     assert len(hints) <= 1
     assert all(hint.startswith("hint: ") for hint in hints)
+
+
+def test_ranks_of_torchrun_are_refused_before_they_listen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but one would otherwise blame the port."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert run(["serve", "--host", "203.0.113.1"]) == 2
+    assert "got 2 ranks of torchrun, expected one process" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -153,6 +154,32 @@ def test_damaged_files_are_refused(model: PreTrainedModel, saved: Path) -> None:
     with pytest.raises(KVFileError, match=r"prefixes.kv is no file of save_kv.* No such file"):
         decoder.load_kv(saved)
     assert (decoder.stats().pins, decoder.stats().branches, decoder.stats().resident_bytes) == (0, 0, 0)
+
+
+@pytest.mark.timeout(60)
+def test_only_plain_files_are_read_and_replaced(model: PreTrainedModel, tmp_path: Path) -> None:
+    """Reading a pipe would wait for its writer for ever."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    decoder = make(model)
+    for special in (pipe, tmp_path):
+        with pytest.raises(KVFileError, match=r"is no file of save_kv.*it is not a plain file"):
+            decoder.load_kv(special)
+
+    async def save() -> None:
+        root = await decoder.root([3] * 40, SAMPLING)
+        with pytest.raises(KVFileError, match=r"cannot be written.*it is not a plain file"):
+            decoder.save_kv(pipe, [root])
+        root.release()
+
+    asyncio.run(save())
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
+    assert pipe.is_fifo()
+
+
+def test_others_may_read_it_as_the_umask_says(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def digest_of(tensors: dict[str, torch.Tensor]) -> str:

@@ -304,7 +304,9 @@ def test_settings_that_cannot_be(model: PreTrainedModel, tmp_path: Path) -> None
 def test_a_full_disk_is_told_before_anything_is_computed(model: PreTrainedModel, tmp_path: Path) -> None:
     with (
         files_of_at_most(1 << 20),
-        pytest.raises(ValueError, match=r"does not take a file of \d+ bytes: File too large; lower `bytes`"),
+        pytest.raises(
+            ValueError, match=r"does not take a file of \d+ bytes: File too large; lower KVOffload.bytes"
+        ),
     ):
         make(model, kv_offload=KVOffload(1 << 21, tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from mesh_processes import Ended, run_ranks
 from mesh_worker import HEADS
 from needed import ALL_INSTALLED
 from tiny_models import byte_tokenizer, tiny_model
+from tts_decode.cli.ranks import mesh_of_torchrun
+from tts_decode.errors import MeshError
 from tts_decode.model.host_steps import StepInputs
 from tts_decode.model.parallel.messages import Message, of_step, step_of
 from tts_decode.model.parallel.ranks import bounds
@@ -108,6 +111,19 @@ def test_a_rank_that_hangs_ends_all(tmp_path: Path) -> None:
         in ended.errors[0]
     )
     assert ended.errors[1].startswith("MeshError: rank 1 of 2: rank 0 (process ")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_never_comes_ends_the_command(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    """torch alone waits for half an hour."""
+    monkeypatch.setattr("tts_decode.cli.ranks._ARRIVAL_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    of_torchrun = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": str(rank)}
+    for name, value in (of_torchrun | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MeshError, match=f"rank {rank} of 2: another rank did not come within 1 s"):
+        mesh_of_torchrun("cpu")
 
 
 def test_ranks_with_other_weights_end_with_one_error(tmp_path: Path) -> None:

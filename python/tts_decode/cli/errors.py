@@ -10,6 +10,7 @@ from ..core.naming import renamed_in_ranges
 from ..errors import TTSError
 
 MIB = 1 << 20
+MOST = 2**63 - 1  # what the functions behind the options count to
 # Names of internal arguments at the beginning of errors, and the options they come from.
 _SAME = (
     *("model", "dtype", "weights", "device", "kv_dtype", "api_keys", "scorer_timeout", "tool_timeout"),
@@ -26,7 +27,12 @@ _SAME = (
 )
 _OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _SAME}
 _ARGUMENT = re.compile(r"\b(model|dtype|weights|device|kv_dtype)=(['\"])([\w:.-]+)\2")  # in Python's syntax
-_OPTIONS |= {"kv_bytes": "--kv-mib", "KVOffload.bytes": "--kv-offload-mib", "reward model": "--scorer"}
+_OPTIONS |= {
+    "kv_bytes": "--kv-mib",
+    "KVOffload.bytes": "--kv-offload-mib",
+    "KVOffload.folder": "--kv-offload-folder",
+    "reward model": "--scorer",
+}
 _OPTIONS |= {"address": "--ray", "actors": "--ray-actors", "replicas": "--replicas"}
 _OPTIONS |= {"stop_token_ids": "--stop-token", "suppress_token_ids": "--suppress", "options": "--choice"}
 
@@ -73,11 +79,13 @@ def named(text: str, options: Mapping[str, str] = {}) -> str:
     return re.sub(r"\bkv_offload\b|\bKVOffload\.bytes\b", "--kv-offload-mib", text)
 
 
-def at_least(least: int, **values: int | None) -> None:
-    """Raises UsageError unless each value is at least `least` or None.
+def at_least(least: int, most: int = MOST, /, **values: int | None) -> None:
+    """Raises UsageError unless each value is from `least` to `most`, or None.
 
     values: by the name of their option, with underscores.
     """
     for name, value in values.items():
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')}: got {value}, expected at least {least}")
+        if value is None or least <= value <= most:
+            continue
+        expected = f"at least {least}" if value < least else f"at most {most}"
+        raise UsageError(f"--{name.replace('_', '-')}: got {value}, expected {expected}")

@@ -16,10 +16,10 @@ from . import options as opt
 from . import problem_options as problem_opt
 from . import sampling_options as sampling_opt
 from .display import Display
-from .errors import MIB, UsageError, at_least, usage_errors
+from .errors import MIB, MOST, UsageError, at_least, usage_errors
 from .judging import judged_by, read_problems, refuse_task_options
 from .problems import Settings
-from .session import Session, open_session
+from .session import Session, check_model_options, open_session
 
 # Longest answer and step, in tokens. The default problems need a number, which fits into 64 tokens.
 _LENGTHS = (256, 64)
@@ -39,6 +39,11 @@ class ModelOptions:
     kv_offload_mib: model_opt.KvOffloadMib = None
     kv_offload_folder: model_opt.KvOffloadFolder = None
 
+    def __post_init__(self) -> None:
+        """Raises UsageError here and not in each process of a cluster that opens the model."""
+        check_model_options(self.model, self.dtype, self.device, self.kv_mib, self.kv_dtype, self.weights)
+        self._offload()
+
     def open(
         self, *, shared: bool = False, display: Display | None = None
     ) -> AbstractContextManager[Session]:
@@ -56,7 +61,7 @@ class ModelOptions:
         )
 
     def _offload(self) -> KVOffload | None:
-        at_least(1, kv_offload_mib=self.kv_offload_mib)
+        at_least(1, MOST // MIB, kv_offload_mib=self.kv_offload_mib)
         if self.kv_offload_mib is not None:
             return KVOffload(self.kv_offload_mib * MIB, self.kv_offload_folder)
         if self.kv_offload_folder is not None:

@@ -195,8 +195,10 @@ def serve(model: ModelOptions, settings: Settings) -> None:
     from ..serve.keys import read_keys
     from ..serve.run import is_loopback, listen
     from ..serve.run import serve as run
+    from .ranks import refuse_torchrun
     from .served_model import ServedModel, named_reader
 
+    refuse_torchrun()
     host, port = settings.host, settings.port
     with usage_errors(_LIMIT_OPTIONS):
         keys = read_keys(settings.api_keys)
@@ -222,9 +224,7 @@ def serve(model: ModelOptions, settings: Settings) -> None:
 def _serve_replicas(served: ServedModel, settings: Settings, port: int) -> None:
     """Serves replicas until a signal arrives."""
     from ..replicas.run import Replicas, serving
-    from .ranks import refuse_torchrun
 
-    refuse_torchrun()
     device = served.model.device
     if device.partition(":")[1]:
         raise UsageError(

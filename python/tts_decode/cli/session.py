@@ -20,10 +20,8 @@ from ..model.loading import load_model
 from ..model.sparse import SparseConfig
 from . import model_options as model_opt
 from .display import Display, Rate, kv_held
-from .errors import MIB, UsageError, at_least, usage_errors
+from .errors import MIB, MOST, UsageError, at_least, usage_errors
 from .ranks import refuse_torchrun
-
-_MOST_KV_MIB = (2**63 - 1) // MIB  # the largest size in bytes; the decoder allocates no more than there is
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,20 @@ class Session:
         }
 
 
+def check_model_options(
+    name: str, dtype: str, device: str, kv_mib: int | None, kv_dtype: str, weights: str
+) -> None:
+    """Raises UsageError for what is wrong whichever model it is, before anything is loaded."""
+    at_least(1, MOST // MIB, kv_mib=kv_mib)
+    if not name.strip():
+        raise UsageError(f"--model: got {name!r}, expected a model's name, folder or file")
+    if kv_dtype not in ("auto", "int8"):
+        raise UsageError(f"--kv-dtype: got {kv_dtype!r}, expected auto or int8")
+    for flag, value in (("--dtype", dtype), ("--weights", weights)):
+        if value == "float16" and device.partition(":")[0] == "cpu":
+            raise UsageError(f"{flag}: got float16 on the CPU, expected float32, bfloat16 or auto")
+
+
 @contextmanager
 def open_session(
     name: str,
@@ -102,16 +114,7 @@ def open_session(
     weights: as in `load_model`. shared: several decoders share `kv_mib`; only on the CPU, like `KVBudget`.
     display: one that is already shown.
     """
-    at_least(1, kv_mib=kv_mib)
-    if kv_mib is not None and kv_mib > _MOST_KV_MIB:
-        raise UsageError(f"--kv-mib: got {kv_mib}, expected at most {_MOST_KV_MIB}")
-    if not name.strip():
-        raise UsageError(f"--model: got {name!r}, expected a model's name, folder or file")
-    if kv_dtype not in ("auto", "int8"):
-        raise UsageError(f"--kv-dtype: got {kv_dtype!r}, expected auto or int8")
-    for flag, value in (("--dtype", dtype), ("--weights", weights)):
-        if value == "float16" and device.partition(":")[0] == "cpu":
-            raise UsageError(f"{flag}: got float16 on the CPU, expected float32, bfloat16 or auto")
+    check_model_options(name, dtype, device, kv_mib, kv_dtype, weights)
     # Its warnings address its callers: our own errors report what concerns the user.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with Display() if display is None else nullcontext(display) as display:

@@ -6,10 +6,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
 _TOLD = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_DROPPED = 255  # tells the thread that Python dropped `Stopped`; no signal has this number
+_AGAIN_SECONDS = 0.05  # after which it is raised again
 _ERASE = "\r\x1b[2K"  # erases the progress line
 
 
@@ -23,7 +26,8 @@ class Signals:
     Before `started`, the first signal also ends the process: nothing has been computed yet, and imports must
     not be interrupted by an exception. After that it cancels the tasks of the event loop, so that searches
     close their journals and release their branches, or raises `Stopped` if no loop runs. A thread catches the
-    second signal, as Python calls handlers only when C returns, possibly after a whole forward.
+    second signal, as Python calls handlers only when C returns, possibly after a whole forward. Where Python
+    drops exceptions, as in finalizers and in hooks of a fork, `Stopped` is raised again a moment later.
 
     Attributes:
         caught: the first signal.
@@ -42,6 +46,15 @@ class Signals:
         for number in _TOLD:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
+        usual = sys.unraisablehook
+
+        def dropped(event: sys.UnraisableHookArgs) -> None:
+            if event.exc_type is Stopped:
+                os.write(writer, bytes([_DROPPED]))
+            else:
+                usual(event)
+
+        sys.unraisablehook = dropped
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
 
     def started(self) -> None:
@@ -59,8 +72,14 @@ class Signals:
         os._exit(128 + number)
 
     def _watch(self, reader: int) -> None:
+        main = threading.main_thread().ident or 0
         first = 0
         while number := os.read(reader, 1)[0]:
+            if number == _DROPPED and self.caught is not None:
+                again, self.caught, first = self.caught, None, 0
+                time.sleep(_AGAIN_SECONDS)
+                signal.pthread_kill(main, again)
+                continue
             if number not in _TOLD:
                 continue
             if first or not self._started:

@@ -12,6 +12,7 @@ Its metadata has `format`, `model` (see `_model_digest`) and `digest`, the SHA-2
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import uuid
@@ -56,7 +57,11 @@ def save_kv(runtime: Runtime, path: Path, holders: Sequence[int]) -> None:
     told = {"format": _FORMAT, "model": _model_digest(runtime), "digest": _digest(tensors)}
     beside = path.parent / f".{uuid.uuid4().hex}.part"
     try:
+        _refuse_special(path)
+        beside.touch()
+        mode = beside.stat().st_mode  # by the process's umask; safetensors may write for the owner alone
         save_file(tensors, beside, told)
+        beside.chmod(mode)
         with beside.open("rb") as stream:
             os.fsync(stream.fileno())
         beside.replace(path)
@@ -142,6 +147,7 @@ def _fits(tensors: dict[str, Tensor], runtime: Runtime) -> bool:
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     """Returns the checked tensors of a file, and the digest of its model."""
     try:
+        _refuse_special(path)
         with safe_open(path, "pt") as file:
             told = file.metadata() or {}
             if told.get("format") != _FORMAT:
@@ -154,6 +160,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     if told.get("digest") != _digest(tensors):
         raise KVFileError(f"{path} is damaged: its SHA-256 is another one than it says; save it again")
     return tensors, told.get("model", "")
+
+
+def _refuse_special(path: Path) -> None:
+    """Raises OSError for a folder, device or pipe: a read may never end, a write would replace it."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a plain file")
 
 
 def _prefixes(tensors: dict[str, Tensor], page_size: int) -> Iterator[tuple[list[int], Tensor]]:

@@ -193,6 +193,6 @@ def _mapped(folder: Path, size: int) -> Tensor:
             return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8)
     except (OSError, RuntimeError) as cause:
         raise ValueError(
-            f"KVOffload: {folder} does not take a file of {size} bytes: {getattr(cause, 'strerror', cause)}; "
-            "lower `bytes`, or name a folder with room"
+            f"KVOffload.folder: {folder} does not take a file of {size} bytes: "
+            f"{getattr(cause, 'strerror', cause)}; lower KVOffload.bytes, or name a folder with room"
         ) from cause
