@@ -26,7 +26,7 @@ from tts_decode import (
     TreeDecoder,
     gather,
 )
-from tts_decode.core.params import uniform
+from tts_decode.core.params import uniforms
 
 pytest.importorskip("llguidance")
 from tts_decode.core.constraints.matcher import MatcherState  # needs llguidance
@@ -170,7 +170,7 @@ class Branches(RuleBasedStateMachine):
         """It is the one at whose place in the CDF the branch's random number lies."""
         assert token in one.allowed
         probs = reference_probs(logits, SAMPLING, one.tokens, len(PROMPT), one.allowed)
-        u, high = uniform(one.branch.seed, len(one.tokens)), float(probs[: token + 1].sum())
+        u, high = uniforms([one.branch.seed], [len(one.tokens)])[0], float(probs[: token + 1].sum())
         assert high - float(probs[token]) - 1e-3 <= u <= high + 1e-3
 
     @rule(target=branches, one=branches, at=st.integers(0, 40), n=st.integers(1, 2))

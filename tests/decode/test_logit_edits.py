@@ -15,7 +15,7 @@ from primitives import PROMPT, make, plain_logprobs
 from sampling_reference import reference_probs, reference_token
 from transformers import PreTrainedModel
 from tts_decode import Branch, BranchState, SamplingParams, gather
-from tts_decode.core.params import uniform
+from tts_decode.core.params import uniforms
 from tts_decode.decoding import sampler, scheduler
 from tts_decode.decoding.logit_edits import LogitEdits, changed_logits
 
@@ -197,7 +197,7 @@ def check_drawn(model: PreTrainedModel, branch: Branch, begin: int) -> None:
     for position in range(begin, branch.length):
         history = branch.tokens[:position]
         probs = reference_probs(logprobs[position - 1], branch.sampling, history, branch.prompt_length)
-        u, token = uniform(branch.seed, position), branch.tokens[position]
+        u, token = uniforms([branch.seed], [position])[0], branch.tokens[position]
         high = float(probs[: token + 1].sum())
         assert high - float(probs[token]) - 1e-4 <= u <= high + 1e-4, position
 
