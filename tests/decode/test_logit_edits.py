@@ -16,7 +16,7 @@ from sampling_reference import reference_probs, reference_token
 from transformers import PreTrainedModel
 from tts_decode import Branch, BranchState, SamplingParams, gather
 from tts_decode.core.params import uniforms
-from tts_decode.decoding import sampler, scheduler
+from tts_decode.decoding import drawing, sampler
 from tts_decode.decoding.logit_edits import LogitEdits, changed_logits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -281,13 +281,13 @@ def test_the_likeliest_of_all_branches_are_listed_at_once(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who ask for the same number."""
-    decoder, calls, whole = make(model), [], scheduler.top_logprobs
+    decoder, calls, whole = make(model), [], drawing.top_logprobs
 
     def counted(logits: torch.Tensor, count: int, log_sums: list[float]) -> object:
         calls.append((len(logits), count))
         return whole(logits, count, log_sums)
 
-    monkeypatch.setattr(scheduler, "top_logprobs", counted)
+    monkeypatch.setattr(drawing, "top_logprobs", counted)
 
     async def search() -> None:
         root = await decoder.root(PROMPT, SamplingParams(max_step_tokens=2))
