@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cli_commands import SMALL, compare, write_files
+from cli_commands import SMALL, compare, default_signals, write_files
 from tts_decode.cli.app import run
 
 WHOLE = "from tts_decode.cli import main; main()"
@@ -34,11 +34,6 @@ STUB = """if True:
     main()
 """
 ENDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-
-
-def default_signals() -> None:
-    """Whoever runs the tests in the background may have had SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class InTerminal:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from busy_nodes import in_use
-from cli_commands import SMALL, last_error, write_files
+from cli_commands import SMALL, default_signals, last_error, write_files
 from tts_decode.cli.app import run
 from tts_decode.cli.display import Display
 from tts_decode.cli.progress import Progress
@@ -55,11 +55,6 @@ def cache(folder: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> No
 
 def sweep(folder: Path, out: Path, *arguments: str) -> int:
     return run(["sweep", "-m", str(folder / "tiny.gguf"), *SMALL, *GRID, "--save", str(out), *arguments])
-
-
-def heed_sigint() -> None:
-    """Whoever runs the tests in the background may have had SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def texts(out: Path) -> dict[str, list[list[str]]]:
@@ -165,7 +160,7 @@ def test_a_sweep_ends_with_ctrl_c(folder: Path, tmp_path: Path, cluster: LocalCl
     arguments += ["-s", "rebase", "-n", "64", "--stop", "never"]
     arguments += ["--seeds", "0,1,2,3,4,5,6,7"]  # each search takes seconds, and its journal grows
     command = [sys.executable, "-m", "tts_decode", *arguments, "--ray", cluster.address]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_sigint)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)
     ends = time.monotonic() + 240
     while not any(file.stat().st_size > 5000 for file in out.glob("*/*.journal")):
         assert process.poll() is None, process.communicate()

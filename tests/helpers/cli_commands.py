@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from tts_decode.cli.app import run
 SMALL = ["--max-tokens", "12", "--max-step-tokens", "5", "--dtype", "float32"]
 PLAN = ["plan-budget", "--dense-layers", "0", "--flops", "1e12", "--bandwidth", "1e10", "--dtype", "bfloat16"]
 TASKS = ["--tasks", "{folder}/tasks.jsonl", "-s", "best_of_n", "-o", "n=2"]
+
+
+def default_signals() -> None:
+    """For a child process: whoever runs the tests in the background may have had SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def write_files(folder: Path) -> None:
